@@ -1,0 +1,353 @@
+"""The configuration: one YAML document, checked before anything starts.
+
+Every section is a frozen pydantic model. Unknown keys are refused with the nearest known key, and
+every error names the path inside the document.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hepdask.errors import ConfigError
+
+T = TypeVar("T", bound=BaseModel)
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sample(Section):
+    """One file that `hepdask simulate` makes."""
+
+    process: Literal["ttbar", "wjets", "qcd"] = Field(description="physics process")
+    events: Count = Field(description="events written to the file")
+    seed: int = Field(1, ge=0, description="seed of everything random in the file")
+    pileup: float = Field(0.0, ge=0, description="mean number of overlaid minimum-bias collisions")
+    enrich: bool = Field(True, description="QCD only: make events that contain a hard, loosely isolated lepton")
+
+
+class Dataset(Section):
+    """One dataset of a fileset, in coffea's format."""
+
+    files: dict[str, str] | list[str] = Field(
+        description="{path: tree} or a list of paths (tree `Delphes`); globs and root:// directories expand"
+    )
+    metadata: dict[str, Any] = Field(description="must hold `label`, the name of the class; other keys are kept")
+
+    @model_validator(mode="after")
+    def _has_label(self) -> Dataset:
+        if not isinstance(self.metadata.get("label"), str):
+            raise ValueError("metadata.label is missing: give the name of the class these events belong to")
+        return self
+
+    @property
+    def trees(self) -> dict[str, str]:
+        """Path (or pattern) to the name of its tree."""
+        return self.files if isinstance(self.files, dict) else dict.fromkeys(self.files, "Delphes")
+
+
+class Collections(Section):
+    """Names of the collections in the input files (Delphes' own by default)."""
+
+    track: str = Field("EFlowTrack", description="charged candidates")
+    photon: str = Field("EFlowPhoton", description="photon candidates")
+    neutral: str = Field("EFlowNeutralHadron", description="neutral-hadron candidates")
+    electron: str = Field("Electron", description="reconstructed electrons")
+    muon: str = Field("MuonTight", description="reconstructed muons")
+    jet: str = Field("Jet", description="jets with their b-tag")
+    met: str = Field("MissingET", description="missing transverse momentum, one an event")
+    generator: str = Field(
+        "GenInfo", description="if present, its field Parent keeps events of one parent in one split"
+    )
+
+
+class Physics(Section):
+    """What an event is reduced to. Defaults are those of Migliorini et al. (2019)."""
+
+    classes: tuple[str, ...] = Field(
+        ("qcd", "ttbar", "wjets"), min_length=1, description="names of the classes; the index is the label"
+    )
+    convention: Literal["corrected"] = Field(
+        "corrected", description="how isolation, MT and the choice of the lepton are defined"
+    )
+    collections: Collections = Field(default_factory=Collections, description="collection names")
+    track_min_pt: float = Field(0.5, ge=0, description="charged candidates have pT above this [GeV]")
+    photon_min_et: float = Field(1.0, ge=0, description="photon candidates have ET above this [GeV]")
+    neutral_min_et: float = Field(1.0, ge=0, description="neutral-hadron candidates have ET above this [GeV]")
+    max_tracks: Count = Field(450, description="most charged candidates kept an event")
+    max_photons: Count = Field(150, description="most photons kept an event")
+    max_neutrals: Count = Field(200, description="most neutral hadrons kept an event")
+    isolation_cone: Positive = Field(0.3, description="radius of the isolation cone in (eta, phi)")
+    own_track_cone: Positive = Field(1e-4, description="a track this close to a lepton is its own")
+    lepton_min_pt: float = Field(23.0, ge=0, description="the selected lepton has pT above this [GeV]")
+    lepton_max_isolation: Positive = Field(0.45, description="... and a summed relative isolation below this")
+    jet_min_pt: float = Field(30.0, ge=0, description="counted jets have pT above this [GeV]")
+    jet_max_abs_eta: Positive = Field(2.6, description="... and |eta| below this")
+
+    @property
+    def max_particles(self) -> int:
+        """Longest possible particle list: the lepton and the three capped kinds."""
+        return 1 + self.max_tracks + self.max_photons + self.max_neutrals
+
+
+class XRootD(Section):
+    """Bounds of the XRootD client [s]; a dead server is noticed within about their sum."""
+
+    connection_window: Count = Field(5, description="time for one attempt to connect")
+    connection_retry: Count = Field(2, description="attempts to connect")
+    request_timeout: Count = Field(30, description="time for one request")
+    stream_timeout: Count = Field(15, description="time without data on an open connection")
+    stream_error_window: Count = Field(30, description="time before a broken connection is tried again")
+
+    def environment(self) -> dict[str, str]:
+        """Give the variables the XRootD client reads."""
+        return {
+            "XRD_CONNECTIONWINDOW": str(self.connection_window),
+            "XRD_CONNECTIONRETRY": str(self.connection_retry),
+            "XRD_REQUESTTIMEOUT": str(self.request_timeout),
+            "XRD_STREAMTIMEOUT": str(self.stream_timeout),
+            "XRD_STREAMERRORWINDOW": str(self.stream_error_window),
+            "XRD_TIMEOUTRESOLUTION": "1",
+            "XRD_RUNFORKHANDLER": "1",
+        }
+
+
+class Store(Section):
+    """Where prepared events go and how input is read."""
+
+    path: str | None = Field(None, description="the Zarr store; default OUTPUT/store.zarr")
+    chunk_events: Count = Field(20_000, description="most input events a task reads")
+    read_retries: int = Field(2, ge=0, description="further attempts at a file that cannot be read")
+    retry_wait: float = Field(1.0, ge=0, description="wait before the first of them [s], doubled each time")
+    max_lost_fraction: float = Field(
+        0.0, ge=0, le=1, description="share of input entries that may be lost before the run fails"
+    )
+    xrootd: XRootD = Field(default_factory=XRootD, description="time-outs of root:// input")
+
+
+class Split(Section):
+    """Which event is trained on, and which is tested on; decided from the event's identity alone."""
+
+    seed: int = Field(1, ge=0, description="seed of split, balance and validation sample")
+    test_fraction: Fraction = Field(0.2, description="share of events kept for the test")
+    validation_fraction: Fraction = Field(
+        0.1, description="share of the training split watched during training, not trained on"
+    )
+    balance: bool = Field(True, description="train on equally many events of each class")
+
+
+class HLF(Section):
+    """Dense network on the high-level features (the paper's `HLF` classifier)."""
+
+    hidden: tuple[Count, ...] = Field((50, 20, 10), description="units of the hidden layers")
+    epochs: Count = Field(30, description="passes over the training split")
+    batch_size: Count = Field(128, description="events a step, over all ranks")
+    learning_rate: Positive = Field(1e-3, description="of the Adam optimizer")
+
+
+class Inclusive(Section):
+    """Recurrent network on the particles, joined by the high-level features (`Inclusive` classifier)."""
+
+    units: Count = Field(50, description="units of the GRU")
+    dense: Count = Field(25, description="units of the dense layer after it")
+    dropout: Fraction = Field(0.2, description="dropout on both branches")
+    epochs: Count = Field(6, description="passes over the training split")
+    batch_size: Count = Field(128, description="events a step, over all ranks")
+    learning_rate: Positive = Field(5e-4, description="of the Adam optimizer")
+
+
+class Models(Section):
+    """Architecture and optimisation of each model."""
+
+    hlf: HLF = Field(default_factory=HLF, description="dense network on high-level features")
+    inclusive: Inclusive = Field(default_factory=Inclusive, description="GRU on particles and high-level features")
+
+
+class Training(Section):
+    """How models are trained."""
+
+    models: tuple[Literal["hlf", "inclusive"], ...] = Field(
+        ("hlf", "inclusive"), min_length=1, description="what `train` and `run` train, in this order"
+    )
+    ranks: Count = Field(1, description="processes that train together (Horovod where more than one)")
+    cores_per_rank: Count = Field(1, description="cores, and Dask threads of one worker, a rank takes")
+    seed: int = Field(1, ge=0, description="seed of initial weights, shuffling and dropout")
+    start_timeout: Positive = Field(300.0, description="longest wait for the ranks to be placed and to start [s]")
+    port_range: tuple[int, int] | None = Field(
+        None, description="first and last port the rendezvous server may take; default any"
+    )
+
+
+class Config(Section):
+    """The whole document."""
+
+    output: str = Field("runs/default", description="folder of everything the run makes")
+    simulation: dict[str, Sample] = Field(
+        default_factory=dict, description="{file: sample}: files that `run` makes first"
+    )
+    fileset: dict[str, Dataset] = Field(
+        default_factory=dict, description="{dataset: {files, metadata}}, or the path of a JSON or YAML file that holds it"
+    )
+    physics: Physics = Field(default_factory=Physics, description="selection and features")
+    store: Store = Field(default_factory=Store, description="reading and storing")
+    split: Split = Field(default_factory=Split, description="training and test samples")
+    models: Models = Field(default_factory=Models, description="architectures")
+    training: Training = Field(default_factory=Training, description="training")
+    cluster: str | dict[str, Any] = Field(
+        "local",
+        description="name under configs/clusters/, a file, the address of a running scheduler, or the settings",
+    )
+
+    @model_validator(mode="after")
+    def _labels_are_classes(self) -> Config:
+        for name, dataset in self.fileset.items():
+            label = dataset.metadata["label"]
+            if label not in self.physics.classes:
+                raise ValueError(
+                    f"fileset.{name}.metadata.label is {label!r}, not one of physics.classes "
+                    f"({', '.join(self.physics.classes)})"
+                )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Folder of everything the run makes."""
+        return Path(self.output)
+
+    @property
+    def store_path(self) -> Path:
+        """The Zarr store."""
+        return Path(self.store.path) if self.store.path else self.folder / "store.zarr"
+
+    def to_yaml(self) -> str:
+        """Print the document with every key and its value."""
+        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False, width=100)
+
+
+def load_config(path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read, complete and check a configuration.
+
+    Parameters
+    ----------
+    path : str, Path or None
+        A YAML document; None for the defaults alone.
+    overrides : mapping, optional
+        ``{"section.key": value}``, applied on top of the document.
+
+    Returns
+    -------
+    Config
+        The validated configuration. ``output`` defaults to ``runs/<name of the document>``.
+
+    Raises
+    ------
+    ConfigError
+        The document cannot be read, or a key or value in it is wrong; the message gives its path.
+    """
+    document: dict[str, Any] = {}
+    where = "configuration"
+    if path is not None:
+        where = str(path)
+        document = _read_document(Path(path))
+        document.setdefault("output", f"runs/{Path(path).stem}")
+    for key, value in (overrides or {}).items():
+        _assign(document, key, value)
+    if isinstance(document.get("fileset"), str):
+        document["fileset"] = _read_document(Path(document["fileset"]))
+    return validate(Config, document, where)
+
+
+def validate(model: type[T], document: Any, where: str) -> T:
+    """Check a document against a model, and say in a person's words what is wrong with it."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        lines = [_explain(model, problem) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "\n  ".join(lines)) from None
+
+
+def reference() -> str:
+    """Describe every key with its default, as Markdown."""
+    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
+    lines += [f"| `{key}` | {default} | {text} |" for key, default, text in _keys(Config, "")]
+    return "\n".join(lines)
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, field in model.model_fields.items():
+        key, text = prefix + name, (field.description or "").replace("|", "\\|")
+        nested = _model_of(field.annotation)
+        if nested is not None and nested is field.annotation:
+            yield from _keys(nested, key + ".")
+        elif nested is not None:
+            yield key, "`{}`", text
+            yield from _keys(nested, key + ".NAME.")
+        elif field.is_required():
+            yield key, "required", text
+        else:
+            default = field.get_default(call_default_factory=True)
+            shown = json.dumps(list(default) if isinstance(default, tuple) else default)
+            yield key, f"`{shown}`", text
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of sections, this is a {type(document).__name__}")
+    return document
+
+
+def _assign(document: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        nested = document.setdefault(parent, {})
+        if not isinstance(nested, dict):
+            raise ConfigError(f"--set {key}: {parent} is not a section")
+        document = nested
+    document[last] = value
+
+
+def _explain(model: type[BaseModel], problem: Any) -> str:
+    location = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{location}: {message}" if location else message
+    *parents, unknown = problem["loc"]
+    known = list(_fields_at(model, parents))
+    near = difflib.get_close_matches(str(unknown), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+    return f"{location}: unknown key; {hint}"
+
+
+def _fields_at(model: type[BaseModel], loc: list[Any]) -> list[str]:
+    current: type[BaseModel] | None = model
+    for part in loc:
+        if current is not None and part in current.model_fields:
+            current = _model_of(current.model_fields[part].annotation)
+    return list(current.model_fields) if current else []
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _model_of(arg))), None)

@@ -1,0 +1,210 @@
+"""Selection and features of collision events, on awkward or NanoEvents input.
+
+Three functions for people (`select`, `particles`, `high_level`), and `extract`, which does all three
+at once for `prepare`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import awkward as ak
+import numpy as np
+from numpy.typing import NDArray
+
+from hepdask.config import Physics
+from hepdask.features import names
+from hepdask.features.candidates import Candidates, candidates
+from hepdask.features.columns import BadEvent, Columns, columns
+from hepdask.features.expand import expand
+from hepdask.features.high_level import high_level_features, jets, missing_et
+from hepdask.features.lepton import Leptons, leading_leptons
+from hepdask.features.particles import particle_lists, sequence_order
+
+__all__ = [
+    "BadEvent", "Extracted", "branches", "expand_columns", "extract", "high_level", "particles", "select",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Everything kept of a chunk.
+
+    Attributes
+    ----------
+    selected : bool (n_events,)
+        Which events passed; the rest has one entry for each of them.
+    particles : Columns
+        The columns `names.STORED`, in sequence order: the lepton last.
+    high_level : float64 (n_selected, 14)
+        In the order of `names.HIGH_LEVEL`.
+    """
+
+    selected: NDArray[np.bool_]
+    particles: Columns
+    high_level: NDArray[np.float64]
+
+
+def branches(physics: Physics) -> dict[str, tuple[str, ...]]:
+    """Name the collections and fields that the features need."""
+    collections = physics.collections
+    lepton = ("PT", "Eta", "Phi", "Charge")
+    return {
+        collections.track: ("PID", "Charge", "PT", "Eta", "Phi", "X", "Y", "Z"),
+        collections.photon: ("ET", "Eta", "Phi"),
+        collections.neutral: ("ET", "Eta", "Phi"),
+        collections.electron: lepton,
+        collections.muon: lepton,
+        collections.jet: ("PT", "Eta", "Phi", "BTag"),
+        collections.met: ("MET", "Phi"),
+    }
+
+
+def extract(events: ak.Array, physics: Physics) -> Extracted:
+    """Select events and compute all their features.
+
+    Parameters
+    ----------
+    events : ak.Array
+        Record array of events with the collections that `branches` names.
+    physics : Physics
+        Selection and features.
+
+    Returns
+    -------
+    Extracted
+
+    Raises
+    ------
+    KeyError
+        A collection or field is missing.
+    BadEvent
+        A value is not finite, or a pT is negative.
+    """
+    found, leptons = _select(events, physics)
+    keep = leptons.selected
+    lists = particle_lists(leptons, found.of_events(keep), physics)
+    order = sequence_order(lists, leptons)
+    sequence = Columns(lists.offsets, {name: column[order] for name, column in lists.values.items()})
+    return Extracted(keep, sequence, _high_level(events, leptons, physics))
+
+
+def select(events: ak.Array, physics: Physics | None = None) -> NDArray[np.bool_]:
+    """Say which events have an isolated electron or muon.
+
+    Parameters
+    ----------
+    events : ak.Array
+        Record array of events (awkward, uproot, or NanoEvents with `DelphesSchema`).
+    physics : Physics, optional
+        Selection; default the published cuts.
+
+    Returns
+    -------
+    bool (n_events,)
+        Use as ``events[select(events)]``.
+
+    Raises
+    ------
+    KeyError, BadEvent
+        As in `extract`.
+    """
+    return _select(events, physics or Physics())[1].selected
+
+
+def particles(events: ak.Array, physics: Physics | None = None) -> ak.Array:
+    """Give the particle list of selected events.
+
+    Parameters
+    ----------
+    events : ak.Array
+        Events that pass `select`.
+    physics : Physics, optional
+        Default the published cuts.
+
+    Returns
+    -------
+    ak.Array
+        One variable-length list an event of records with the 19 features `names.PARTICLE` (float64; GeV,
+        mm, rad): the lepton, then tracks, photons and neutral hadrons.
+
+    Raises
+    ------
+    ValueError
+        An event does not pass the selection.
+    KeyError, BadEvent
+        As in `extract`.
+    """
+    physics = physics or Physics()
+    found, leptons = _select(events, physics)
+    _require_selected(leptons)
+    lists = particle_lists(leptons, found, physics)
+    flat = ak.Array(expand_columns(lists.values, np.float64))
+    return ak.unflatten(flat, lists.counts)
+
+
+def high_level(events: ak.Array, physics: Physics | None = None) -> ak.Array:
+    """Give the high-level features of selected events.
+
+    Parameters
+    ----------
+    events : ak.Array
+        Events that pass `select`.
+    physics : Physics, optional
+        Default the published cuts.
+
+    Returns
+    -------
+    ak.Array
+        One record an event with the 14 features `names.HIGH_LEVEL` (float64).
+
+    Raises
+    ------
+    ValueError
+        An event does not pass the selection.
+    KeyError, BadEvent
+        As in `extract`.
+    """
+    physics = physics or Physics()
+    leptons = _select(events, physics)[1]
+    _require_selected(leptons)
+    values = _high_level(events, leptons, physics)
+    return ak.Array(dict(zip(names.HIGH_LEVEL, values.T, strict=True)))
+
+
+def expand_columns(stored: dict[str, NDArray], dtype: type = np.float32) -> dict[str, NDArray]:
+    """Turn flat stored columns into the 19 flat feature columns."""
+    rest = np.stack([stored[name] for name in names.STORED[3:9]], axis=1).astype(dtype)
+    out = np.empty((len(rest), len(names.PARTICLE)), dtype)
+    expand(
+        *(stored[name].astype(dtype) for name in ("Pt", "Eta", "Phi")),
+        rest,
+        stored["kind"].astype(np.int8),
+        stored["Charge"].astype(np.int8),
+        out,
+    )
+    return dict(zip(names.PARTICLE, np.ascontiguousarray(out.T), strict=True))
+
+
+def _select(events: ak.Array, physics: Physics) -> tuple[Candidates, Leptons]:
+    found = candidates(events, physics)
+    fields = ("PT", "Eta", "Phi", "Charge")
+    electrons = columns(events, physics.collections.electron, fields, positive="PT")
+    muons = columns(events, physics.collections.muon, fields, positive="PT")
+    return found, leading_leptons(electrons, muons, found, physics)
+
+
+def _high_level(events: ak.Array, leptons: Leptons, physics: Physics) -> NDArray[np.float64]:
+    keep = leptons.selected
+    return high_level_features(
+        leptons, jets(events, physics).of_events(keep), missing_et(events, physics).of_events(keep)
+    )
+
+
+def _require_selected(leptons: Leptons) -> None:
+    rejected = np.flatnonzero(~leptons.selected)
+    if len(rejected):
+        raise ValueError(
+            f"event {rejected[0]} does not pass the selection ({len(rejected)} of {len(leptons.selected)} "
+            "do not): pass events[select(events)]"
+        )
