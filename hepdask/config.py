@@ -129,9 +129,10 @@ class Store(Section):
     """Where prepared events go and how input is read."""
 
     path: str | None = Field(None, description="the Zarr store; default OUTPUT/store.zarr")
-    chunk_events: Count = Field(20_000, description="most input events a task reads")
+    chunk_events: Count = Field(5_000, description="most input events a task reads")
     read_retries: int = Field(2, ge=0, description="further attempts at a file that cannot be read")
     retry_wait: float = Field(1.0, ge=0, description="wait before the first of them [s], doubled each time")
+    worker_timeout: Positive = Field(300.0, description="longest time without any worker [s]")
     max_lost_fraction: float = Field(
         0.0, ge=0, le=1, description="share of input entries that may be lost before the run fails"
     )
@@ -344,7 +345,7 @@ def _fields_at(model: type[BaseModel], loc: list[Any]) -> list[str]:
     for part in loc:
         if current is not None and part in current.model_fields:
             current = _model_of(current.model_fields[part].annotation)
-    return list(current.model_fields) if current else []
+    return [field.alias or name for name, field in current.model_fields.items()] if current else []
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:

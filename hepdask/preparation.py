@@ -1,0 +1,144 @@
+"""One chunk of input on its way into the store: read, select, compute, write."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from hepdask import source
+from hepdask.config import Config
+from hepdask.errors import InputError
+from hepdask.features import BadEvent, Extracted, branches, expand_columns, extract
+from hepdask.features.names import PARTICLE
+from hepdask.scaling import Moments
+from hepdask.split import is_test
+from hepdask.store import writer
+
+T = TypeVar("T")
+
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Input that could not be read.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    start, stop : int
+        The entries it cost; both -1 where the file could not even be opened.
+    reason : str
+        What was wrong, and after how many attempts.
+    """
+
+    path: str
+    start: int
+    stop: int
+    reason: str
+
+
+def describe(file: source.InputFile, config: Config) -> source.FileContent | Lost:
+    """Say what a file holds, trying again where the storage fails."""
+    try:
+        return _retry(lambda: source.inspect_file(file, config.store.xrootd.environment()), config)
+    except (InputError, OSError) as error:
+        return Lost(file.path, -1, -1, _reason(error, config))
+
+
+def prepare_chunk(chunk: source.Chunk, config: Config, store: Path) -> dict[str, Any] | Lost:
+    """Bring a chunk into the store.
+
+    Parameters
+    ----------
+    chunk : Chunk
+        Which entries of which file.
+    config : Config
+        Physics, split and reading.
+    store : Path
+        A store that `writer.start_store` has made.
+
+    Returns
+    -------
+    dict or Lost
+        Attributes of the part, or what could not be read and why.
+    """
+    physics = config.physics
+    collections, parent = branches(physics), {physics.collections.generator: ("Parent",)}
+    try:
+        events = _retry(
+            lambda: source.read(chunk, collections, config.store.xrootd.environment(), parent), config
+        )
+        extracted = extract(events, physics)
+    except BadEvent as error:
+        return Lost(
+            chunk.file.path, chunk.start, chunk.stop,
+            f"{chunk.file.path}: entry {chunk.start + error.event}: {error.what}",
+        )  # fmt: skip
+    except (InputError, OSError) as error:
+        return Lost(chunk.file.path, chunk.start, chunk.stop, _reason(error, config))
+
+    entry = chunk.start + np.flatnonzero(extracted.selected)
+    group = entry
+    if physics.collections.generator in events.fields:
+        parents = events[physics.collections.generator].Parent[extracted.selected]
+        group = np.asarray(parents[:, 0]).astype(np.int64)
+    arrays = {
+        "offsets": extracted.particles.offsets,
+        "entry": entry,
+        "group": group,
+        "high_level": extracted.high_level,
+        **extracted.particles.values,
+    }
+    training = ~is_test(config.split, chunk.file.dataset, chunk.uuid, group)
+    attributes = {
+        "name": chunk.name,
+        "dataset": chunk.file.dataset,
+        "label": chunk.file.label,
+        "file": chunk.file.path,
+        "tree": chunk.file.tree,
+        "uuid": chunk.uuid,
+        "start": chunk.start,
+        "stop": chunk.stop,
+        "events": len(entry),
+        "particles": len(extracted.particles),
+        "moments": _moments(extracted, training),
+    }
+    writer.write_part(store, chunk.name, arrays, attributes)
+    return writer.part_attributes(store, chunk.name)
+
+
+def _moments(extracted: Extracted, training: np.ndarray) -> dict[str, Any]:
+    """Sums for the scalers over the training events; the 19 features are expanded block by block."""
+    sample = extracted.particles.of_events(training)
+    particles = Moments.of(np.empty((0, len(PARTICLE))))
+    for start in range(0, len(sample), _BLOCK):
+        block = {name: column[start : start + _BLOCK] for name, column in sample.values.items()}
+        particles = particles.merge(Moments.of(np.stack(list(expand_columns(block).values()), axis=1)))
+    high_level = Moments.of(extracted.high_level[training].astype(np.float32))
+    return {"particles": particles.to_json(), "high_level": high_level.to_json()}
+
+
+def _retry(attempt: Callable[[], T], config: Config) -> T:
+    """Try again where the storage fails; wrong content (`InputError`) will not mend itself."""
+    wait = config.store.retry_wait
+    for _ in range(config.store.read_retries):
+        try:
+            return attempt()
+        except OSError:
+            time.sleep(wait * random.uniform(0.5, 1.5))
+            wait *= 2
+    return attempt()
+
+
+def _reason(error: Exception, config: Config) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    return f"{type(error).__name__} after {config.store.read_retries + 1} attempts: {error}"

@@ -1,0 +1,75 @@
+"""What a person sees while something long runs: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+_LINE_EVERY = 10.0
+
+_console = Console(stderr=True, highlight=False)
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Show nothing but errors, or everything again."""
+    global _quiet
+    _quiet = quiet
+
+
+def say(message: str) -> None:
+    """Tell the person one thing."""
+    if not _quiet:
+        _console.print(message, markup=False, soft_wrap=True)
+
+
+class Tracker:
+    """How far one long step is; made by `track`."""
+
+    def __init__(self, title: str, total: float, unit: str, bar: Progress | None) -> None:
+        self._title, self._total, self._unit, self._bar = title, total, unit, bar
+        self._task = bar.add_task(title, total=total, rate="") if bar else None
+        self._done = 0.0
+        self._start = self._last_line = time.monotonic()
+
+    def advance(self, amount: float) -> None:
+        """Say that `amount` more is done."""
+        self._done += amount
+        now = time.monotonic()
+        rate = self._done / max(now - self._start, 1e-9)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f} {self._unit}/s")
+        elif now - self._last_line >= _LINE_EVERY:
+            self._last_line = now
+            left = (self._total - self._done) / rate if rate else float("inf")
+            say(
+                f"{self._title}: {self._done:,.0f} of {self._total:,.0f} {self._unit}, "
+                f"{rate:,.0f} {self._unit}/s, about {left:,.0f} s left"
+            )
+
+
+@contextmanager
+def track(title: str, total: float, unit: str) -> Iterator[Tracker]:
+    """Show the progress of one step.
+
+    Parameters
+    ----------
+    title : str
+        Name of the step.
+    total : float
+        What `advance` will add up to.
+    unit : str
+        What is counted, in the plural.
+    """
+    if _quiet or not _console.is_terminal:
+        yield Tracker(title, total, unit, None)
+        return
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=_console, transient=True,
+    ) as bar:  # fmt: skip
+        yield Tracker(title, total, unit, bar)

@@ -1,0 +1,28 @@
+"""What a store looks like on disk; `docs/store.md` describes it for people.
+
+::
+
+    STORE/zarr.json              group; attribute `hepdask`: schema and identity (what must not be mixed)
+    STORE/manifest.json          written last: the parts that make up the store, scalings, lost input
+    STORE/parts/NAME/            group, one for each chunk of input, written by one task
+        offsets      int64   (n + 1,)     particles of event i are offsets[i]:offsets[i + 1]
+        entry        int64   (n,)         entry in the input file
+        group        int64   (n,)         events of one group stay in one split
+        high_level   float32 (n, 14)      in the order of features.names.HIGH_LEVEL
+        Pt, Eta, ... float32 (particles,) and kind, Charge int8: features.names.STORED
+"""
+
+from __future__ import annotations
+
+from hepdask.features import names
+
+SCHEMA = 1
+
+#: Type of each flat particle column.
+PARTICLE_DTYPES = {name: "int8" if name in ("kind", "Charge") else "float32" for name in names.STORED}
+
+#: All arrays of a part and their types.
+DTYPES = {"offsets": "int64", "entry": "int64", "group": "int64", "high_level": "float32", **PARTICLE_DTYPES}
+
+MANIFEST = "manifest.json"
+PARTS = "parts"

@@ -1,0 +1,300 @@
+"""Reading a store: events in a fixed order, as awkward arrays or flat columns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import awkward as ak
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from hepdask.config import Split
+from hepdask.errors import StoreError
+from hepdask.features import expand_columns, names
+from hepdask.scaling import Moments, Scaler
+from hepdask.split import balanced, event_hash, is_test, is_validation
+from hepdask.store.layout import DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA
+
+Sample = Literal["train", "test", "fit", "validation"]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events in flat columns: what batches are made from.
+
+    Attributes
+    ----------
+    offsets : int64 (n + 1,)
+        Particles of event ``i`` are ``offsets[i]:offsets[i + 1]``.
+    particles : dict
+        The columns `names.STORED`, (n_particles,) each.
+    high_level : float32 (n, 14)
+        In the order of `names.HIGH_LEVEL`.
+    label : int64 (n,)
+        Class.
+    part, entry : int64 (n,)
+        Part of the store (index into ``Store.parts``) and entry in its input file.
+    """
+
+    offsets: NDArray[np.int64]
+    particles: dict[str, NDArray]
+    high_level: NDArray[np.float32]
+    label: NDArray[np.int64]
+    part: NDArray[np.int64]
+    entry: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a store that `prepare` has finished.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder of the store.
+
+    Returns
+    -------
+    Store
+
+    Raises
+    ------
+    StoreError
+        There is no store, it is not complete, or another version wrote it.
+    """
+    path = Path(path)
+    if not (path / "zarr.json").exists():
+        raise StoreError(f"{path}: there is no store; make it with: hepdask prepare CONFIG")
+    if not (path / MANIFEST).exists():
+        raise StoreError(f"{path}: not complete; go on with: hepdask prepare CONFIG")
+    manifest = json.loads((path / MANIFEST).read_text())
+    if manifest["schema"] != SCHEMA:
+        raise StoreError(f"{path}: schema {manifest['schema']}, this version reads {SCHEMA}; prepare it again")
+    return Store(path, manifest)
+
+
+class Store:
+    """Selected events with their features; see `open_store`.
+
+    Attributes
+    ----------
+    path : Path
+        Folder of the store.
+    manifest : dict
+        What `prepare` recorded.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    def __len__(self) -> int:
+        return sum(part["events"] for part in self.parts)
+
+    def __repr__(self) -> str:
+        return f"<Store {str(self.path)!r}: {len(self)} events of {', '.join(self.classes)}>"
+
+    @property
+    def features(self) -> dict[str, tuple[str, ...]]:
+        """Names of the features, by kind."""
+        return {"particles": names.PARTICLE, "hlf": names.HIGH_LEVEL}
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; the index is the label."""
+        return list(self.manifest["classes"])
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The parts in their fixed order: by dataset, file and entry."""
+        return self.manifest["parts"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what the store holds; equal stores have equal ones."""
+        content = [(part["name"], part["events"], part["checksums"]) for part in self.parts]
+        return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def split(self) -> Split:
+        """How the events are divided."""
+        return Split.model_validate(self.manifest["split"])
+
+    @cached_property
+    def particle_scaler(self) -> Scaler:
+        """Standardisation of the 19 features, fitted on the training split's particles."""
+        return Scaler.standard(Moments.from_json(self.manifest["moments"]["particles"]))
+
+    @cached_property
+    def high_level_scaler(self) -> Scaler:
+        """Min-max scaling of the 14 features, fitted on the training split."""
+        return Scaler.min_max(Moments.from_json(self.manifest["moments"]["high_level"]))
+
+    @property
+    def max_particles(self) -> int:
+        """Longest possible particle list."""
+        return int(self.manifest["max_particles"])
+
+    def events(self, sample: Sample | None = None) -> Events:
+        """Load events as flat columns.
+
+        Parameters
+        ----------
+        sample : str, optional
+            ``"train"`` or ``"test"``; ``"fit"`` and ``"validation"`` are the two shares of ``"train"``.
+            Training samples hold equally many events of each class where the split says so. None for all.
+
+        Returns
+        -------
+        Events
+            In the fixed order of the store.
+        """
+        keep = self._members(sample)
+        loaded = [
+            _load(group, mask) for group, mask in zip(self._groups(), keep, strict=True) if mask.any()
+        ] or [_nothing()]
+        used = [index for index, mask in enumerate(keep) if mask.any()]
+        counts = [len(arrays["entry"]) for arrays in loaded]
+        lengths = np.concatenate([np.diff(arrays["offsets"]) for arrays in loaded])
+        labels = [self.parts[index]["label"] for index in used] or [0]
+        return Events(
+            np.concatenate(([0], np.cumsum(lengths))),
+            {name: np.concatenate([arrays[name] for arrays in loaded]) for name in PARTICLE_DTYPES},
+            np.concatenate([arrays["high_level"] for arrays in loaded]),
+            np.repeat(np.array(labels, np.int64), counts),
+            np.repeat(np.array(used or [0], np.int64), counts),
+            np.concatenate([arrays["entry"] for arrays in loaded]),
+        )
+
+    def arrays(self, split: Literal["train", "test"] | None = None) -> ak.Array:
+        """Give events as one awkward array.
+
+        Parameters
+        ----------
+        split : {"train", "test"}, optional
+            None for all events.
+
+        Returns
+        -------
+        ak.Array
+            One record an event, in the fixed order of the store, with the fields `particles` (list of
+            records with the 19 features, lepton last), `hlf` (record with the 14), `label`, `dataset`,
+            `file` and `entry`. Physical values in float32: GeV, mm, rad.
+        """
+        events = self.events(split)
+        flat = ak.Array(expand_columns(events.particles))
+        return ak.zip(
+            {
+                "particles": ak.unflatten(flat, np.diff(events.offsets)),
+                "hlf": ak.Array(dict(zip(names.HIGH_LEVEL, events.high_level.T, strict=True))),
+                "label": events.label,
+                "dataset": self._strings("dataset", events.part),
+                "file": self._strings("file", events.part),
+                "entry": events.entry,
+            },
+            depth_limit=1,
+        )
+
+    def sequence(self, index: int) -> NDArray[np.float32]:
+        """Give one event as the recurrent network takes it.
+
+        Parameters
+        ----------
+        index : int
+            Place of the event in the fixed order of the store.
+
+        Returns
+        -------
+        float32 (max_particles, 19)
+            The scaled particles, farthest from the lepton first and the lepton last, then zeros.
+
+        Raises
+        ------
+        IndexError
+            There is no such event.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"event {index} of a store of {len(self)}")
+        index %= len(self)
+        for group, part in zip(self._groups(), self.parts, strict=True):
+            if index < part["events"]:
+                arrays = _load(group, np.arange(part["events"]) == index)
+                features = expand_columns({name: arrays[name] for name in PARTICLE_DTYPES})
+                rows = np.zeros((self.max_particles, len(names.PARTICLE)), np.float32)
+                rows[: len(features["Pt"])] = self.particle_scaler(np.stack(list(features.values()), axis=1))
+                return rows
+            index -= part["events"]
+        raise AssertionError("unreachable: the index was checked")
+
+    def damaged_parts(self) -> list[str]:
+        """Compute all checksums again; list the arrays that differ from what was written."""
+        wrong = []
+        for group, part in zip(self._groups(), self.parts, strict=True):
+            for array, expected in part["checksums"].items():
+                values = np.ascontiguousarray(group[array][:])
+                found = hashlib.blake2b(values.data if values.size else b"", digest_size=16).hexdigest()
+                if found != expected:
+                    wrong.append(f"{part['name']}/{array}")
+        return wrong
+
+    def _groups(self) -> Iterator[zarr.Group]:
+        for part in self.parts:
+            yield zarr.open_group(self.path / PARTS / part["name"], mode="r")
+
+    def _members(self, sample: Sample | None) -> list[NDArray[np.bool_]]:
+        """Mark the events of a sample in each part."""
+        if sample is None:
+            return [np.ones(part["events"], bool) for part in self.parts]
+        keep, order = [], []
+        for group, part in zip(self._groups(), self.parts, strict=True):
+            identity = part["dataset"], part["uuid"], group["group"][:]
+            test = is_test(self.split, *identity)
+            keep.append(test if sample == "test" else ~test)
+            order.append(event_hash(self.split.seed, "balance", *identity[:2], group["entry"][:]))
+        if sample == "test":
+            return keep
+        if self.split.balance:
+            members = np.concatenate(keep)
+            labels = np.repeat([part["label"] for part in self.parts], [part["events"] for part in self.parts])
+            members[members] = balanced(labels[members], np.concatenate(order)[members])
+            keep = np.split(members, np.cumsum([part["events"] for part in self.parts])[:-1])
+        if sample == "train":
+            return keep
+        watched = [
+            is_validation(self.split, part["dataset"], part["uuid"], group["group"][:])
+            for group, part in zip(self._groups(), self.parts, strict=True)
+        ]
+        return [
+            mask & (aside if sample == "validation" else ~aside)
+            for mask, aside in zip(keep, watched, strict=True)
+        ]
+
+    def _strings(self, key: str, part: NDArray[np.int64]) -> ak.Array:
+        words = ak.Array([entry[key] for entry in self.parts] or [""])
+        index = ak.index.Index64(part)
+        return ak.Array(ak.contents.IndexedArray(index, words.layout, parameters={"__array__": "categorical"}))
+
+
+def _load(group: zarr.Group, keep: NDArray[np.bool_]) -> dict[str, NDArray]:
+    """Load the chosen events of a part."""
+    offsets = group["offsets"][:]
+    counts = np.diff(offsets)
+    rows = np.repeat(keep, counts)
+    loaded: dict[str, NDArray] = {name: group[name][:][rows] for name in PARTICLE_DTYPES}
+    loaded["offsets"] = np.concatenate(([0], np.cumsum(counts[keep])))
+    loaded.update({name: group[name][:][keep] for name in ("entry", "high_level")})
+    return loaded
+
+
+def _nothing() -> dict[str, NDArray]:
+    empty = {name: np.empty(0, dtype) for name, dtype in DTYPES.items()}
+    return empty | {"offsets": np.zeros(1, np.int64), "high_level": np.empty((0, len(names.HIGH_LEVEL)), np.float32)}
