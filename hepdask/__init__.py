@@ -1,0 +1,42 @@
+"""From ROOT files of collision events to trained event classifiers, on Dask clusters.
+
+The names here are loaded when they are first used, so that ``import hepdask`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load_config": "hepdask.config",
+    "open_store": "hepdask.store",
+    "simulate": "hepdask.steps.simulate",
+    "prepare": "hepdask.steps.prepare",
+    "train": "hepdask.steps.train",
+    "evaluate": "hepdask.steps.evaluate",
+    "run": "hepdask.steps.run",
+    "inspect": "hepdask.steps.inspect",
+}
+
+__all__ = [*_HOMES]
+
+if TYPE_CHECKING:
+    from hepdask.config import load_config
+    from hepdask.steps.evaluate import evaluate
+    from hepdask.steps.inspect import inspect
+    from hepdask.steps.prepare import prepare
+    from hepdask.steps.run import run
+    from hepdask.steps.simulate import simulate
+    from hepdask.steps.train import train
+    from hepdask.store import open_store
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in ("distributed", "features"):
+        return importlib.import_module(f"hepdask.{name}")
+    raise AttributeError(f"module 'hepdask' has no attribute {name!r}")

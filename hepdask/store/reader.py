@@ -175,6 +175,13 @@ class Store:
             np.concatenate([arrays["entry"] for arrays in loaded]),
         )
 
+    def labels(self, sample: Sample | None = None) -> NDArray[np.int64]:
+        """Class of each event of a sample, int64 (n,), without loading the features."""
+        return np.repeat(
+            np.array([part["label"] for part in self.parts], np.int64),
+            [int(mask.sum()) for mask in self._members(sample)],
+        )
+
     def arrays(self, split: Literal["train", "test"] | None = None) -> ak.Array:
         """Give events as one awkward array.
 

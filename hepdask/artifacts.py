@@ -1,0 +1,32 @@
+"""Files of a run that tell whether a step is up to date: written whole, read back with their key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def digest(value: Any) -> str:
+    """Digest of anything JSON can hold."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it is either whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that it is either whole or not there."""
+    write_bytes(path, json.dumps(value, indent=1).encode())
+
+
+def read_json(path: Path) -> Any | None:
+    """Read JSON; None where there is no such file."""
+    return json.loads(path.read_text()) if path.exists() else None

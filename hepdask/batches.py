@@ -1,0 +1,104 @@
+"""From stored events to the arrays a network takes: shuffled, shared out over ranks, scaled, padded.
+
+A global batch is a run of the shuffled events; rank ``r`` of ``n`` takes every ``n``-th of them. Its
+sequences are padded to the longest among them, never to the longest possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hepdask.features import expand_columns
+from hepdask.features.names import PARTICLE
+from hepdask.scaling import Scaler
+from hepdask.store import Events
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a global batch.
+
+    Attributes
+    ----------
+    events : int64 (n,)
+        Indices into the events the batches are made from.
+    inputs : dict of float32
+        ``high_level`` (n, 14) and, where wanted, ``particles`` (n, longest, 19); rows of zeros are padding.
+    label : int64 (n,)
+        Class.
+    weight : float32 (n,)
+        One over the size of the global batch, so that the weighted losses of all ranks add up to the
+        mean loss; 0 for the stand-in of a rank that gets no event of a short last batch.
+    """
+
+    events: NDArray[np.int64]
+    inputs: dict[str, NDArray[np.float32]]
+    label: NDArray[np.int64]
+    weight: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of one rank.
+
+    Parameters
+    ----------
+    events : Events
+        All events of the sample.
+    inputs : tuple of str
+        What the network takes: ``"high_level"``, and perhaps ``"particles"``.
+    high_level_scaler, particle_scaler : Scaler
+        Scaling of the two.
+    batch_size : int
+        Events of a global batch.
+    rank, size : int
+        Which rank of how many.
+    """
+
+    events: Events
+    inputs: tuple[str, ...]
+    high_level_scaler: Scaler
+    particle_scaler: Scaler
+    batch_size: int
+    rank: int = 0
+    size: int = 1
+
+    def __len__(self) -> int:
+        return -(-len(self.events) // self.batch_size)
+
+    def shuffled(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """Go through all events once, in an order that seed and epoch decide."""
+        return self._batches(np.random.default_rng((seed, epoch)).permutation(len(self.events)))
+
+    def in_order(self) -> Iterator[Batch]:
+        """Go through all events once, in stored order."""
+        return self._batches(np.arange(len(self.events)))
+
+    def _batches(self, order: NDArray[np.int64]) -> Iterator[Batch]:
+        for start in range(0, len(order), self.batch_size):
+            everyone = order[start : start + self.batch_size]
+            mine = everyone[self.rank :: self.size]
+            weight = np.full(max(len(mine), 1), 1.0 / len(everyone) if len(mine) else 0.0, np.float32)
+            mine = mine if len(mine) else everyone[:1]
+            yield Batch(mine, self._inputs(mine), self.events.label[mine], weight)
+
+    def _inputs(self, chosen: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        arrays = {"high_level": self.high_level_scaler(self.events.high_level[chosen])}
+        if "particles" in self.inputs:
+            arrays["particles"] = self._sequences(chosen)
+        return arrays
+
+    def _sequences(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        starts = self.events.offsets[chosen]
+        lengths = self.events.offsets[chosen + 1] - starts
+        event = np.repeat(np.arange(len(chosen)), lengths)
+        place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows = starts[event] + place
+        flat = expand_columns({name: column[rows] for name, column in self.events.particles.items()})
+        padded = np.zeros((len(chosen), max(1, lengths.max()), len(PARTICLE)), np.float32)
+        padded[event, place] = self.particle_scaler(np.stack(list(flat.values()), axis=1))
+        return padded

@@ -1,0 +1,207 @@
+"""The command line: each command a thin layer over the public function of the same name."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import yaml
+
+import hepdask
+from hepdask import clusters, progress
+from hepdask.config import Config, load_config
+from hepdask.errors import ConfigError, HepdaskError
+
+
+def main() -> None:
+    """Run a command; exit with 0 when done, 1 when it failed, 2 for wrong usage or configuration."""
+    tracebacks = any(word.startswith("-vv") for word in sys.argv) or sys.argv.count("-v") > 1
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if tracebacks:
+            raise
+        known = _explained(error)
+        click.echo(f"error: {known or f'{type(error).__name__}: {error} (the whole story with -vv)'}", err=True)
+        sys.exit(known.exit_code if isinstance(known, HepdaskError) else 1)
+    sys.exit(code or 0)
+
+
+def _explained(error: BaseException) -> BaseException | None:
+    """Find the error that says what was wrong in a person's words; None where there is none."""
+    if isinstance(error, HepdaskError):
+        return error
+    if type(error).__module__ == "hepdask.distributed.errors":
+        return error.__cause__ if isinstance(error.__cause__, HepdaskError) else error
+    return None
+
+
+def _parse_overrides(_context: click.Context, _option: click.Parameter, words: tuple[str, ...]) -> dict[str, Any]:
+    overrides = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{word!r} is not KEY=VALUE")
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise click.BadParameter(f"the value of {key} is not valid YAML: {value!r}") from None
+    return overrides
+
+
+def _set_verbosity(_context: click.Context, _option: click.Parameter, quiet: bool) -> None:
+    progress.set_quiet(quiet)
+
+
+def _everywhere(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("-v", "verbose", count=True, help="Say more; -vv shows tracebacks.", expose_value=False)(command)
+    return click.option(
+        "-q", "--quiet", is_flag=True, callback=_set_verbosity, expose_value=False, help="Say nothing but errors."
+    )(command)
+
+
+def _with_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--cluster", metavar="NAME|FILE|ADDRESS", help="Where to run; overrides the configuration."
+    )(command)
+
+
+def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", callback=_parse_overrides,
+        help="Override one key, for example training.ranks=2.",
+    )(command)  # fmt: skip
+    command = _with_cluster(command)
+    return click.argument("config", type=click.Path(exists=True, dir_okay=False))(command)
+
+
+def _load(config: str, overrides: dict[str, Any], cluster: str | None) -> Config:
+    return load_config(config, overrides | ({"cluster": cluster} if cluster else {}))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(hepdask.__version__, prog_name="hepdask")
+def cli() -> None:
+    """From ROOT files of collision events to trained event classifiers, on Dask clusters."""
+
+
+@cli.command()
+@click.option("--process", required=True, type=click.Choice(["ttbar", "wjets", "qcd"]), help="Physics process.")
+@click.option("--events", required=True, type=click.IntRange(1), help="Events to write.")
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Seed of everything random.")
+@click.option("--pileup", default=0.0, show_default=True, type=click.FloatRange(0), help="Mean number of overlaid collisions.")
+@click.option("--enrich/--no-enrich", default=True, show_default=True, help="QCD: make events with a hard lepton.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False), help="ROOT file to write.")
+@_with_cluster
+@_everywhere
+def simulate(
+    process: str, events: int, seed: int, pileup: float, enrich: bool, out: str, cluster: str | None
+) -> None:
+    """Make a ROOT file of Pythia events seen by a parametrised detector.
+
+    \b
+    hepdask simulate --process ttbar --events 1000 --seed 1 --out ttbar.root
+    """
+    hepdask.simulate(process, events, out, seed, pileup, enrich, cluster=cluster or "local")
+
+
+@cli.command()
+@_with_config
+@_everywhere
+def prepare(config: str, overrides: dict[str, Any], cluster: str | None) -> None:
+    """Turn ROOT files into a store of selected events and their features.
+
+    Killed or repeated, it goes on where it stopped.
+    """
+    hepdask.prepare(_load(config, overrides, cluster))
+
+
+@cli.command()
+@_with_config
+@click.option("--model", type=click.Choice(["hlf", "inclusive"]), help="Train this model alone.")
+@_everywhere
+def train(config: str, overrides: dict[str, Any], cluster: str | None, model: str | None) -> None:
+    """Train models on the store."""
+    hepdask.train(_load(config, overrides, cluster), model)
+
+
+@cli.command()
+@_with_config
+@_everywhere
+def evaluate(config: str, overrides: dict[str, Any], cluster: str | None) -> None:
+    """Score the test split; write report.html and metrics.json."""
+    hepdask.evaluate(_load(config, overrides, cluster))
+
+
+@cli.command()
+@_with_config
+@click.option("--show-config", is_flag=True, help="Print the whole configuration and stop.")
+@_everywhere
+def run(config: str, overrides: dict[str, Any], cluster: str | None, show_config: bool) -> None:
+    """Do everything in order, skipping what is up to date: simulate, prepare, train, evaluate.
+
+    \b
+    hepdask run configs/demo.yaml
+    hepdask run configs/demo.yaml --set training.ranks=1 --set models.inclusive.epochs=10
+    """
+    loaded = _load(config, overrides, cluster)
+    if show_config:
+        click.echo(loaded.to_yaml(), nl=False)
+        return
+    hepdask.run(loaded)
+
+
+@cli.command()
+@click.argument("path")
+@click.option("--deep", is_flag=True, help="Store: compute all checksums again.")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@_everywhere
+def inspect(path: str, deep: bool, as_json: bool) -> int:
+    """Say what a ROOT file, a store or a run holds."""
+    from hepdask.steps.inspect import describe
+
+    facts = hepdask.inspect(path, deep)
+    click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(describe(facts)))
+    return 1 if facts.get("damaged") else 0
+
+
+@cli.group()
+def cluster() -> None:
+    """Dask clusters."""
+
+
+@cluster.command("start")
+@click.argument("name", default="local", metavar="NAME|FILE")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@_everywhere
+def cluster_start(name: str, as_json: bool) -> None:
+    """Start a cluster that stays up until Ctrl-C, and print its addresses.
+
+    \b
+    hepdask cluster start local
+    hepdask run configs/demo.yaml --cluster tcp://127.0.0.1:PORT
+    """
+    settings = clusters.load_cluster(name)
+    if isinstance(settings, str):
+        raise ConfigError(f"{name}: the address of a cluster that runs already; give a name or a file")
+    with clusters.start(settings) as started:
+        facts = {
+            "address": started.scheduler_address, "dashboard": started.dashboard_link, "workers": len(started.workers),
+        }  # fmt: skip
+        if as_json:
+            click.echo(json.dumps(facts))
+        else:
+            click.echo(f"scheduler: {facts['address']}\ndashboard: {facts['dashboard']}\nworkers: {facts['workers']}")
+            click.echo(f"use it with: --cluster {facts['address']}    stop it with Ctrl-C")
+        while True:
+            time.sleep(3600)

@@ -1,0 +1,66 @@
+"""The few collectives a rank needs; with one rank, or without Horovod, they do nothing and need nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Literal
+
+Reduction = Literal["average", "sum"]
+
+
+def _horovod() -> Any:
+    """Return Horovod where it was initialised with more than one rank, else None.
+
+    A rank has imported it before the user's function starts; importing it here would load TensorFlow into
+    processes that are no ranks.
+    """
+    hvd = sys.modules.get("horovod.tensorflow")
+    return hvd if hvd is not None and hvd.is_initialized() and hvd.size() > 1 else None
+
+
+def rank() -> int:
+    """Return the number of this rank, from 0."""
+    hvd = _horovod()
+    return hvd.rank() if hvd else 0
+
+
+def size() -> int:
+    """Return the number of ranks."""
+    hvd = _horovod()
+    return hvd.size() if hvd else 1
+
+
+def local_rank() -> int:
+    """Return the number of this rank among those of its host."""
+    hvd = _horovod()
+    return hvd.local_rank() if hvd else 0
+
+
+def allreduce(tensor: Any, op: Reduction = "average", name: str | None = None) -> Any:
+    """Return the average or the sum of a tensor over all ranks.
+
+    Parameters
+    ----------
+    tensor : tensor or array
+        Of the same shape and type on all ranks.
+    op : "average" or "sum"
+        How to combine.
+    name : str, optional
+        Tells apart reductions that are under way at the same time; the same on all ranks.
+    """
+    hvd = _horovod()
+    if hvd is None:
+        return tensor
+    return hvd.allreduce(tensor, name=name, op={"average": hvd.Average, "sum": hvd.Sum}[op])
+
+
+def broadcast(value: Any, root: int = 0) -> Any:
+    """Return the value that rank ``root`` has, any object that can be pickled, on all ranks."""
+    hvd = _horovod()
+    return hvd.broadcast_object(value, root_rank=root) if hvd else value
+
+
+def gather(value: Any) -> list[Any]:
+    """Return the values of all ranks, any objects that can be pickled, in rank order on all ranks."""
+    hvd = _horovod()
+    return hvd.allgather_object(value) if hvd else [value]

@@ -1,0 +1,117 @@
+"""What can go wrong in a distributed run, as exceptions that carry the facts."""
+
+from __future__ import annotations
+
+import signal as signals
+
+
+class RankFailed(RuntimeError):  # noqa: N818
+    """One rank failed, and the others were ended because of it.
+
+    The exception that the rank's function raised, where it could be brought back, is the ``__cause__``.
+
+    Attributes
+    ----------
+    rank, size : int
+        The rank that failed first, and how many there were.
+    host : str
+        Address of the machine it ran on.
+    worker : str
+        Address of the Dask worker that started it.
+    reason : str
+        What happened, as the end of the sentence "rank 1 of 4 …".
+    exit_status : int or None
+        Exit status of the process; None if a signal ended it or its worker vanished.
+    signal : int or None
+        The signal that ended the process, or None.
+    remote_traceback : str
+        Traceback of the exception on the rank; empty if there was none.
+    last_lines : tuple of str
+        The last lines that the rank printed.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        host: str,
+        worker: str,
+        reason: str,
+        exit_status: int | None = None,
+        signal: int | None = None,
+        remote_traceback: str = "",
+        last_lines: tuple[str, ...] = (),
+    ) -> None:
+        self.rank = rank
+        self.size = size
+        self.host = host
+        self.worker = worker
+        self.reason = reason
+        self.exit_status = exit_status
+        self.signal = signal
+        self.remote_traceback = remote_traceback
+        self.last_lines = tuple(last_lines)
+        super().__init__(
+            rank, size, host, worker, reason, exit_status, signal, remote_traceback, self.last_lines
+        )
+
+    def __str__(self) -> str:
+        text = f"rank {self.rank} of {self.size} on {self.host} (worker {self.worker}) {self.reason}"
+        if self.remote_traceback:
+            text += f"\n\nOn the rank:\n{self.remote_traceback.rstrip()}"
+        if self.last_lines:
+            text += "\n\nIts last lines:\n" + "\n".join(f"  {line}" for line in self.last_lines)
+        return text
+
+
+class NotEnoughSlots(TimeoutError):  # noqa: N818
+    """The cluster did not offer as many slots as ranks were asked for, in the time given.
+
+    Attributes
+    ----------
+    wanted, free, taken : int
+        Slots asked for, slots that were free at the end, and slots on workers that other runs hold.
+    """
+
+    def __init__(self, message: str, wanted: int, free: int, taken: int) -> None:
+        self.wanted = wanted
+        self.free = free
+        self.taken = taken
+        super().__init__(message, wanted, free, taken)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class HorovodMissing(RuntimeError):  # noqa: N818
+    """Horovod, built for TensorFlow, cannot be imported where a rank runs."""
+
+
+class NotSynchronised(RuntimeError):  # noqa: N818
+    """Variables that must be equal on all ranks are not.
+
+    Attributes
+    ----------
+    variables : tuple of str
+        Paths of the variables that differ.
+    """
+
+    def __init__(self, variables: tuple[str, ...]) -> None:
+        self.variables = tuple(variables)
+        super().__init__(self.variables)
+
+    def __str__(self) -> str:
+        return (
+            "these variables differ between ranks: "
+            + ", ".join(self.variables)
+            + ". Either they were not broadcast at the start, or an optimizer that does not reduce its "
+            "gradients was used."
+        )
+
+
+def signal_name(number: int) -> str:
+    """Return ``"SIGKILL"`` for 9, or ``"signal 99"`` where the number has no name."""
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,176 @@
+"""The process of one rank: ``python -P rank.py CALL_FD REPLY_FD``, started by ``task.py``.
+
+Standard input is a lifeline: nothing is written to it, and when its other end closes, the Dask worker is gone
+and the rank must go too. The call is read from one inherited file, the reply written to another; standard
+output and error belong to the user's function.
+
+Run as a file, with nothing imported from this package, so that a rank starts without loading Dask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import pickle
+import resource
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+WATCH = 0.1  # seconds between two looks at the child
+
+
+def guard() -> None:
+    """Fork: the child returns and becomes the rank, the parent watches over it and never returns.
+
+    The parent kills the whole process group when the lifeline is cut, even while the rank holds the
+    interpreter's lock in compiled code, and otherwise ends the way the child did.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child is the one to be asked
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        return
+    lifeline = select.poll()
+    lifeline.register(0, 0)  # reports only that the other end was closed
+    ended, status = 0, 0
+    while not ended:
+        if lifeline.poll(WATCH * 1000):
+            os.killpg(0, signal.SIGKILL)
+        ended, status = os.waitpid(child, os.WNOHANG)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the child's own core, if any, is enough
+        with contextlib.suppress(OSError, ValueError):  # SIGKILL has no handler to reset
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def main(call_fd: int, reply_fd: int) -> int:
+    """Run the call and write the reply; return the exit status."""
+    os.set_inheritable(reply_fd, False)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    status = 0
+    try:
+        with open(call_fd, "rb") as file:
+            worker_path, wait, call = pickle.load(file)
+        sys.path += [entry for entry in worker_path if entry not in sys.path]
+        import cloudpickle
+
+        fn, args, kwargs = cloudpickle.loads(call)
+        del call
+        with horovod_running(wait):
+            send(reply_fd, {"result": cloudpickle.dumps(fn(*args, **kwargs))})
+    except BaseException as error:
+        send(reply_fd, describe(error))
+        status = 1
+        if isinstance(error, SystemExit):
+            status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return status
+
+
+class Missing(ImportError):  # noqa: N818
+    """Horovod cannot be imported and there is more than one rank."""
+
+
+@contextlib.contextmanager
+def horovod_running(wait: float) -> Iterator[None]:
+    """Initialise Horovod once every rank has imported it, and shut it down when the body has succeeded.
+
+    A single rank does without Horovod if there is none.
+    """
+    size = int(os.environ["HOROVOD_SIZE"])
+    try:
+        import horovod.tensorflow as hvd
+    except ImportError as error:
+        if size > 1:
+            raise Missing(str(error)) from error
+        yield
+        return
+    if size > 1:
+        meet(int(os.environ["HOROVOD_RANK"]), size, wait)
+    hvd.init()
+    yield
+    with contextlib.suppress(Exception):  # the result is out; what a peer does now changes nothing
+        hvd.shutdown()
+
+
+def meet(rank: int, size: int, wait: float) -> None:
+    """Return when all ranks have called this; TimeoutError after ``wait`` seconds.
+
+    Imports take seconds here and a minute on another host. Waiting for them before Horovod starts lets its
+    own time-out be short.
+    """
+    give_up = time.monotonic() + wait
+    if rank > 0:
+        ask("PUT", f"ready/{rank}")
+        while ask("GET", "ready/all") == 404:
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"the other ranks did not start within {wait:.0f} s")
+        return
+    missing = set(range(1, size))
+    while missing:
+        missing -= {other for other in sorted(missing) if ask("GET", f"ready/{other}") == 200}
+        if missing and time.monotonic() > give_up:
+            raise TimeoutError(f"ranks {sorted(missing)} did not start within {wait:.0f} s")
+    ask("PUT", "ready/all")
+
+
+def ask(method: str, key: str) -> int:
+    """Send one request to the rendezvous and return its status; see ``rendezvous.py`` for the address."""
+    where, secret = os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"].split("/")
+    port = os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"]
+    connection = http.client.HTTPConnection(where, timeout=30)
+    try:
+        connection.request(method, f"/{secret}:{port}/{key}", body=b"")
+        status = connection.getresponse().status
+    except OSError as error:
+        raise ConnectionError(
+            f"the rendezvous at {where} cannot be reached from this host: {error}"
+        ) from error
+    finally:
+        connection.close()
+    if status not in (200, 404):
+        raise ConnectionError(f"the rendezvous at {where} answered {status}")
+    return status
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Return what can be told about an exception on another machine."""
+    import cloudpickle
+
+    try:
+        exception = cloudpickle.dumps(error)
+        cloudpickle.loads(exception)
+    except Exception:
+        exception = None
+    name, first_line = type(error).__name__, str(error).partition("\n")[0]
+    return {
+        "summary": f"{name}: {first_line}" if first_line else name,
+        "traceback": "".join(traceback.format_exception(error)),
+        "exception": exception,
+        "missing": isinstance(error, Missing),
+    }
+
+
+def send(reply_fd: int, reply: dict[str, Any]) -> None:
+    """Write a reply over the one before."""
+    os.lseek(reply_fd, 0, os.SEEK_SET)
+    os.ftruncate(reply_fd, 0)
+    with open(reply_fd, "wb", closefd=False) as file:
+        pickle.dump(reply, file)
+
+
+if __name__ == "__main__":
+    guard()
+    os._exit(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,69 @@
+"""What a report is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """One trained model on the test split.
+
+    Attributes
+    ----------
+    name : str
+        Unique among the models of a report.
+    labels : int (n,)
+        True class of each event.
+    scores : float (n, c)
+        Score of each event for each class.
+    history : list of dict
+        One dict an epoch: ``epoch``, ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``,
+        ``events_per_second``; any may be absent. Empty for models without epochs.
+    facts : dict
+        Anything worth a line in the report: parameters, ranks, seconds.
+    """
+
+    name: str
+    labels: np.ndarray
+    scores: np.ndarray
+    history: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the models of a report have in common.
+
+    Attributes
+    ----------
+    title : str
+        Heading of the report.
+    classes : list of str
+        Names of the classes, in the order of the labels.
+    features : dict of dict of float (n,)
+        For each high-level feature and class name, the values in the test split.
+    selection : list of dict
+        For each dataset: ``dataset``, ``label``, ``files``, ``events_read``, ``events_selected``,
+        ``events_lost``.
+    notes : list of str
+        What a reader must know before believing a number.
+    configuration : str
+        YAML text.
+    versions : dict of str
+        Version of each piece of software.
+    steps : list of dict
+        For each step: ``step``, ``wall_s``, ``cpu_s``.
+    """
+
+    title: str
+    classes: list[str]
+    features: dict[str, dict[str, np.ndarray]]
+    selection: list[dict[str, Any]]
+    notes: list[str]
+    configuration: str
+    versions: dict[str, str]
+    steps: list[dict[str, Any]]

@@ -1,0 +1,45 @@
+"""The inclusive classifier: a GRU over the particles, joined by the high-level features.
+
+Migliorini et al. 2019, section 4.3: GRU(50), dropout 0.2 on both branches, Dense(25), softmax.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hepdask.config import Inclusive
+from hepdask.features.names import HIGH_LEVEL, PARTICLE
+
+if TYPE_CHECKING:
+    import keras
+
+INPUTS: tuple[str, ...] = ("particles", "high_level")
+
+
+def build(settings: Inclusive, classes: int) -> keras.Model:
+    """Build the network; rows of zeros in the sequence are padding and leave the state as it is.
+
+    Parameters
+    ----------
+    settings : Inclusive
+        Units and dropout.
+    classes : int
+        Length of the output.
+
+    Returns
+    -------
+    keras.Model
+        ``{"particles": (n, longest, 19), "high_level": (n, 14)}`` to (n, classes), float32.
+    """
+    import keras
+
+    particles = keras.Input((None, len(PARTICLE)), name="particles")
+    high_level = keras.Input((len(HIGH_LEVEL),), name="high_level")
+    sequence = keras.layers.Masking(0.0)(particles)
+    sequence = keras.layers.GRU(settings.units, name="gru")(sequence)
+    sequence = keras.layers.Dropout(settings.dropout)(sequence)
+    summary = keras.layers.Dropout(settings.dropout)(high_level)
+    x = keras.layers.Concatenate()([sequence, summary])
+    x = keras.layers.Dense(settings.dense, activation="relu")(x)
+    scores = keras.layers.Dense(classes, activation="softmax", name="scores")(x)
+    return keras.Model({"particles": particles, "high_level": high_level}, scores, name="inclusive")

@@ -1,0 +1,162 @@
+"""`evaluate`: scores of the test split, metrics, figures and the report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed import Client
+from numpy.typing import NDArray
+
+from hepdask import artifacts, clusters, distributed
+from hepdask.config import Config
+from hepdask.errors import TrainingError
+from hepdask.evaluation import ModelResult, RunFacts, write_report
+from hepdask.features.names import HIGH_LEVEL
+from hepdask.progress import say
+from hepdask.steps.train import Trained, load_trained
+from hepdask.store import Store, open_store
+from hepdask.training import score_rank
+
+_PACKAGES = (
+    "hepdask", "awkward", "coffea", "dask", "distributed", "horovod", "keras", "numpy", "pythia8mc",
+    "tensorflow-cpu", "uproot", "zarr",
+)  # fmt: skip
+
+#: Raised whenever the same scores give another report than before.
+_REPORT = 1
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A report on disk.
+
+    Attributes
+    ----------
+    report, metrics : Path
+        ``report.html`` and ``metrics.json``.
+    fresh : bool
+        Made now, not found up to date.
+    """
+
+    report: Path
+    metrics: Path
+    fresh: bool
+
+
+def evaluate(config: Config, client: Client | None = None) -> Evaluated:
+    """Score the test split with every trained model and write the report.
+
+    Parameters
+    ----------
+    config : Config
+        Uses `output`, `store`, `training` and `cluster`.
+    client : distributed.Client, optional
+        Where events are scored; by default on `config.cluster`.
+
+    Returns
+    -------
+    Evaluated
+
+    Raises
+    ------
+    StoreError
+        There is no complete store.
+    TrainingError
+        A model of `training.models` is not trained yet, or there is no event to test on.
+    """
+    begin = time.monotonic()
+    store = open_store(config.store_path)
+    trained = [_require(config, name) for name in config.training.models]
+    if not len(store.labels("test")):
+        raise TrainingError(f"{store.path}: no event is in the test split; raise split.test_fraction")
+    folder = config.folder
+    result = Evaluated(folder / "report.html", folder / "metrics.json", fresh=False)
+    steps = artifacts.read_json(folder / "steps.json") or {}
+    key = artifacts.digest([_REPORT, store.fingerprint, [model.record["key"] for model in trained], config.to_yaml()])
+    before = artifacts.read_json(folder / "evaluation.json") or {}
+    if before.get("key") == key and result.report.exists() and result.metrics.exists():
+        say(f"{result.report}: up to date")
+        return result
+
+    with clusters.connect(config.cluster, client) as client:
+        scores = {model.name: _scores(model, store, config, client) for model in trained}
+    labels = store.labels("test")
+    models = [
+        ModelResult(model.name, labels, scores[model.name], model.record["history"], model.record["facts"])
+        for model in trained
+    ]
+    steps["evaluate"] = {"wall_s": time.monotonic() - begin, "cpu_s": time.process_time()}
+    write_report(folder, _run_facts(config, store, steps), models)
+    artifacts.write_json(folder / "evaluation.json", {"key": key})
+    for line in _headlines(artifacts.read_json(result.metrics)):
+        say(line)
+    say(f"report: {result.report}")
+    return Evaluated(result.report, result.metrics, fresh=True)
+
+
+def _require(config: Config, name: str) -> Trained:
+    trained = load_trained(config, name)
+    if trained is None:
+        raise TrainingError(f"{config.folder}: model {name} is not trained; run: hepdask train CONFIG --model {name}")
+    return trained
+
+
+def _scores(model: Trained, store: Store, config: Config, client: Client) -> NDArray[np.float32]:
+    """Score the test split; ranks took turns at its events."""
+    training = config.training
+    shares = distributed.run(
+        score_rank, model.keras_file.read_bytes(), model.name, model.record["scaling"], store.path.absolute(), "test",
+        client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
+        timeout=training.start_timeout, port_range=training.port_range,
+        on_output=lambda rank, line: say(f"[{model.name} rank {rank}] {line}"),
+    )  # fmt: skip
+    scores = np.empty((sum(map(len, shares)), shares[0].shape[1]), np.float32)
+    for rank, share in enumerate(shares):
+        scores[rank :: len(shares)] = share
+    return scores
+
+
+def _run_facts(config: Config, store: Store, steps: dict[str, Any]) -> RunFacts:
+    test = store.events("test")
+    return RunFacts(
+        title=config.folder.name,
+        classes=store.classes,
+        features={
+            name: {
+                label: test.high_level[test.label == index, column] for index, label in enumerate(store.classes)
+            }
+            for column, name in enumerate(HIGH_LEVEL)
+        },
+        selection=store.manifest["selection"],
+        notes=store.manifest["notes"],
+        configuration=config.to_yaml(),
+        versions={"python": platform.python_version()} | _versions(),
+        steps=[{"step": step, **facts} for step, facts in steps.items()],
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _headlines(metrics: Any) -> list[str]:
+    lines = []
+    for name, model in metrics["models"].items():
+        areas = ", ".join(
+            f"{label} {facts['auc']:.4f}" if facts["auc"] is not None else f"{label} undefined"
+            for label, facts in model["classes"].items()
+        )
+        lines.append(f"{name}: accuracy {model['accuracy']:.4f}, AUC {areas}")
+    return lines

@@ -1,0 +1,54 @@
+"""`run`: all steps in order, each skipped where it is up to date."""
+
+from __future__ import annotations
+
+from distributed import Client
+
+from hepdask import artifacts, clusters
+from hepdask.config import Config
+from hepdask.steps.evaluate import Evaluated, evaluate
+from hepdask.steps.prepare import prepare
+from hepdask.steps.simulate import simulate_samples
+from hepdask.steps.train import train
+
+
+def run(config: Config, client: Client | None = None) -> Evaluated:
+    """Simulate, prepare, train and evaluate.
+
+    Parameters
+    ----------
+    config : Config
+        All of it.
+    client : distributed.Client, optional
+        Where everything runs; by default on `config.cluster`, one for all steps.
+
+    Returns
+    -------
+    Evaluated
+        Paths of the report and the metrics.
+
+    Raises
+    ------
+    HepdaskError
+        What the steps raise.
+    """
+    with clusters.connect(config.cluster, client) as client:
+        made = [sample for sample in simulate_samples(config, client) if sample.fresh]
+        if made:
+            _record(config, "simulate", sum(s.wall_s for s in made), sum(s.cpu_s for s in made))
+        prepared = prepare(config, client)
+        if prepared.tasks:
+            _record(config, "prepare", prepared.wall_s, prepared.cpu_s)
+        for model in train(config, client=client):
+            if model.fresh:
+                facts = model.record["facts"]
+                _record(config, f"train {model.name}", facts["wall_s"], facts["cpu_s"])
+        return evaluate(config, client)
+
+
+def _record(config: Config, step: str, wall_s: float, cpu_s: float) -> None:
+    """Keep what a step took, for the report."""
+    path = config.folder / "steps.json"
+    steps = artifacts.read_json(path) or {}
+    steps[step] = {"wall_s": wall_s, "cpu_s": cpu_s}
+    artifacts.write_json(path, steps)

@@ -1,0 +1,208 @@
+"""`train`: models on a store, data-parallel over Horovod ranks on a Dask cluster."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed import Client
+
+from hepdask import artifacts, clusters, distributed, models
+from hepdask.config import Config
+from hepdask.errors import TrainingError
+from hepdask.progress import Tracker, say, track
+from hepdask.store import Store, open_store
+from hepdask.training import TrainedModel, train_rank
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model on disk.
+
+    Attributes
+    ----------
+    name : str
+        Which model.
+    folder : Path
+        Holds ``model.keras`` and ``training.json``.
+    record : dict
+        What ``training.json`` holds: history, scaling, settings, facts, key.
+    fresh : bool
+        Trained now, not found up to date.
+    """
+
+    name: str
+    folder: Path
+    record: dict[str, Any]
+    fresh: bool
+
+    @property
+    def keras_file(self) -> Path:
+        """The saved Keras model."""
+        return self.folder / "model.keras"
+
+
+def train(config: Config, model: str | None = None, client: Client | None = None) -> list[Trained]:
+    """Train models on the store.
+
+    Parameters
+    ----------
+    config : Config
+        Uses `store`, `models`, `training` and `cluster`.
+    model : str, optional
+        Train this one alone; by default all of `training.models`.
+    client : distributed.Client, optional
+        Where the ranks run; by default on `config.cluster`.
+
+    Returns
+    -------
+    list of Trained
+        In the order of `training.models`. Models that are up to date are not trained again.
+
+    Raises
+    ------
+    StoreError
+        There is no complete store.
+    TrainingError
+        The training split has fewer than two classes or too few events, or the loss became NaN.
+    hepdask.distributed.RankFailed
+        A rank died.
+    """
+    store = open_store(config.store_path)
+    _check(store, config)
+    names: Sequence[str] = (model,) if model else config.training.models
+    found = [load_trained(config, name) for name in names]
+    wanted = [_key(store, config, name) for name in names]
+    if all(old and old.record["key"] == key for old, key in zip(found, wanted, strict=True)):
+        say(f"models: up to date, {', '.join(names)}")
+        return [old for old in found if old]
+    with clusters.connect(config.cluster, client) as client:
+        return [
+            old if old and old.record["key"] == key else _train_one(name, key, store, config, client)
+            for name, key, old in zip(names, wanted, found, strict=True)
+        ]
+
+
+def load_trained(config: Config, name: str) -> Trained | None:
+    """Find a model that was trained before; None where there is none."""
+    folder = config.folder / "models" / name
+    record = artifacts.read_json(folder / "training.json")
+    return Trained(name, folder, record, fresh=False) if record else None
+
+
+def _train_one(name: str, key: str, store: Store, config: Config, client: Client) -> Trained:
+    folder = config.folder / "models" / name
+    training = config.training
+    begin = time.monotonic()
+    with Listener(name) as listener:
+        results: list[TrainedModel | None] = distributed.run(
+            train_rank, name, config, store.path.absolute(),
+            client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
+            timeout=training.start_timeout, port_range=training.port_range,
+            on_output=listener, log_dir=folder / "logs",
+        )  # fmt: skip
+    trained = results[0]
+    assert trained is not None, "rank 0 always returns the model"
+    record = {
+        "key": key,
+        "model": name,
+        "classes": store.classes,
+        "settings": models.settings(name, config.models).model_dump(mode="json"),
+        "physics": store.manifest["physics"],
+        "scaling": {
+            "high_level": store.high_level_scaler.to_json(),
+            "particles": store.particle_scaler.to_json(),
+        },
+        "history": trained.history,
+        "facts": {
+            "parameters": trained.parameters,
+            "training events": len(store.labels("fit")),
+            "ranks": training.ranks,
+            "cores per rank": training.cores_per_rank,
+            "wall_s": time.monotonic() - begin,
+            "cpu_s": trained.cpu_s,
+        },
+    }
+    artifacts.write_bytes(folder / "model.keras", trained.keras_file)
+    artifacts.write_json(folder / "training.json", record)
+    return Trained(name, folder, record, fresh=True)
+
+
+def _key(store: Store, config: Config, name: str) -> str:
+    return artifacts.digest(
+        [
+            store.fingerprint,
+            config.split.model_dump(mode="json"),
+            models.settings(name, config.models).model_dump(mode="json"),
+            config.training.seed,
+            config.training.ranks,
+        ]
+    )
+
+
+def _check(store: Store, config: Config) -> None:
+    if store.split != config.split:
+        raise TrainingError(
+            f"{store.path} was made with another split ({store.split}) than the configuration says "
+            f"({config.split}); run: hepdask prepare CONFIG"
+        )
+    counts = np.bincount(store.labels("fit"), minlength=len(store.classes))
+    missing = [name for name, count in zip(store.classes, counts, strict=True) if not count]
+    if len(store.classes) - len(missing) < 2:
+        raise TrainingError(
+            f"{store.path}: a classifier needs training events of at least two classes; there are none of "
+            f"{', '.join(missing)}. Add files of these classes, or look at the selection with: hepdask inspect {store.path}"
+        )
+    for name in missing:
+        say(f"warning: no training event of class {name}; the models will never answer {name}")
+    if counts.sum() < config.training.ranks:
+        raise TrainingError(f"{counts.sum()} training events cannot be shared by {config.training.ranks} ranks")
+
+
+class Listener(AbstractContextManager["Listener"]):
+    """Shows what rank 0 tells of itself, and passes other output on."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._tracker: Tracker | None = None
+        self._shown: AbstractContextManager[Tracker] | None = None
+        self._done = 0
+
+    def __call__(self, rank: int, line: str) -> None:
+        """Take one line of a rank's output."""
+        message = _message(line)
+        if message is None:
+            say(f"[{self._name} rank {rank}] {line}")
+            return
+        if self._shown is None:
+            self._shown = track(f"train {self._name}", message["total"], "events")
+            self._tracker = self._shown.__enter__()
+        assert self._tracker is not None
+        self._tracker.advance(message["done"] - self._done)
+        self._done = message["done"]
+        if "epoch" in message:
+            watched = f", val_loss {message['val_loss']:.4f}, val_accuracy {message['val_accuracy']:.4f}"
+            say(
+                f"{self._name} epoch {message['epoch']}/{message['epochs']}: loss {message['loss']:.4f}, "
+                f"accuracy {message['accuracy']:.4f}{watched if 'val_loss' in message else ''}, "
+                f"{message['events_per_second']:,.0f} events/s"
+            )
+
+    def __exit__(self, *error: object) -> None:
+        if self._shown is not None:
+            self._shown.__exit__(None, None, None)
+
+
+def _message(line: str) -> dict[str, Any] | None:
+    if not line.startswith('{"hepdask"'):
+        return None
+    try:
+        return json.loads(line)["hepdask"]
+    except (ValueError, KeyError):
+        return None
