@@ -21,7 +21,9 @@ _HOMES = {
     "inspect": "hepdask.steps.inspect",
 }
 
-__all__ = [*_HOMES]
+__all__ = [
+    "evaluate", "inspect", "load_config", "open_store", "prepare", "run", "simulate", "train",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from hepdask.config import load_config

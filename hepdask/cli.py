@@ -32,7 +32,9 @@ def main() -> None:
         if tracebacks:
             raise
         known = _explained(error)
-        click.echo(f"error: {known or f'{type(error).__name__}: {error} (the whole story with -vv)'}", err=True)
+        click.echo(
+            f"error: {known or f'{type(error).__name__}: {error} (the whole story with -vv)'}", err=True
+        )
         sys.exit(known.exit_code if isinstance(known, HepdaskError) else 1)
     sys.exit(code or 0)
 
@@ -46,7 +48,9 @@ def _explained(error: BaseException) -> BaseException | None:
     return None
 
 
-def _parse_overrides(_context: click.Context, _option: click.Parameter, words: tuple[str, ...]) -> dict[str, Any]:
+def _parse_overrides(
+    _context: click.Context, _option: click.Parameter, words: tuple[str, ...]
+) -> dict[str, Any]:
     overrides = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -64,9 +68,16 @@ def _set_verbosity(_context: click.Context, _option: click.Parameter, quiet: boo
 
 
 def _everywhere(command: Callable[..., Any]) -> Callable[..., Any]:
-    command = click.option("-v", "verbose", count=True, help="Say more; -vv shows tracebacks.", expose_value=False)(command)
+    command = click.option(
+        "-v", "verbose", count=True, help="Say more; -vv shows tracebacks.", expose_value=False
+    )(command)
     return click.option(
-        "-q", "--quiet", is_flag=True, callback=_set_verbosity, expose_value=False, help="Say nothing but errors."
+        "-q",
+        "--quiet",
+        is_flag=True,
+        callback=_set_verbosity,
+        expose_value=False,
+        help="Say nothing but errors.",
     )(command)
 
 
@@ -96,18 +107,30 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--process", required=True, type=click.Choice(["ttbar", "wjets", "qcd"]), help="Physics process.")
+@click.option(
+    "--process", required=True, type=click.Choice(["ttbar", "wjets", "qcd"]), help="Physics process."
+)
 @click.option("--events", required=True, type=click.IntRange(1), help="Events to write.")
-@click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Seed of everything random.")
-@click.option("--pileup", default=0.0, show_default=True, type=click.FloatRange(0), help="Mean number of overlaid collisions.")
-@click.option("--enrich/--no-enrich", default=True, show_default=True, help="QCD: make events with a hard lepton.")
+@click.option(
+    "--seed", default=1, show_default=True, type=click.IntRange(0), help="Seed of everything random."
+)
+@click.option(
+    "--pileup",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Mean number of overlaid collisions.",
+)
+@click.option(
+    "--enrich/--no-enrich", default=True, show_default=True, help="QCD: make events with a hard lepton."
+)
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="ROOT file to write.")
 @_with_cluster
 @_everywhere
 def simulate(
     process: str, events: int, seed: int, pileup: float, enrich: bool, out: str, cluster: str | None
 ) -> None:
-    """Make a ROOT file of Pythia events seen by a parametrised detector.
+    r"""Make a ROOT file of Pythia events seen by a parametrised detector.
 
     \b
     hepdask simulate --process ttbar --events 1000 --seed 1 --out ttbar.root
@@ -148,7 +171,7 @@ def evaluate(config: str, overrides: dict[str, Any], cluster: str | None) -> Non
 @click.option("--show-config", is_flag=True, help="Print the whole configuration and stop.")
 @_everywhere
 def run(config: str, overrides: dict[str, Any], cluster: str | None, show_config: bool) -> None:
-    """Do everything in order, skipping what is up to date: simulate, prepare, train, evaluate.
+    r"""Do everything in order, skipping what is up to date: simulate, prepare, train, evaluate.
 
     \b
     hepdask run configs/demo.yaml
@@ -185,7 +208,7 @@ def cluster() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 @_everywhere
 def cluster_start(name: str, as_json: bool) -> None:
-    """Start a cluster that stays up until Ctrl-C, and print its addresses.
+    r"""Start a cluster that stays up until Ctrl-C, and print its addresses.
 
     \b
     hepdask cluster start local
@@ -201,7 +224,9 @@ def cluster_start(name: str, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(facts))
         else:
-            click.echo(f"scheduler: {facts['address']}\ndashboard: {facts['dashboard']}\nworkers: {facts['workers']}")
+            click.echo(
+                f"scheduler: {facts['address']}\ndashboard: {facts['dashboard']}\nworkers: {facts['workers']}"
+            )
             click.echo(f"use it with: --cluster {facts['address']}    stop it with Ctrl-C")
         while True:
             time.sleep(3600)

@@ -24,14 +24,18 @@ _SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "c
 class Local(BaseModel):
     """Worker processes on this machine."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"))
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-")
+    )
 
     kind: Literal["local"] = Field("local", description="worker processes on this machine")
     workers: Count | None = Field(None, description="worker processes; default one a core")
     threads: Count = Field(1, description="threads of each worker")
     memory_limit: str = Field("auto", description="memory of each worker, as Dask writes it")
     host: str = Field("127.0.0.1", description="address that scheduler, workers and dashboard listen on")
-    dashboard_port: int = Field(8787, ge=0, description="port of the dashboard; another free one if it is taken")
+    dashboard_port: int = Field(
+        8787, ge=0, description="port of the dashboard; another free one if it is taken"
+    )
     start_timeout: Positive = Field(60.0, description="longest wait for the workers to start [s]")
 
 
@@ -63,7 +67,13 @@ def load_cluster(cluster: str | Mapping[str, Any]) -> Local | str:
     for path in candidates:
         if path.is_file():
             return validate(Local, yaml.safe_load(path.read_text()) or {}, str(path))
-    known = sorted({path.stem for folder in (Path("configs"), *_SHIPPED) for path in (folder / "clusters").glob("*.yaml")})
+    known = sorted(
+        {
+            path.stem
+            for folder in (Path("configs"), *_SHIPPED)
+            for path in (folder / "clusters").glob("*.yaml")
+        }
+    )
     raise ConfigError(f"cluster: {cluster!r} is neither a file, an address, nor one of: {', '.join(known)}")
 
 
@@ -97,7 +107,9 @@ def connect(cluster: str | Mapping[str, Any], client: Client | None = None) -> I
         try:
             attached = Client(settings, timeout="20s")
         except (OSError, TimeoutError) as error:
-            raise ClusterError(f"{settings}: no scheduler answers there ({error}); is the cluster up?") from None
+            raise ClusterError(
+                f"{settings}: no scheduler answers there ({error}); is the cluster up?"
+            ) from None
         with attached:
             say(f"dashboard: {attached.dashboard_link}")
             yield attached

@@ -36,7 +36,9 @@ class Sample(Section):
     events: Count = Field(description="events written to the file")
     seed: int = Field(1, ge=0, description="seed of everything random in the file")
     pileup: float = Field(0.0, ge=0, description="mean number of overlaid minimum-bias collisions")
-    enrich: bool = Field(True, description="QCD only: make events that contain a hard, loosely isolated lepton")
+    enrich: bool = Field(
+        True, description="QCD only: make events that contain a hard, loosely isolated lepton"
+    )
 
 
 class Dataset(Section):
@@ -45,7 +47,9 @@ class Dataset(Section):
     files: dict[str, str] | list[str] = Field(
         description="{path: tree} or a list of paths (tree `Delphes`); globs and root:// directories expand"
     )
-    metadata: dict[str, Any] = Field(description="must hold `label`, the name of the class; other keys are kept")
+    metadata: dict[str, Any] = Field(
+        description="must hold `label`, the name of the class; other keys are kept"
+    )
 
     @model_validator(mode="after")
     def _has_label(self) -> Dataset:
@@ -174,7 +178,9 @@ class Models(Section):
     """Architecture and optimisation of each model."""
 
     hlf: HLF = Field(default_factory=HLF, description="dense network on high-level features")
-    inclusive: Inclusive = Field(default_factory=Inclusive, description="GRU on particles and high-level features")
+    inclusive: Inclusive = Field(
+        default_factory=Inclusive, description="GRU on particles and high-level features"
+    )
 
 
 class Training(Section):
@@ -186,7 +192,9 @@ class Training(Section):
     ranks: Count = Field(1, description="processes that train together (Horovod where more than one)")
     cores_per_rank: Count = Field(1, description="cores, and Dask threads of one worker, a rank takes")
     seed: int = Field(1, ge=0, description="seed of initial weights, shuffling and dropout")
-    start_timeout: Positive = Field(300.0, description="longest wait for the ranks to be placed and to start [s]")
+    start_timeout: Positive = Field(
+        300.0, description="longest wait for the ranks to be placed and to start [s]"
+    )
     port_range: tuple[int, int] | None = Field(
         None, description="first and last port the rendezvous server may take; default any"
     )
@@ -200,7 +208,8 @@ class Config(Section):
         default_factory=dict, description="{file: sample}: files that `run` makes first"
     )
     fileset: dict[str, Dataset] = Field(
-        default_factory=dict, description="{dataset: {files, metadata}}, or the path of a JSON or YAML file that holds it"
+        default_factory=dict,
+        description="{dataset: {files, metadata}}, or the path of a JSON or YAML file that holds it",
     )
     physics: Physics = Field(default_factory=Physics, description="selection and features")
     store: Store = Field(default_factory=Store, description="reading and storing")
@@ -291,11 +300,11 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]
     for name, field in model.model_fields.items():
         key, text = prefix + name, (field.description or "").replace("|", "\\|")
         nested = _model_of(field.annotation)
-        if nested is not None and nested is field.annotation:
-            yield from _keys(nested, key + ".")
-        elif nested is not None:
-            yield key, "`{}`", text
-            yield from _keys(nested, key + ".NAME.")
+        if nested is not None:
+            is_mapping = field.annotation is not nested
+            if is_mapping:
+                yield key, "`{}`", text
+            yield from _keys(nested, f"{key}.NAME." if is_mapping else f"{key}.")
         elif field.is_required():
             yield key, "required", text
         else:
@@ -314,7 +323,9 @@ def _read_document(path: Path) -> dict[str, Any]:
     if document is None:
         return {}
     if not isinstance(document, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping of sections, this is a {type(document).__name__}")
+        raise ConfigError(
+            f"{path}: a configuration is a mapping of sections, this is a {type(document).__name__}"
+        )
     return document
 
 

@@ -32,7 +32,9 @@ def input_files(config: Config) -> list[InputFile]:
     seen: set[tuple[str, str]] = set()
     for file in files:
         if (file.path, file.tree) in seen:
-            raise ConfigError(f"fileset.{file.dataset}: {file.path} is listed twice; its events would count double")
+            raise ConfigError(
+                f"fileset.{file.dataset}: {file.path} is listed twice; its events would count double"
+            )
         seen.add((file.path, file.tree))
     return sorted(files, key=lambda file: (file.dataset, file.path))
 
@@ -57,11 +59,13 @@ def _list_xrootd(directory: str, environment: Mapping[str, str]) -> list[str]:
     for variable, value in environment.items():
         os.environ.setdefault(variable, value)
     try:
-        from XRootD import client
+        from XRootD.client import URL, FileSystem  # type: ignore[attr-defined]
     except ImportError:
-        raise MissingDependency(f"{directory}: needs the XRootD client: pip install 'hepdask[xrootd]'") from None
-    url = client.URL(directory)
-    status, listing = client.FileSystem(f"{url.protocol}://{url.hostid}").dirlist(url.path)
+        raise MissingDependency(
+            f"{directory}: needs the XRootD client: pip install 'hepdask[xrootd]'"
+        ) from None
+    url = URL(directory)
+    status, listing = FileSystem(f"{url.protocol}://{url.hostid}").dirlist(url.path)
     if not status.ok:
         raise InputError(f"{directory}: cannot be listed: {status.message.strip()}")
     return sorted(directory + entry.name for entry in listing if entry.name.endswith(".root"))

@@ -116,7 +116,7 @@ def prepare_chunk(chunk: source.Chunk, config: Config, store: Path) -> dict[str,
 
 
 def _moments(extracted: Extracted, training: np.ndarray) -> dict[str, Any]:
-    """Sums for the scalers over the training events; the 19 features are expanded block by block."""
+    """Sum up the training events for the scalers, expanding the 19 features block by block."""
     sample = extracted.particles.of_events(training)
     particles = Moments.of(np.empty((0, len(PARTICLE))))
     for start in range(0, len(sample), _BLOCK):

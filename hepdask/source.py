@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import awkward as ak
@@ -77,10 +78,7 @@ def chunks(content: FileContent, most: int) -> list[Chunk]:
     """Cut a file into ranges of at most `most` entries, all of nearly the same size."""
     pieces = -(-content.entries // most)
     bounds = [content.entries * i // pieces for i in range(pieces + 1)] if pieces else []
-    return [
-        Chunk(content.file, content.uuid, start, stop)
-        for start, stop in zip(bounds, bounds[1:], strict=False)
-    ]
+    return [Chunk(content.file, content.uuid, start, stop) for start, stop in pairwise(bounds)]
 
 
 def read(
@@ -116,7 +114,9 @@ def read(
     """
     with _tree(chunk.file, environment) as tree:
         if str(tree.file.uuid) != chunk.uuid:
-            raise InputError(f"{chunk.file.path}: the file was replaced while the run was using it; start again")
+            raise InputError(
+                f"{chunk.file.path}: the file was replaced while the run was using it; start again"
+            )
         found = {branch.name: branch for branch in tree.itervalues(recursive=True)}
         present = dict(wanted)
         for collection, fields in (optional or {}).items():
@@ -140,7 +140,9 @@ def read(
         by_name = {name.rsplit("/", 1)[-1]: array for name, array in arrays.items()}
         return ak.zip(
             {
-                collection: _zip(chunk.file, collection, {field: by_name[f"{collection}.{field}"] for field in fields})
+                collection: _zip(
+                    chunk.file, collection, {field: by_name[f"{collection}.{field}"] for field in fields}
+                )
                 for collection, fields in present.items()
             },
             depth_limit=1,
@@ -168,7 +170,9 @@ def _tree(file: InputFile, environment: Mapping[str, str]) -> Iterator[Any]:
     try:
         opened = uproot.open(file.path)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise InputError(f"{file.path}: {_reason(error)}; check the path in fileset.{file.dataset}") from error
+        raise InputError(
+            f"{file.path}: {_reason(error)}; check the path in fileset.{file.dataset}"
+        ) from error
     except OSError as error:
         if "[3011]" in str(error) or "[3010]" in str(error):
             raise InputError(f"{file.path}: {_reason(error)}; check fileset.{file.dataset}") from error

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from hepdask.config import Split
 
 
-def event_hash(seed: int, purpose: str, dataset: str, uuid: str, group: NDArray[np.int64]) -> NDArray[np.uint64]:
+def event_hash(
+    seed: int, purpose: str, dataset: str, uuid: str, group: NDArray[np.int64]
+) -> NDArray[np.uint64]:
     """Hash the identity of events.
 
     Parameters

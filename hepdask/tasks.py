@@ -69,7 +69,9 @@ def completed(
                     "or raise store.worker_timeout"
                 )
             while len(running) < max(8, 4 * threads) and (item := next(waiting, running)) is not running:
-                future = client.submit(function, item, *arguments, pure=False, key=f"{name}-{id(item):x}-{time.monotonic_ns()}")
+                future = client.submit(
+                    function, item, *arguments, pure=False, key=f"{name}-{id(item):x}-{time.monotonic_ns()}"
+                )
                 running[future] = item  # type: ignore[assignment]
             if not running:
                 return

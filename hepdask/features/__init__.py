@@ -175,9 +175,11 @@ def high_level(events: ak.Array, physics: Physics | None = None) -> ak.Array:
 def expand_columns(stored: dict[str, NDArray], dtype: type = np.float32) -> dict[str, NDArray]:
     """Turn flat stored columns into the 19 flat feature columns."""
     rest = np.stack([stored[name] for name in names.STORED[3:9]], axis=1).astype(dtype)
-    out = np.empty((len(rest), len(names.PARTICLE)), dtype)
+    out: NDArray = np.empty((len(rest), len(names.PARTICLE)), dtype)
     expand(
-        *(stored[name].astype(dtype) for name in ("Pt", "Eta", "Phi")),
+        stored["Pt"].astype(dtype),
+        stored["Eta"].astype(dtype),
+        stored["Phi"].astype(dtype),
         rest,
         stored["kind"].astype(np.int8),
         stored["Charge"].astype(np.int8),

@@ -71,7 +71,10 @@ def leading_leptons(electrons: Columns, muons: Columns, candidates: Candidates, 
     best = order[leptons.offsets[:-1][selected]]
     return Leptons(
         selected,
-        *(leptons[field][best] for field in ("PT", "Eta", "Phi", "Charge")),
+        pt=leptons["PT"][best],
+        eta=leptons["Eta"][best],
+        phi=leptons["Phi"][best],
+        charge=leptons["Charge"][best],
         isolation=isolation[best],
         is_electron=is_electron[best],
     )

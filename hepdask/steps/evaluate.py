@@ -78,7 +78,9 @@ def evaluate(config: Config, client: Client | None = None) -> Evaluated:
     folder = config.folder
     result = Evaluated(folder / "report.html", folder / "metrics.json", fresh=False)
     steps = artifacts.read_json(folder / "steps.json") or {}
-    key = artifacts.digest([_REPORT, store.fingerprint, [model.record["key"] for model in trained], config.to_yaml()])
+    key = artifacts.digest(
+        [_REPORT, store.fingerprint, [model.record["key"] for model in trained], config.to_yaml()]
+    )
     before = artifacts.read_json(folder / "evaluation.json") or {}
     if before.get("key") == key and result.report.exists() and result.metrics.exists():
         say(f"{result.report}: up to date")
@@ -103,7 +105,9 @@ def evaluate(config: Config, client: Client | None = None) -> Evaluated:
 def _require(config: Config, name: str) -> Trained:
     trained = load_trained(config, name)
     if trained is None:
-        raise TrainingError(f"{config.folder}: model {name} is not trained; run: hepdask train CONFIG --model {name}")
+        raise TrainingError(
+            f"{config.folder}: model {name} is not trained; run: hepdask train CONFIG --model {name}"
+        )
     return trained
 
 
@@ -129,7 +133,8 @@ def _run_facts(config: Config, store: Store, steps: dict[str, Any]) -> RunFacts:
         classes=store.classes,
         features={
             name: {
-                label: test.high_level[test.label == index, column] for index, label in enumerate(store.classes)
+                label: test.high_level[test.label == index, column]
+                for index, label in enumerate(store.classes)
             }
             for column, name in enumerate(HIGH_LEVEL)
         },

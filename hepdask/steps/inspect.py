@@ -58,9 +58,16 @@ def _file(path: str) -> dict[str, Any]:
                 if kind != "TTree":
                     continue
                 found = {branch.name for branch in file[name].itervalues(recursive=True)}
-                missing = [f"{c}.{f}" for c, fields in wanted.items() for f in fields if f"{c}.{f}" not in found]
+                missing = [
+                    f"{c}.{f}" for c, fields in wanted.items() for f in fields if f"{c}.{f}" not in found
+                ]
                 trees.append(
-                    {"name": name, "entries": int(file[name].num_entries), "branches": sorted(found), "missing": missing}
+                    {
+                        "name": name,
+                        "entries": int(file[name].num_entries),
+                        "branches": sorted(found),
+                        "missing": missing,
+                    }
                 )
             uuid = str(file.file.uuid)
     except Exception as error:
@@ -110,11 +117,11 @@ def _describe_store(facts: dict[str, Any]) -> list[str]:
         f"  {events:,} events, {particles / events:,.0f} particles an event, {facts['parts']} parts, "
         f"{facts['bytes'] / events:,.0f} bytes an event",
     ]
-    for row in facts["selection"]:
-        lines.append(
-            f"  {row['dataset']} ({row['label']}): {row['events_selected']:,} selected of {row['events_read']:,}"
-            + (f", {row['events_lost']:,} lost" if row["events_lost"] else "")
-        )
+    lines += [
+        f"  {row['dataset']} ({row['label']}): {row['events_selected']:,} selected of {row['events_read']:,}"
+        + (f", {row['events_lost']:,} lost" if row["events_lost"] else "")
+        for row in facts["selection"]
+    ]
     for sample, counts in facts["samples"].items():
         lines.append(f"  {sample}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
     lines += [f"  note: {note}" for note in facts["notes"]]
@@ -126,7 +133,7 @@ def _describe_store(facts: dict[str, Any]) -> list[str]:
 
 def _run(path: Path, deep: bool) -> dict[str, Any]:
     store = path / "store.zarr"
-    models = {
+    models: dict[str, Any] = {
         file.parent.name: artifacts.read_json(file) for file in sorted(path.glob("models/*/training.json"))
     }
     if not models and not store.exists():
@@ -143,7 +150,11 @@ def _run(path: Path, deep: bool) -> dict[str, Any]:
 
 def _describe_run(facts: dict[str, Any]) -> list[str]:
     lines = [f"run {facts['path']}"]
-    lines += [f"  {line}" for line in _describe_store(facts["store"])] if facts["store"] else ["  no complete store"]
+    lines += (
+        [f"  {line}" for line in _describe_store(facts["store"])]
+        if facts["store"]
+        else ["  no complete store"]
+    )
     for name, model in facts["models"].items():
         last = model["last_epoch"]
         lines.append(

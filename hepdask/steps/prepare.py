@@ -139,7 +139,12 @@ def _open_all(files: list[InputFile], config: Config, client: Client) -> tuple[l
     lost: list[Lost] = []
     with track("open files", len(files), "files") as tracker:
         tasks = completed(
-            client, preparation.describe, files, config, name="open", worker_timeout=config.store.worker_timeout
+            client,
+            preparation.describe,
+            files,
+            config,
+            name="open",
+            worker_timeout=config.store.worker_timeout,
         )
         for _, result in tasks:
             (lost if isinstance(result, Lost) else found).append(result)
@@ -186,7 +191,9 @@ def _is_complete(path: Path, plan: list[Chunk], lost: list[Lost]) -> bool:
     if lost or not (path / MANIFEST).exists():
         return False
     manifest = json.loads((path / MANIFEST).read_text())
-    return not manifest["lost"] and {part["name"] for part in manifest["parts"]} == {chunk.name for chunk in plan}
+    return not manifest["lost"] and {part["name"] for part in manifest["parts"]} == {
+        chunk.name for chunk in plan
+    }
 
 
 def _manifest(

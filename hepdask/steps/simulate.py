@@ -175,7 +175,11 @@ def _is_up_to_date(out: Path, settings: dict[str, Any]) -> bool:
     try:
         provenance = simulation.read_provenance(out)
     except Exception as error:
-        raise InputError(f"{out}: exists and is not a readable ROOT file ({error}); remove it first") from None
+        raise InputError(
+            f"{out}: exists and is not a readable ROOT file ({error}); remove it first"
+        ) from None
     if provenance is None:
-        raise InputError(f"{out}: exists and was not made by hepdask simulate; remove it or give another name")
+        raise InputError(
+            f"{out}: exists and was not made by hepdask simulate; remove it or give another name"
+        )
     return provenance == settings

@@ -157,12 +157,14 @@ def _check(store: Store, config: Config) -> None:
     if len(store.classes) - len(missing) < 2:
         raise TrainingError(
             f"{store.path}: a classifier needs training events of at least two classes; there are none of "
-            f"{', '.join(missing)}. Add files of these classes, or look at the selection with: hepdask inspect {store.path}"
+            f"{', '.join(missing)}. Add files of them, or look at the selection: hepdask inspect {store.path}"
         )
     for name in missing:
         say(f"warning: no training event of class {name}; the models will never answer {name}")
     if counts.sum() < config.training.ranks:
-        raise TrainingError(f"{counts.sum()} training events cannot be shared by {config.training.ranks} ranks")
+        raise TrainingError(
+            f"{counts.sum()} training events cannot be shared by {config.training.ranks} ranks"
+        )
 
 
 class Listener(AbstractContextManager["Listener"]):

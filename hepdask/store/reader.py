@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import awkward as ak
 import numpy as np
@@ -78,7 +78,9 @@ def open_store(path: str | Path) -> Store:
         raise StoreError(f"{path}: not complete; go on with: hepdask prepare CONFIG")
     manifest = json.loads((path / MANIFEST).read_text())
     if manifest["schema"] != SCHEMA:
-        raise StoreError(f"{path}: schema {manifest['schema']}, this version reads {SCHEMA}; prepare it again")
+        raise StoreError(
+            f"{path}: schema {manifest['schema']}, this version reads {SCHEMA}; prepare it again"
+        )
     return Store(path, manifest)
 
 
@@ -247,7 +249,7 @@ class Store:
         wrong = []
         for group, part in zip(self._groups(), self.parts, strict=True):
             for array, expected in part["checksums"].items():
-                values = np.ascontiguousarray(group[array][:])
+                values = np.ascontiguousarray(_read(group, array))
                 found = hashlib.blake2b(values.data if values.size else b"", digest_size=16).hexdigest()
                 if found != expected:
                     wrong.append(f"{part['name']}/{array}")
@@ -263,21 +265,23 @@ class Store:
             return [np.ones(part["events"], bool) for part in self.parts]
         keep, order = [], []
         for group, part in zip(self._groups(), self.parts, strict=True):
-            identity = part["dataset"], part["uuid"], group["group"][:]
+            identity = part["dataset"], part["uuid"], _read(group, "group")
             test = is_test(self.split, *identity)
             keep.append(test if sample == "test" else ~test)
-            order.append(event_hash(self.split.seed, "balance", *identity[:2], group["entry"][:]))
+            order.append(event_hash(self.split.seed, "balance", *identity[:2], _read(group, "entry")))
         if sample == "test":
             return keep
         if self.split.balance:
             members = np.concatenate(keep)
-            labels = np.repeat([part["label"] for part in self.parts], [part["events"] for part in self.parts])
+            labels = np.repeat(
+                [part["label"] for part in self.parts], [part["events"] for part in self.parts]
+            )
             members[members] = balanced(labels[members], np.concatenate(order)[members])
             keep = np.split(members, np.cumsum([part["events"] for part in self.parts])[:-1])
         if sample == "train":
             return keep
         watched = [
-            is_validation(self.split, part["dataset"], part["uuid"], group["group"][:])
+            is_validation(self.split, part["dataset"], part["uuid"], _read(group, "group"))
             for group, part in zip(self._groups(), self.parts, strict=True)
         ]
         return [
@@ -288,20 +292,29 @@ class Store:
     def _strings(self, key: str, part: NDArray[np.int64]) -> ak.Array:
         words = ak.Array([entry[key] for entry in self.parts] or [""])
         index = ak.index.Index64(part)
-        return ak.Array(ak.contents.IndexedArray(index, words.layout, parameters={"__array__": "categorical"}))
+        return ak.Array(
+            ak.contents.IndexedArray(index, words.layout, parameters={"__array__": "categorical"})
+        )
+
+
+def _read(group: zarr.Group, name: str) -> NDArray:
+    return np.asarray(cast(zarr.Array, group[name])[:])
 
 
 def _load(group: zarr.Group, keep: NDArray[np.bool_]) -> dict[str, NDArray]:
     """Load the chosen events of a part."""
-    offsets = group["offsets"][:]
+    offsets = _read(group, "offsets")
     counts = np.diff(offsets)
     rows = np.repeat(keep, counts)
-    loaded: dict[str, NDArray] = {name: group[name][:][rows] for name in PARTICLE_DTYPES}
+    loaded: dict[str, NDArray] = {name: _read(group, name)[rows] for name in PARTICLE_DTYPES}
     loaded["offsets"] = np.concatenate(([0], np.cumsum(counts[keep])))
-    loaded.update({name: group[name][:][keep] for name in ("entry", "high_level")})
+    loaded.update({name: _read(group, name)[keep] for name in ("entry", "high_level")})
     return loaded
 
 
 def _nothing() -> dict[str, NDArray]:
     empty = {name: np.empty(0, dtype) for name, dtype in DTYPES.items()}
-    return empty | {"offsets": np.zeros(1, np.int64), "high_level": np.empty((0, len(names.HIGH_LEVEL)), np.float32)}
+    return empty | {
+        "offsets": np.zeros(1, np.int64),
+        "high_level": np.empty((0, len(names.HIGH_LEVEL)), np.float32),
+    }

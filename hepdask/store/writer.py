@@ -41,12 +41,17 @@ def start_store(path: Path, identity: Mapping[str, Any]) -> None:
     if not (path / "zarr.json").exists():
         if path.exists() and any(path.iterdir()):
             raise StoreError(f"{path}: not a hepdask store, and not empty; give another store.path")
-        root = zarr.create_group(store=path, attributes={"hepdask": {"schema": SCHEMA, "identity": dict(identity)}})
+        root = zarr.create_group(
+            store=path, attributes={"hepdask": {"schema": SCHEMA, "identity": dict(identity)}}
+        )
         root.create_group(PARTS)
         return
-    found = zarr.open_group(path, mode="r").attrs.asdict().get("hepdask", {})
+    attributes: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
+    found: dict[str, Any] = attributes.get("hepdask", {})
     if found.get("schema") != SCHEMA:
-        raise StoreError(f"{path}: its schema is {found.get('schema')}, this version writes {SCHEMA}; use a new store.path")
+        raise StoreError(
+            f"{path}: its schema is {found.get('schema')}, this version writes {SCHEMA}; use a new store.path"
+        )
     before = found["identity"]
     differing = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
     if differing:

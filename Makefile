@@ -1,0 +1,77 @@
+# make demo    set up what is missing, then simulate, prepare, train and evaluate: runs/demo/report.html
+# make test    set up what is missing, then the whole test suite
+# make check   ruff and mypy
+# make lock    resolve requirements.lock and horovod.lock anew
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test check install horovod lock
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+UV_VERSION := 0.13.9
+INSTALLED := $(VENV)/.installed
+
+# the first Python from 3.11 to 3.12; say make PYTHON=... for another
+PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+# built wheels are kept here, beyond the life of $(VENV)
+CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(if $(HOME),$(HOME)/.cache,$(CURDIR)/.cache))/hepdask
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo: $(INSTALLED)
+	@$(BIN)/hepdask run configs/demo.yaml
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.lock horovod.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "hepdask needs Python 3.11 or 3.12; none was found (or say: make PYTHON=/path/to/python)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "installing into $(VENV) (the first time takes a minute, and two more to build Horovod)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(MAKE) --no-print-directory horovod || echo "going on without Horovod: everything works except training with more than one rank"
+	@touch $@
+
+# Horovod is built once for each Python and TensorFlow; gloo alone, so that neither MPI nor NCCL is needed.
+horovod: export HOROVOD_WITH_TENSORFLOW := 1
+horovod: export HOROVOD_WITHOUT_PYTORCH := 1
+horovod: export HOROVOD_WITHOUT_MXNET := 1
+horovod: export HOROVOD_WITH_GLOO := 1
+horovod: export HOROVOD_WITHOUT_MPI := 1
+horovod: export CMAKE_POLICY_VERSION_MINIMUM := 3.5
+horovod:
+	@set -e -o pipefail; \
+	tag=$$($(BIN)/python -c 'import sys, importlib.metadata as m; print(f"cp{sys.version_info.major}{sys.version_info.minor}-tf" + m.version("tensorflow-cpu"))'); \
+	wheels=$(CACHE)/horovod-$$(sha256sum horovod.lock | cut -c1-8)-$$tag; \
+	if ! ls $$wheels/*.whl >/dev/null 2>&1; then \
+		for tool in c++ cmake make; do \
+			command -v $$tool >/dev/null || { echo "Horovod needs a C++ compiler, cmake and make; $$tool is missing. On Debian and Ubuntu: apt install g++ cmake make; then: make horovod"; exit 1; }; \
+		done; \
+		echo "building Horovod (about three minutes, once)"; \
+		mkdir -p $$wheels.building; \
+		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+			--require-hashes -r horovod.lock -w $$wheels.building >$$wheels.log 2>&1 \
+			|| { tail -n 30 $$wheels.log; echo "building Horovod failed; the whole log is $$wheels.log"; exit 1; }; \
+		rm -rf $$wheels && mv $$wheels.building $$wheels; \
+	fi; \
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps $$wheels/*.whl
+
+lock:
+	@$(UV) pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --all-extras --generate-hashes \
+		--no-emit-index-url --no-header pyproject.toml -o requirements.lock
+	@echo horovod==0.28.1 | $(UV) pip compile --quiet --no-deps --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate - -o horovod.lock

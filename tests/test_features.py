@@ -1,0 +1,222 @@
+"""Selection and features against a plain per-event implementation and against events done by hand."""
+
+import math
+
+import awkward as ak
+import events as made
+import naive
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hepdask import features
+from hepdask.config import Physics
+from hepdask.features import names
+from hepdask.features.columns import Columns
+from hepdask.features.isolation import cone_sums
+
+
+def assert_like_naive(plain, physics=None, caps=(450, 150, 200)):
+    """Compare every number of every event with the plain implementation."""
+    physics = physics or Physics()
+    array = made.to_awkward(plain)
+    truth = [naive.event_features(e, caps) for e in plain]
+    selected = features.select(array, physics)
+    assert selected.tolist() == [t is not None for t in truth]
+    extracted = features.extract(array, physics)
+    assert extracted.selected.tolist() == selected.tolist()
+    expanded = features.expand_columns(extracted.particles.values, np.float64)
+    passing = [t for t in truth if t is not None]
+    assert extracted.particles.counts.tolist() == [len(particles) for _, particles in passing]
+    for i, (high_level, particles) in enumerate(passing):
+        assert extracted.high_level[i] == pytest.approx(
+            [high_level[n] for n in names.HIGH_LEVEL], rel=1e-9, abs=1e-9
+        )
+        rows = slice(extracted.particles.offsets[i], extracted.particles.offsets[i + 1])
+        for name in names.PARTICLE:
+            expected = [p[name] for p in particles]
+            assert expanded[name][rows] == pytest.approx(expected, rel=1e-9, abs=1e-9), name
+    return selected
+
+
+def test_random_events_match_the_plain_implementation():
+    plain = made.random_events(60, seed=1)
+    selected = assert_like_naive(plain)
+    assert 10 < selected.sum() < 60, "the sample must hold accepted and rejected events"
+
+
+def test_dense_events_match_the_plain_implementation():
+    assert assert_like_naive(made.random_events(6, seed=5, candidates=400)).any()
+
+
+def test_caps_keep_the_hardest():
+    plain = made.random_events(20, seed=2, candidates=40)
+    physics = Physics(max_tracks=10, max_photons=4, max_neutrals=3)
+    assert assert_like_naive(plain, physics, caps=(10, 4, 3)).any()
+    assert features.extract(made.to_awkward(plain), physics).particles.counts.max() == 18
+
+
+@given(seed=st.integers(0, 2**32), candidates=st.integers(0, 80), leptons=st.integers(0, 4))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_random_event_matches(seed, candidates, leptons):
+    assert_like_naive(made.random_events(3, seed, candidates=candidates, leptons=leptons))
+
+
+def test_event_done_by_hand():
+    plain = made.event(
+        muons=[made.lepton(40, 0.5, 3.1, charge=1)],
+        # own track; one inside the cone across phi = pi; one just outside; one below threshold
+        tracks=[
+            made.track(40, 0.5, 3.1, x=1, y=2, z=3),
+            made.track(4, 0.5, -3.1, charge=-1, x=4, y=5, z=6),
+            made.track(2, 0.81, 3.1),
+            made.track(0.5, 0.5, 3.0),
+        ],
+        photons=[made.thing(2, 0.6, 3.1), made.thing(1.0, 0.6, 3.1)],
+        neutrals=[made.thing(6, -2, 0)],
+        jets=[made.thing(50, 0, 0, btag=1), made.thing(35, 2.6, 1, btag=1), made.thing(30, 1, 1, btag=0)],
+        met={"pt": 30.0, "phi": 3.1 - math.pi / 2},
+    )
+    array = made.to_awkward([plain])
+    high = features.high_level(array)[0].to_list()
+    assert (high["HT"], high["nJets"], high["nBjets"]) == (50, 1, 1)
+    assert high["MT"] == pytest.approx(math.sqrt(2 * 30 * 40))
+    assert high["LepIsoCh"] == pytest.approx(4 / 40)
+    assert high["LepIsoGamma"] == pytest.approx(2 / 40)
+    assert high["LepIsoNeu"] == 0
+    assert (high["LepCharge"], high["LepIsEle"]) == (1, 0)
+
+    particles = features.particles(array)[0]
+    assert particles.Pt.tolist() == [40, 4, 2, 2, 6]
+    assert particles.isMu.tolist() == [1, 0, 0, 0, 0]
+    assert particles.isChHad.tolist() == [0, 1, 1, 0, 0]
+    assert particles.vtxX.tolist() == [0, 4, 0, 0, 0]
+    assert particles.Charge.tolist() == [1, -1, 1, 0, 0]
+    assert particles.ChPFIso[1] == pytest.approx(40 / 4), "the lepton's track lies in this one's cone"
+    assert particles.ChPFIso[2] == 0, "the lepton's track lies 0.31 away, and itself is left out"
+    assert particles.GammaPFIso[2] == pytest.approx(2 / 2)
+    assert particles.Energy[4] == pytest.approx(6 * math.cosh(-2))
+
+    sequence = features.extract(array, Physics()).particles
+    assert sequence["Pt"].tolist() == [6, 2, 2, 4, 40]
+    assert sequence["kind"][-1] == names.MUON
+
+
+@pytest.mark.parametrize(
+    ("electrons", "muons", "chosen"),
+    [
+        ([30, 50], [], 50),
+        ([30], [45], 45),
+        ([45], [30], 45),
+        ([23], [], None),
+        ([], [23.5], 23.5),
+    ],
+)
+def test_the_hardest_lepton_above_threshold_leads(electrons, muons, chosen):
+    plain = made.event(
+        electrons=[made.lepton(pt, i, 0) for i, pt in enumerate(electrons)],
+        muons=[made.lepton(pt, -i - 1, 2) for i, pt in enumerate(muons)],
+    )
+    array = made.to_awkward([plain])
+    if chosen is None:
+        assert not features.select(array)[0]
+    else:
+        assert features.high_level(array).LepPt[0] == chosen
+
+
+def test_a_harder_lepton_that_is_not_isolated_does_not_lead():
+    plain = made.event(
+        electrons=[made.lepton(60, 0, 0), made.lepton(30, 2, 2)], tracks=[made.track(40, 0.1, 0.1)]
+    )
+    assert features.high_level(made.to_awkward([plain])).LepPt[0] == 30
+
+
+def turn_event(plain, angle):
+    def turn(thing):
+        return {**thing, "phi": naive.wrapped(thing["phi"] + angle)}
+
+    return {name: turn(found) if name == "met" else [turn(o) for o in found] for name, found in plain.items()}
+
+
+def test_turning_an_event_leaves_the_rest_as_it_was():
+    plain = made.random_events(20, seed=3)
+    turned = [turn_event(e, 2.5) for e in plain]
+    before, after = (features.extract(made.to_awkward(e), Physics()) for e in (plain, turned))
+    assert before.selected.tolist() == after.selected.tolist()
+    fixed = [i for i, n in enumerate(names.HIGH_LEVEL) if n not in ("phiMET", "LepPhi")]
+    assert after.high_level[:, fixed] == pytest.approx(before.high_level[:, fixed], rel=1e-9, abs=1e-9)
+    for name in ("Pt", "Eta", "ChPFIso", "GammaPFIso", "NeuPFIso", "kind", "Charge"):
+        assert after.particles[name] == pytest.approx(before.particles[name], rel=1e-9, abs=1e-9)
+
+
+def test_no_candidates_and_no_events():
+    alone = made.to_awkward([made.event(muons=[made.lepton(30, 0, 0)])])
+    assert len(features.particles(alone)[0]) == 1
+    nothing = alone[:0]
+    assert len(features.select(nothing)) == 0
+    assert len(features.extract(nothing, Physics()).particles) == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("pt", float("nan"), "event 1: EFlowTrack.PT is not a finite number"),
+        ("phi", float("inf"), "event 1: EFlowTrack.Phi is not a finite number"),
+        ("pt", -1.0, "event 1: EFlowTrack.PT is negative"),
+    ],
+)
+def test_impossible_values_are_refused(field, value, message):
+    good = made.event(tracks=[made.track(1, 0, 0)])
+    bad = made.event(tracks=[made.track(1, 0, 0), {**made.track(1, 0, 0), field: value}])
+    with pytest.raises(features.BadEvent, match=message):
+        features.select(made.to_awkward([good, bad]))
+
+
+def test_a_missing_field_is_named():
+    array = made.to_awkward([made.event()])
+    del_eta = ak.with_field(array, array.EFlowTrack[["PT", "Phi"]], "EFlowTrack")
+    with pytest.raises(KeyError, match="EFlowTrack"):
+        features.select(del_eta)
+
+
+def test_rejected_events_have_no_features():
+    array = made.to_awkward([made.event(muons=[made.lepton(30, 0, 0)]), made.event()])
+    for function in (features.particles, features.high_level):
+        with pytest.raises(ValueError, match=r"event 1 does not pass .* events\[select\(events\)\]"):
+            function(array)
+    assert len(features.particles(array[features.select(array)])) == 1
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.integers(1, 120),
+    radius=st.sampled_from([0.05, 0.3, 1.0, 2.5, 4.0]),
+    far=st.sampled_from([2.5, 30.0, 1e6]),
+)
+@settings(max_examples=60, deadline=None)
+def test_cone_sums_against_all_pairs(seed, n, radius, far):
+    rng = np.random.default_rng(seed)
+    eta = rng.uniform(-3, 3, n)
+    eta[0] = far
+    phi = rng.choice([-math.pi, math.pi, 0.0, 3 * math.pi, 2.0, -3.0, 9.0], n) + rng.normal(0, 0.2, n)
+    pt = rng.exponential(5, n)
+    cut = int(rng.integers(0, n + 1))
+    offsets = np.array([0, cut, n])
+    own = np.where(rng.random(n) < 0.5, np.arange(n), -1)
+    found = cone_sums(offsets, eta, phi, own, -1.0, offsets, eta, phi, pt, radius)
+    event = np.arange(n) >= cut
+    dphi = np.remainder(phi[:, None] - phi + math.pi, 2 * math.pi) - math.pi
+    inside = (np.hypot(eta[:, None] - eta, dphi) < radius) & (event[:, None] == event)
+    inside &= own[:, None] != np.arange(n)
+    assert found == pytest.approx((inside * pt).sum(axis=1), rel=1e-9, abs=1e-9)
+
+
+def test_columns_keep_events_together():
+    columns = Columns(np.array([0, 2, 2, 5]), {"a": np.arange(5.0)})
+    kept = columns.where(np.array([True, False, False, True, True]))
+    assert kept.offsets.tolist() == [0, 1, 1, 3]
+    assert kept["a"].tolist() == [0, 3, 4]
+    chosen = columns.of_events(np.array([False, True, True]))
+    assert chosen.offsets.tolist() == [0, 0, 3]
+    assert chosen["a"].tolist() == [2, 3, 4]
