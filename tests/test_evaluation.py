@@ -1,0 +1,614 @@
+"""Metrics against scikit-learn and by hand; the report opened in a real browser."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn import metrics as sk
+
+from hepdask.evaluation import (
+    ModelResult,
+    RunFacts,
+    classification_metrics,
+    plots,
+    roc,
+    style,
+    svg,
+    write_report,
+)
+from hepdask.evaluation.delong import auc_standard_error, midranks
+from hepdask.evaluation.formats import factor, percent, seconds, with_error
+
+CLASSES = ["qcd", "ttbar", "wjets"]
+CHROMIUM = Path("/usr/bin/chromium")
+SELECTION_KEYS = ("dataset", "label", "files", "events_read", "events_selected", "events_lost")
+
+
+# --- synthetic but realistic input ---
+
+
+def toy_scores(rng: np.random.Generator, labels: np.ndarray, strength: float) -> np.ndarray:
+    """Draw softmax scores of a classifier of the given strength; W+jets lies between the other two."""
+    centres = np.array([[1.0, -0.8, 0.1], [-0.7, 1.2, 0.0], [0.2, -0.1, 0.8]])
+    logits = (
+        strength * centres[labels]
+        + rng.normal(0, 1.3, (len(labels), 3))
+        + rng.gumbel(0, 0.5, (len(labels), 3))
+    )
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def toy_history(rng: np.random.Generator, epochs: int, floor: float) -> list[dict[str, Any]]:
+    """Make a learning curve that overtrains a little at the end."""
+    history = []
+    for epoch in range(1, epochs + 1):
+        loss = floor + 0.6 * np.exp(-epoch / 4) - 0.0015 * epoch
+        val_loss = floor + 0.03 + 0.6 * np.exp(-epoch / 4) + 0.0008 * epoch + rng.normal(0, 0.004)
+        history.append(
+            {
+                "epoch": epoch,
+                "loss": loss,
+                "val_loss": val_loss,
+                "accuracy": 1 - 0.32 * loss,
+                "val_accuracy": 1 - 0.32 * val_loss,
+                "events_per_second": 5200 + rng.normal(0, 90),
+            }
+        )
+    return history
+
+
+def toy_features(rng: np.random.Generator, labels: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """Draw the 14 high-level features by class, shaped as after the selection."""
+    by_class: dict[str, dict[str, np.ndarray]] = {}
+    for k, name in enumerate(CLASSES):
+        n = int((labels == k).sum())
+        jets = rng.poisson([2.6, 4.4, 1.6][k], n)
+        angle = {f: rng.uniform(-np.pi, np.pi, n) for f in ("phiMET", "LepPhi")}
+        isolation = {
+            f: np.where(rng.random(n) < 0.55, 0, rng.exponential([0.12, 0.04, 0.035][k], n)).clip(0, 0.45)
+            for f in ("LepIsoCh", "LepIsoGamma", "LepIsoNeu")
+        }
+        values = {
+            "HT": rng.gamma(2.2, [70, 130, 55][k], n) + 30 * jets,
+            "MET": rng.gamma(2.0, [12, 34, 26][k], n),
+            "phiMET": angle["phiMET"],
+            "MT": np.abs(rng.normal([25, 70, 72][k], [25, 40, 22][k], n)),
+            "nJets": jets,
+            "nBjets": rng.binomial(jets, [0.05, 0.38, 0.03][k]),
+            "LepPt": 23 + rng.exponential([12, 35, 22][k], n),
+            "LepEta": 2.5 * np.tanh(rng.normal(0, [0.8, 0.5, 0.7][k], n)),
+            "LepPhi": angle["LepPhi"],
+            **isolation,
+            "LepCharge": rng.choice([-1, 1], n),
+            "LepIsEle": rng.integers(0, 2, n),
+        }
+        for feature, column in values.items():
+            by_class.setdefault(feature, {})[name] = np.asarray(column, dtype=np.float64)
+    return by_class
+
+
+def toy_run(labels: np.ndarray, rng: np.random.Generator, **changes: Any) -> RunFacts:
+    facts: dict[str, Any] = {
+        "title": "Event topology: tt̄, W+jets and QCD",
+        "classes": CLASSES,
+        "features": toy_features(rng, labels),
+        "selection": [
+            dict(zip(SELECTION_KEYS, row, strict=True))
+            for row in (
+                ("qcd", 0, 12, 1_200_000, 8_423, 0),
+                ("ttbar", 1, 4, 80_000, 21_034, 512),
+                ("wjets", 2, 4, 120_000, 27_876, 0),
+            )
+        ],
+        "notes": ["One file of ttbar could not be read: 512 events are missing (0.64 % of the dataset)."],
+        "configuration": "store:\n  path: store.zarr\nsplit:\n  test: 0.2 # <fraction>\n",
+        "versions": {"hepdask": "0.1.0", "python": "3.11.7", "tensorflow": "2.18.1", "uproot": "5.7.0"},
+        "steps": [
+            {"step": "prepare", "wall_s": 83.2, "cpu_s": 151.0},
+            {"step": "train", "wall_s": 913.4, "cpu_s": 1740.9},
+            {"step": "evaluate", "wall_s": 21.0, "cpu_s": 20.4},
+        ],
+    }  # fmt: skip
+    return RunFacts(**{**facts, **changes})
+
+
+def toy_report() -> tuple[RunFacts, list[ModelResult]]:
+    """Make a run with four models, the weakest first."""
+    rng = np.random.default_rng(7)
+    labels = rng.choice(3, 12_000, p=[0.2, 0.35, 0.45])
+    table: list[tuple[str, float, list[dict[str, Any]], dict[str, Any]]] = [
+        ("forest", 1.2, [], {"trees": 200, "seconds": 12.25}),
+        ("hlf", 1.5, toy_history(rng, 30, 0.42), {"parameters": 1_953, "ranks": 2}),
+        ("sequence-gru", 1.8, toy_history(rng, 12, 0.36), {"parameters": 13_303, "ranks": 2}),
+        ("inclusive-gru", 2.4, toy_history(rng, 14, 0.27), {"parameters": 15_003, "ranks": 2, "cell": "gru"}),
+    ]
+    models = [
+        ModelResult(name, labels, toy_scores(rng, labels, strength), history, facts)
+        for name, strength, history, facts in table
+    ]
+    return toy_run(labels, rng), models
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    run, models = toy_report()
+    return write_report(tmp_path_factory.mktemp("report"), run, models)
+
+
+# --- metrics ---
+
+
+@st.composite
+def samples(draw, lowest_class: int = 0):
+    """Labels and probabilities with many ties; a class may be missing or alone."""
+    n = draw(st.integers(1, 40))
+    labels = draw(hnp.arrays(np.int64, n, elements=st.integers(lowest_class, 2)))
+    weights = draw(hnp.arrays(np.int64, (n, 3), elements=st.integers(1, 6)))
+    return labels, weights / weights.sum(axis=1, keepdims=True)
+
+
+def area_by_counting(positives: np.ndarray, negatives: np.ndarray) -> float:
+    """Return the probability that a positive scores higher, ties counting half."""
+    difference = positives[:, None] - negatives[None, :]
+    return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
+
+
+@given(samples())
+@settings(deadline=None, max_examples=150)
+def test_metrics_agree_with_counting_and_with_scikit_learn(sample):
+    labels, scores = sample
+    result = classification_metrics(labels, scores, CLASSES)
+    predicted = scores.argmax(axis=1)
+    assert result["events"] == len(labels)
+    assert list(result["events_by_class"].values()) == [int((labels == k).sum()) for k in range(3)]
+    assert result["accuracy"] == pytest.approx(np.mean(predicted == labels))
+    expected = [[int(((labels == t) & (predicted == p)).sum()) for p in range(3)] for t in range(3)]
+    assert result["confusion_matrix"] == expected
+    assert result["log_loss"] == pytest.approx(-np.mean(np.log(scores[np.arange(len(labels)), labels])))
+    for k, name in enumerate(CLASSES):
+        entry, of_class = result["classes"][name], labels == k
+        if of_class.all() or not of_class.any():
+            assert entry["auc"] is None
+            assert entry["auc_error"] is None
+            assert name in entry["reason"]
+            assert entry["working_points"] == []
+            continue
+        counted = area_by_counting(scores[of_class, k], scores[~of_class, k])
+        assert entry["auc"] == pytest.approx(counted)
+        assert entry["auc"] == pytest.approx(sk.roc_auc_score(of_class, scores[:, k]))
+    json.dumps(result, allow_nan=False)
+
+
+@given(samples())
+@settings(deadline=None, max_examples=100)
+def test_working_points_are_the_highest_thresholds_that_keep_enough(sample):
+    labels, scores = sample
+    result = classification_metrics(labels, scores, CLASSES)
+    for k, name in enumerate(CLASSES):
+        of_class, column = labels == k, scores[:, k]
+        for point in result["classes"][name]["working_points"]:
+            enough = [
+                t for t in np.unique(column) if np.mean(column[of_class] >= t) >= point["true_positive_rate"]
+            ]
+            rate = float(np.mean(column[~of_class] >= max(enough)))
+            assert point["threshold"] == max(enough)
+            assert point["false_positive_rate"] == pytest.approx(rate)
+            assert point["rate_reduction"] == (pytest.approx(1 / rate) if rate else None)
+
+
+def test_metrics_by_hand():
+    labels = np.array([0, 0, 1, 1])
+    scores = np.array([[0.8, 0.2], [0.5, 0.5], [0.6, 0.4], [0.1, 0.9]])
+    result = classification_metrics(labels, scores, ["a", "b"])
+    assert result["accuracy"] == 0.75  # the tie in the second event goes to the first class
+    assert result["confusion_matrix"] == [[2, 0], [1, 1]]
+    assert result["classes"]["a"]["auc"] == 0.75  # of the four pairs only (0.5, 0.6) is the wrong way round
+    assert result["classes"]["b"]["auc"] == 0.75
+    assert result["mean_auc"] == 0.75
+    point = result["classes"]["a"]["working_points"][0]
+    assert point == {
+        "true_positive_rate": 0.9,
+        "threshold": 0.5,
+        "false_positive_rate": 0.5,
+        "rate_reduction": 2.0,
+    }
+
+
+def test_scores_that_are_no_probabilities_have_no_log_loss():
+    labels = np.array([0, 1, 1])
+    logits = np.array([[2.0, -1.0], [0.0, 3.0], [1.0, 0.5]])
+    result = classification_metrics(labels, logits, ["a", "b"])
+    assert result["log_loss"] is None
+    assert "negative" in result["log_loss_reason"]
+    result = classification_metrics(labels, np.abs(logits), ["a", "b"])
+    assert "sum to 1" in result["log_loss_reason"]
+    assert result["classes"]["a"]["auc"] is not None
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([0, 1], [[0.5, 0.5]], "2 labels do not fit 1 rows"),
+        ([[0], [1]], [[0.5, 0.5], [0.5, 0.5]], r"labels must have shape \(n,\)"),
+        ([0, 1], [0.5, 0.5], r"scores must have shape \(n, classes\)"),
+        ([0, 1], [[0.2, 0.3, 0.5]] * 2, "3 columns for 2 classes"),
+        ([0, 2], [[0.5, 0.5]] * 2, r"0 to 1, got \[2\]"),
+        ([0, -1], [[0.5, 0.5]] * 2, r"0 to 1, got \[-1\]"),
+        ([0.0, 1.0], [[0.5, 0.5]] * 2, "must be integers"),
+        ([0, 1], [[0.5, 0.5], [np.nan, 0.5]], "NaN or infinite, the first in row 1"),
+        ([0, 1], [[0.5, 0.5], [np.inf, 0.5]], "NaN or infinite"),
+        ([0, 1], [["a", "b"]] * 2, "real numbers"),
+        (np.empty(0, int), np.empty((0, 2)), "no event"),
+    ],
+)
+def test_bad_input_is_refused(labels, scores, message):
+    with pytest.raises(ValueError, match=message):
+        classification_metrics(labels, scores, ["a", "b"])
+
+
+def test_class_names_must_differ_and_be_two():
+    with pytest.raises(ValueError, match="must differ"):
+        classification_metrics([0, 1], [[0.5, 0.5]] * 2, ["a", "a"])
+    with pytest.raises(ValueError, match="at least two"):
+        classification_metrics([0], [[1.0]], ["a"])
+
+
+@given(samples())
+@settings(deadline=None, max_examples=60)
+def test_roc_agrees_with_scikit_learn(sample):
+    labels, scores = sample
+    for k in range(3):
+        if not 0 < (labels == k).sum() < len(labels):
+            with pytest.raises(ValueError, match="no ROC curve"):
+                roc(labels, scores, k)
+            continue
+        fpr, tpr = roc(labels, scores, k)
+        assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+        assert sk.auc(fpr, tpr) == pytest.approx(sk.roc_auc_score(labels == k, scores[:, k]))
+
+
+def test_roc_refuses_a_class_that_is_none():
+    with pytest.raises(ValueError, match="class 2 is not one"):
+        roc([0, 1], [[0.5, 0.5]] * 2, 2)
+
+
+def test_delong_by_hand():
+    # Pairs won by each positive: 1 and 1/2; by each negative: 1/2 and 1. Both variances are 1/8.
+    assert auc_standard_error(np.array([3.0, 1.0]), np.array([2.0, 0.0])) == pytest.approx(np.sqrt(1 / 8))
+    assert auc_standard_error(np.array([3.0, 2.0]), np.array([1.0, 0.0])) == 0
+    assert auc_standard_error(np.array([3.0]), np.array([1.0, 0.0])) is None
+
+
+@given(
+    hnp.arrays(np.float64, st.integers(2, 15), elements=st.integers(0, 5).map(float)),
+    hnp.arrays(np.float64, st.integers(2, 15), elements=st.integers(0, 5).map(float)),
+)
+def test_delong_agrees_with_its_definition(positives, negatives):
+    difference = positives[:, None] - negatives[None, :]
+    wins = (difference > 0) + 0.5 * (difference == 0)
+    variance = wins.mean(axis=1).var(ddof=1) / len(positives) + wins.mean(axis=0).var(ddof=1) / len(negatives)
+    assert auc_standard_error(positives, negatives) == pytest.approx(np.sqrt(variance), abs=1e-9)
+
+
+def test_delong_covers_the_spread_over_repeated_samples():
+    rng = np.random.default_rng(3)
+    areas, errors = [], []
+    for _ in range(300):
+        positives, negatives = rng.normal(1, 1, 150), rng.normal(0, 1, 200)
+        areas.append(area_by_counting(positives, negatives))
+        errors.append(auc_standard_error(positives, negatives))
+    assert np.mean(errors) == pytest.approx(np.std(areas), rel=0.15)
+    assert np.mean(areas) == pytest.approx(0.7602, abs=0.005)  # Φ(1 / √2)
+
+
+def test_midranks_share_ties():
+    assert midranks(np.array([5.0, 1.0, 5.0, 7.0])).tolist() == [2.5, 1.0, 2.5, 4.0]
+
+
+# --- figures ---
+
+
+def test_numbers_are_written_for_people():
+    assert percent(0.00123) == "0.123\u202f%"
+    assert percent(None) == "–"
+    assert with_error(0.98123, 0.00123) == "0.9812 ± 0.0012"
+    assert factor(1234.4) == "1\u202f234\u202f×"
+    assert seconds(3725) == "1\u202fh 02\u202fmin"
+    assert seconds(0.0123) == "12\u202fms"
+
+
+def test_a_figure_is_the_same_every_time_and_its_ids_are_its_own():
+    def draw(name):
+        with style.applied():
+            return svg.inline(plots.confusion([[3, 1], [0, 4]], ["a", "b"]), name, "A <label>")
+
+    assert draw("one") == draw("one")
+    ids = {name: set(re.findall(r'\bid="([^"]+)"', draw(name))) for name in ("one", "two")}
+    assert ids["one"]
+    assert not ids["one"] & ids["two"]
+    assert "A &lt;label&gt;" in draw("one")
+    assert "http" not in draw("one")
+
+
+def test_thinning_keeps_the_curve():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 30_000)
+    fpr, tpr = roc(labels, toy_scores(rng, labels, 2.0), 1)
+    thin_fpr, thin_tpr = plots._thinned(plots.RocCurve(fpr, tpr, 0.9, None))
+    assert len(thin_fpr) < 1_000
+    assert set(zip(thin_fpr, thin_tpr, strict=True)) <= set(zip(fpr, tpr, strict=True))
+    assert np.diff(thin_fpr + thin_tpr).max() < 0.01
+    assert thin_fpr[thin_fpr > 0].min() < 10 / len(labels)
+
+
+def test_a_class_keeps_its_colour_and_its_line_in_every_figure():
+    values = {"wjets": np.arange(5.0), "ttbar": np.arange(5.0)}
+    with style.applied():
+        figure = plots.feature("HT", values, CLASSES)
+        labels = np.array([1, 2, 2])
+        scores = plots.scores(labels, np.eye(3)[labels], CLASSES, ["qcd"])
+    for drawn in (figure, scores):
+        colours = {patch.get_label(): patch.get_edgecolor() for patch in drawn.axes[0].patches}
+        assert colours["wjets"][:3] == pytest.approx(
+            [int(style.PALETTE[2][i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        )
+
+
+# --- the report ---
+
+VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use"}
+
+
+class Outline(HTMLParser):
+    """What a screen reader meets, in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: dict[int, str] = {}
+        self.open: list[int] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(len(self.elements) - 1)
+
+    def handle_endtag(self, tag):
+        while self.open and self.elements[self.open[-1]][0] != tag:
+            self.open.pop()
+        if self.open:
+            self.open.pop()
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        for place in self.open:
+            self.text[place] = self.text.get(place, "") + data
+
+    def all(self, *tags):
+        return [attributes for tag, attributes in self.elements if tag in tags]
+
+
+def check_page(page: Path) -> Outline:
+    """Check what holds for every report."""
+    html = page.read_text(encoding="utf-8")
+    outline = Outline(html)
+    assert len(html) < 3_000_000
+    assert outline.all("html")[0]["lang"] == "en"
+    assert any(m.get("name") == "viewport" for m in outline.all("meta"))
+    levels = [int(tag[1]) for tag, _ in outline.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    for picture in outline.all("svg", "img"):
+        assert picture["role"] == "img"
+        assert len(picture["aria-label"]) > 20
+    assert html.count("<table") == html.count("<caption") > 0
+    assert html.count("<figure") == html.count("<figcaption") > 0
+    assert all(cell.get("scope") in ("row", "col", "rowgroup", "colgroup") for cell in outline.all("th"))
+    for place, (tag, _) in enumerate(outline.elements):
+        if tag in ("title", "h1", "h2", "h3", "caption", "figcaption", "a", "summary"):
+            assert outline.text[place].strip(), f"{tag} without text"
+    ids = [attributes["id"] for _, attributes in outline.elements if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    targets = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)|aria-labelledby="([^"]+)"', html)
+    assert {"".join(found) for found in targets} <= set(ids)
+    check_self_contained(html, outline, page.parent)
+    return outline
+
+
+def check_self_contained(html: str, outline: Outline, folder: Path) -> None:
+    """Nothing is fetched; links lead to files that are there."""
+    assert not outline.all("script", "iframe", "object", "embed")
+    assert not re.search(r"(?:src|href|action)\s*=\s*[\"']?\s*(?:https?:|//)", html)
+    assert not re.search(r"@import|url\((?!#)", html)
+    for link in outline.all("a"):
+        if not link["href"].startswith("#"):
+            assert (folder / link["href"]).exists(), link["href"]
+
+
+def test_report_holds_everything(report):
+    outline = check_page(report.html)
+    # ROC 2 × 3, confusion 4, training 3 × 2, scores 4 × 3, features 14.
+    assert len(outline.all("svg")) == 6 + 4 + 6 + 12 + 14
+    assert len(report.figures) == 2 + 4 + 6 + 4 + 14
+    assert all(path.read_bytes().startswith(b"%PDF") for path in report.figures)
+    numbers = json.loads(report.metrics.read_text())
+    assert numbers["classes"] == CLASSES
+    assert list(numbers["models"]) == ["inclusive-gru", "sequence-gru", "hlf", "forest"]
+    html = report.html.read_text()
+    assert "512 events are missing" in html
+    assert "# &lt;fraction&gt;" in html
+    assert "Without epochs, and so without curves: forest" in html
+    assert f"{numbers['models']['inclusive-gru']['classes']['ttbar']['auc']:.4f}" in html
+    assert not [path for path in report.html.parent.rglob("*") if path.name.endswith(".tmp")]
+
+
+def small_report(tmp_path, labels, scores, history=(), **changes):
+    rng = np.random.default_rng(1)
+    features = {"HT": {name: rng.normal(100, 9, int((labels == k).sum())) for k, name in enumerate(CLASSES)}}
+    run = toy_run(labels, rng, **{"features": features, **changes})
+    model = ModelResult("only one", labels, scores, list(history), {})
+    return write_report(tmp_path, run, [model])
+
+
+def test_report_is_the_same_for_the_same_input(tmp_path):
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 3, 200)
+    scores = toy_scores(rng, labels, 2.0)
+    first, second = (small_report(tmp_path / name, labels, scores) for name in "ab")
+    assert first.html.read_bytes() == second.html.read_bytes()
+    assert first.metrics.read_bytes() == second.metrics.read_bytes()
+    for one, other in zip(first.figures, second.figures, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_report_with_a_class_missing(tmp_path):
+    rng = np.random.default_rng(5)
+    labels = rng.integers(1, 3, 300)
+    report = small_report(
+        tmp_path, labels, toy_scores(rng, labels, 2.0), notes=["No event of class qcd passed."]
+    )
+    check_page(report.html)
+    html = report.html.read_text()
+    assert "No event of class qcd passed." in html
+    assert "the sample holds no event of class qcd" in html
+    assert json.loads(report.metrics.read_text())["models"]["only one"]["classes"]["qcd"]["auc"] is None
+
+
+def test_report_with_one_class_alone_and_bare_facts(tmp_path):
+    labels = np.full(20, 2)
+    report = small_report(
+        tmp_path, labels, np.full((20, 3), 1 / 3), features={}, selection=[], notes=[], versions={}, steps=[]
+    )
+    check_page(report.html)
+    assert "no curve to draw" in report.html.read_text()
+
+
+def test_report_of_a_perfect_model_with_gaps_in_its_history(tmp_path):
+    labels = np.arange(60) % 3
+    history = [
+        {"epoch": 1, "loss": 1.0},
+        {"epoch": 2, "loss": float("nan"), "val_loss": None},
+        {"epoch": 3, "loss": 0.5},
+    ]
+    report = small_report(tmp_path, labels, np.eye(3)[labels], history)
+    check_page(report.html)
+    assert [path.name for path in report.figures if path.name.startswith("loss")] == ["loss_only-one.pdf"]
+
+
+def test_names_are_text_not_markup(tmp_path):
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 2, 50)
+    classes = ["<b>$x_1$</b>", "a & b"]
+    scores = rng.dirichlet([1, 1], 50)
+    run = toy_run(labels, rng, classes=classes, features={}, selection=[])
+    models = [ModelResult(name, labels, scores, [], {}) for name in ("m/1", "m 1")]
+    report = write_report(tmp_path, run, models)
+    check_page(report.html)
+    assert "<b>" not in report.html.read_text()
+    assert len({path.name for path in report.figures}) == len(report.figures)
+
+
+def test_report_refuses_what_it_cannot_show(tmp_path):
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 3, 30)
+    run = toy_run(labels, rng, features={})
+    model = ModelResult("m", labels, toy_scores(rng, labels, 1.0), [], {})
+    with pytest.raises(ValueError, match="at least one model"):
+        write_report(tmp_path, run, [])
+    with pytest.raises(ValueError, match="two models are called 'm'"):
+        write_report(tmp_path, run, [model, model])
+    broken = ModelResult("broken", labels, model.scores * np.nan, [], {})
+    with pytest.raises(ValueError, match="model 'broken': scores of 30 events are NaN"):
+        write_report(tmp_path, run, [broken])
+    assert not list(tmp_path.iterdir())
+
+
+# --- the report in a browser ---
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory):
+    """Open a page in headless Chromium, cut off from every network; return standard output and its log."""
+    if not CHROMIUM.exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{CHROMIUM} is missing")
+        pytest.skip(f"{CHROMIUM} is missing")
+    profile = tmp_path_factory.mktemp("profile")
+
+    def open_page(page: Path, *options: str) -> tuple[str, str]:
+        done = subprocess.run(
+            [
+                str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+                "--no-first-run",
+                "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}",
+                "--enable-logging=stderr", "--hide-scrollbars", *options, page.as_uri(),
+            ],
+            capture_output=True, text=True, timeout=120, check=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return done.stdout, done.stderr
+
+    return open_page
+
+
+def test_browser_shows_the_page_without_a_complaint(report, browse):
+    dom, log = browse(report.html, "--dump-dom")
+    assert "CONSOLE" not in log
+    assert Outline(dom).all("svg") == Outline(report.html.read_text()).all("svg")
+
+
+def test_a_request_would_be_noticed(report, browse, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(report.html.read_text().replace("</main>", '<img src="http://127.0.0.1:9/x.png"></main>'))
+    _, log = browse(page, "--dump-dom")
+    assert "CONSOLE" in log
+    assert "Content Security Policy" in log
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_page_fits_the_screen(report, browse, tmp_path, width):
+    # In a frame, as a window of the browser itself cannot be made as narrow as a phone.
+    html = escape(report.html.read_text())
+    probe = f"""<!DOCTYPE html><title></title>
+    <iframe style="width: {width}px; height: 900px; border: 0" srcdoc="{html}"></iframe>
+    <script>onload = () => {{
+      const page = document.querySelector("iframe").contentDocument;
+      const boxes = [...page.querySelectorAll("svg")].map((s) => s.getBoundingClientRect());
+      document.title = [page.documentElement.clientWidth, page.documentElement.scrollWidth,
+        Math.min(...boxes.map((b) => b.width)), Math.max(...boxes.map((b) => b.right))].join(" ");
+    }};</script>"""
+    page = tmp_path / "page.html"
+    page.write_text(probe)
+    dom, _ = browse(page, "--window-size=1300,1000", "--dump-dom")
+    found = re.search(r"<title>([^<]+)</title>", dom)
+    assert found
+    window, content, narrowest, rightmost = map(float, found.group(1).split())
+    assert window <= width
+    assert content == window, "the page scrolls sideways"
+    assert narrowest > 250
+    assert rightmost <= window
+
+
+def test_screenshot_and_print(report, browse, tmp_path):
+    browse(report.html, "--window-size=390,2000", f"--screenshot={tmp_path / 'phone.png'}")
+    assert (tmp_path / "phone.png").stat().st_size > 50_000
+    browse(report.html, f"--print-to-pdf={tmp_path / 'page.pdf'}")
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
