@@ -112,9 +112,8 @@ def write_root(path, events, parents=None, drop=(), tree="Delphes", identity=Non
         if kept:
             collections[name] = array[name][kept]
     if parents is not None:
-        collections["GenInfo"] = ak.zip(
-            {"Parent": ak.unflatten(np.asarray(parents, np.int64), 1)}, depth_limit=2
-        )
+        parents = ak.unflatten(np.asarray(parents, np.int64), np.ones(len(parents), np.int64))
+        collections["GenInfo"] = ak.zip({"Parent": parents}, depth_limit=2)
     identity = identity or uuid.uuid4()
     with uproot.recreate(path, uuid_function=lambda: identity) as file:
         file.mktree(

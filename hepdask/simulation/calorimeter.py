@@ -140,8 +140,8 @@ def energy_flow(deposits: Deposits, calorimeter: Calorimeter, rng: np.random.Gen
     # One integer a tower; 1024 exceeds every number of bins on either axis.
     key = ((event * len(calorimeter.rings) + ring) * 1024 + eta_bin) * 1024 + phi_bin
     _, first, tower = np.unique(key, return_index=True, return_inverse=True)
-    energy: Floats = np.bincount(tower, weights=deposits.energy[inside], minlength=len(first))
-    tracks: Floats = np.bincount(tower, weights=deposits.tracked[inside], minlength=len(first))
+    energy = _sum_by(tower, deposits.energy[inside], len(first))
+    tracks = _sum_by(tower, deposits.tracked[inside], len(first))
     ring, eta_bin, phi_bin, event = (c[first] for c in (ring, eta_bin, phi_bin, event))
 
     sigma = _resolution(energy, ring, calorimeter)
@@ -150,6 +150,11 @@ def energy_flow(deposits: Deposits, calorimeter: Calorimeter, rng: np.random.Gen
     kept = excess > np.maximum(calorimeter.min_energy, calorimeter.min_significance * sigma)
     eta, phi = _position(ring[kept], eta_bin[kept], phi_bin[kept], calorimeter, rng)
     return Towers(event[kept], excess[kept] / np.cosh(eta), eta, phi)
+
+
+def _sum_by(group: Ints, values: Floats, groups: int) -> Floats:
+    """Sum the values of each group."""
+    return np.bincount(group, weights=values, minlength=groups).astype(np.float64, copy=False)
 
 
 def _edges(calorimeter: Calorimeter) -> Floats:

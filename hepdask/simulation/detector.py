@@ -114,7 +114,7 @@ def jagged(event: Ints, events: int, columns: dict[str, npt.NDArray]) -> ak.Arra
 
 
 def _tracks(tracks: Particles, pt: Floats, events: int) -> ak.Array:
-    columns = {
+    columns: dict[str, npt.NDArray] = {
         "PID": tracks.pid.astype(np.int32),
         "Charge": tracks.charge.astype(np.int32),
         "PT": pt,

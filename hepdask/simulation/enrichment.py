@@ -45,7 +45,7 @@ HADRON_CONE = 0.2
 MIN_QUARK_PT = 25.0
 
 FRAGMENTATIONS = 8
-DECAYS = 20
+DECAYS = 30
 
 # Kept stable while hadronising: the c and b hadrons that decay weakly (PDG codes).
 CHARMED = (411, 421, 431, 4122, 4132, 4232, 4332)

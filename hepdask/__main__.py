@@ -1,0 +1,5 @@
+"""``python -m hepdask``: the command line."""
+
+from hepdask.cli import main
+
+main()

@@ -1,0 +1,171 @@
+"""Training and evaluation: real ranks, batches that hold every event once, and clear refusals."""
+
+import json
+
+import events as made
+import numpy as np
+import pytest
+from conftest import require
+
+from hepdask import evaluate, models, open_store, prepare, train
+from hepdask.batches import Batches
+from hepdask.config import Models
+from hepdask.errors import StoreError, TrainingError
+from hepdask.features.names import PARTICLE
+from hepdask.training import train_rank
+
+
+def has_horovod():
+    try:
+        import horovod  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+SMALL = {
+    "models": {"hlf": {"epochs": 3, "batch_size": 16}, "inclusive": {"epochs": 1, "batch_size": 16, "units": 4}},
+    "cluster": {"kind": "local", "workers": 2, "dashboard-port": 0},
+}
+
+
+@pytest.fixture
+def config(make_config, client):
+    """A configuration whose store is there."""
+    made_config = make_config(**SMALL)
+    prepare(made_config, client)
+    return made_config
+
+
+def with_training(config, **training):
+    return config.model_copy(update={"training": config.training.model_copy(update=training)})
+
+
+def test_batches_hold_every_event_once_whatever_the_number_of_ranks(config):
+    store = open_store(config.store_path)
+    fit = store.events("fit")
+    for size in (1, 2, 3, 16):
+        ranks = [
+            list(Batches(fit, ("high_level",), store.high_level_scaler, store.particle_scaler, 16, r, size).shuffled(1, 0))
+            for r in range(size)
+        ]
+        seen = np.concatenate([batch.events[batch.weight > 0] for rank in ranks for batch in rank])
+        assert sorted(seen) == list(range(len(fit)))
+        assert len({len(rank) for rank in ranks}) == 1, "a rank with fewer steps would hang the others"
+        for step in zip(*ranks, strict=True):
+            assert sum(batch.weight.sum() for batch in step) == pytest.approx(1)
+
+
+def test_batches_are_the_scaled_sequences_of_the_store(config):
+    store = open_store(config.store_path)
+    events = store.events()
+    batches = Batches(events, ("particles", "high_level"), store.high_level_scaler, store.particle_scaler, 8)
+    batch = next(batches.in_order())
+    longest = np.diff(events.offsets)[:8].max()
+    assert batch.inputs["particles"].shape == (8, longest, len(PARTICLE))
+    for i in range(8):
+        assert batch.inputs["particles"][i] == pytest.approx(store.sequence(i)[:longest], rel=1e-6, abs=1e-6)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(config):
+    store = open_store(config.store_path)
+    batches = Batches(store.events("fit"), ("high_level",), store.high_level_scaler, store.particle_scaler, 16)
+
+    def order(seed, epoch):
+        return np.concatenate([batch.events for batch in batches.shuffled(seed, epoch)]).tolist()
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+def test_padding_does_not_change_scores():
+    model = models.build("inclusive", Models(), 3)
+    rng = np.random.default_rng(0)
+    inputs = {"particles": rng.normal(size=(2, 7, 19)).astype("f4"), "high_level": rng.normal(size=(2, 14)).astype("f4")}
+    longer = {**inputs, "particles": np.concatenate([inputs["particles"], np.zeros((2, 50, 19), "f4")], axis=1)}
+    assert model.predict(inputs, verbose=0) == pytest.approx(model.predict(longer, verbose=0), abs=1e-6)
+
+
+def test_the_published_sizes():
+    assert models.build("hlf", Models(), 3).count_params() == 14 * 50 + 50 + 50 * 20 + 20 + 20 * 10 + 10 + 10 * 3 + 3
+    gru = 3 * (19 * 50 + 50 * 50 + 2 * 50)
+    assert models.build("inclusive", Models(), 3).count_params() == gru + (64 * 25 + 25) + (25 * 3 + 3)
+
+
+def test_two_ranks_train_as_one_does(config, client):
+    """The HLF network has no dropout: after three epochs of the same global batches the weights agree."""
+    require(has_horovod(), "Horovod is not built (make horovod)")
+    weights = []
+    for ranks in (1, 2):
+        alone = with_training(config, ranks=ranks).model_copy(update={"output": f"{config.output}-{ranks}"})
+        alone = alone.model_copy(update={"store": config.store.model_copy(update={"path": str(config.store_path)})})
+        trained = train(alone, "hlf", client)[0]
+        assert trained.fresh
+        assert [row["epoch"] for row in trained.record["history"]] == [1, 2, 3]
+        import keras
+
+        weights.append(keras.models.load_model(trained.keras_file).get_weights())
+    for one, two in zip(*weights, strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+
+
+def test_trained_models_are_up_to_date_until_something_changes(config, client):
+    assert train(config, "hlf", client)[0].fresh
+    assert not train(config, "hlf", client)[0].fresh
+    longer = config.models.model_copy(update={"hlf": config.models.hlf.model_copy(update={"epochs": 4})})
+    assert train(config.model_copy(update={"models": longer}), "hlf", client)[0].fresh
+
+
+def test_evaluate_reports_what_was_trained(config, client):
+    both = with_training(config, models=("hlf", "inclusive"))
+    with pytest.raises(TrainingError, match="model hlf is not trained"):
+        evaluate(both, client)
+    train(both, client=client)
+    evaluated = evaluate(both, client)
+    assert evaluated.fresh
+    metrics = json.loads(evaluated.metrics.read_text())
+    assert set(metrics["models"]) == {"hlf", "inclusive"}
+    test = open_store(both.store_path).labels("test")
+    for model in metrics["models"].values():
+        matrix = np.array(model["confusion_matrix"])
+        assert matrix.sum(axis=1).tolist() == np.bincount(test, minlength=3).tolist()
+        assert model["accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum())
+    assert "inclusive" in evaluated.report.read_text()
+    assert not evaluate(both, client).fresh
+
+
+def test_no_store(make_config, client):
+    with pytest.raises(StoreError, match="there is no store; make it with: hepdask prepare"):
+        train(make_config(**SMALL), client=client)
+
+
+def test_a_single_class_cannot_be_trained(make_config, client, sample_files):
+    config = make_config(files={"ttbar": [sample_files["ttbar"]]}, **SMALL)
+    prepare(config, client)
+    with pytest.raises(TrainingError, match="at least two classes; there are none of qcd, wjets"):
+        train(config, client=client)
+
+
+def test_two_of_three_classes_are_trained_and_the_third_is_said(make_config, client, sample_files, tmp_path, capsys):
+    none = made.write_root(tmp_path / "none.root", made.random_events(5, 1, leptons=0))
+    files = {"ttbar": [sample_files["ttbar"]], "wjets": [sample_files["wjets"]], "qcd": [none]}
+    config = with_training(make_config(files=files, **SMALL), models=("hlf",))
+    prepare(config, client)
+    train(config, client=client)
+    assert "no training event of class qcd" in capsys.readouterr().err
+    metrics = json.loads(evaluate(config, client).metrics.read_text())
+    assert metrics["models"]["hlf"]["classes"]["qcd"]["auc"] is None
+    assert metrics["models"]["hlf"]["classes"]["ttbar"]["auc"] is not None
+
+
+def test_another_split_than_the_store_has(config, client):
+    other = config.model_copy(update={"split": config.split.model_copy(update={"validation_fraction": 0.2})})
+    with pytest.raises(TrainingError, match="another split"):
+        train(other, client=client)
+
+
+def test_a_loss_that_is_no_number_names_the_events(config):
+    wild = config.models.model_copy(update={"hlf": config.models.hlf.model_copy(update={"learning_rate": 1e30})})
+    with pytest.raises(TrainingError, match=r"hlf: the loss became nan on the batch of .*\.root entry \d+"):
+        train_rank("hlf", config.model_copy(update={"models": wild}), config.store_path)
