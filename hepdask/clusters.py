@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -85,9 +86,15 @@ def start(settings: Local) -> LocalCluster:
             threads_per_worker=settings.threads,
             memory_limit=settings.memory_limit,
             host=settings.host,
-            dashboard_address=f"{settings.host}:{settings.dashboard_port}",
+            dashboard_address=f"{settings.host}:{_free(settings.host, settings.dashboard_port)}",
             silence_logs=40,
         )
+
+
+def _free(host: str, port: int) -> int:
+    """Give the port where nothing listens on it, 0 (any) otherwise."""
+    with socket.socket() as probe:
+        return 0 if port and probe.connect_ex((host, port)) == 0 else port
 
 
 @contextmanager

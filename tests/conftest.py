@@ -68,7 +68,11 @@ def client():
     """A cluster of two worker processes, used by all tests that do not harm it."""
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=40
+            n_workers=2,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=40,
         ) as cluster,
         Client(cluster) as connected,
     ):
@@ -99,7 +103,9 @@ class XRootDServer:
     def start(self):
         user = ["-R", "nobody"] if os.geteuid() == 0 else []
         self.process = subprocess.Popen(
-            ["xrootd", "-c", str(self._config), "-l", str(self._log), *user], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+            ["xrootd", "-c", str(self._config), "-l", str(self._log), *user],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
         )
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and self.process.poll() is None:

@@ -45,7 +45,10 @@ def assert_equal(store, other):
 @pytest.fixture(scope="module")
 def truth():
     """What a plain loop over the events selects, by class."""
-    return {name: [naive.event_features(e) for e in made.random_events(n, seed)] for name, (n, seed) in SIZES.items()}
+    return {
+        name: [naive.event_features(e) for e in made.random_events(n, seed)]
+        for name, (n, seed) in SIZES.items()
+    }
 
 
 def test_the_store_holds_what_a_plain_loop_finds(make_config, client, truth):
@@ -97,7 +100,9 @@ def test_a_sequence_is_scaled_and_padded_behind(make_config, client):
         assert rows.shape == (801, 19)
         assert rows.dtype == np.float32
         assert not rows[n:].any()
-        pt = store.particle_scaler(np.stack([ak.to_numpy(array[index].particles[f]) for f in names.PARTICLE], axis=1))
+        pt = store.particle_scaler(
+            np.stack([ak.to_numpy(array[index].particles[f]) for f in names.PARTICLE], axis=1)
+        )
         assert rows[:n] == pytest.approx(pt, rel=1e-5, abs=1e-5)
     with pytest.raises(IndexError):
         store.sequence(len(store))
@@ -106,7 +111,9 @@ def test_a_sequence_is_scaled_and_padded_behind(make_config, client):
 @pytest.mark.parametrize("chunk_events", [1000, 7])
 def test_the_size_of_chunks_changes_nothing(make_config, client, tmp_path, chunk_events):
     one = prepare(make_config(), client).store
-    other = prepare(make_config(output=str(tmp_path / "other"), store={"chunk_events": chunk_events}), client).store
+    other = prepare(
+        make_config(output=str(tmp_path / "other"), store={"chunk_events": chunk_events}), client
+    ).store
     assert_equal(one, other)
     for sample in ("train", "test", "validation"):
         mine, theirs = one.events(sample), other.events(sample)
@@ -252,7 +259,9 @@ class TestBadInput:
 
     def test_no_event_selected(self, make_config, client, tmp_path):
         path = made.write_root(tmp_path / "none.root", made.random_events(5, 1, leptons=0))
-        with pytest.raises(InputError, match=r"no event passes the selection: 5 entries were read from 1 files"):
+        with pytest.raises(
+            InputError, match=r"no event passes the selection: 5 entries were read from 1 files"
+        ):
             prepare(make_config(files={"qcd": [path]}), client)
 
     def test_a_class_without_selected_events_is_said(self, make_config, client, tmp_path, sample_files):
@@ -285,8 +294,12 @@ class TestBadInput:
         path = made.write_root(tmp_path / "nan.root", plain)
         files = {name: [found] for name, found in sample_files.items()}
         files["qcd"].append(path)
-        store = prepare(make_config(files=files, store={"max_lost_fraction": 0.2, "chunk_events": 10}), client).store
-        assert [(lost["path"], lost["start"], lost["stop"]) for lost in store.manifest["lost"]] == [(path, 0, 10)]
+        store = prepare(
+            make_config(files=files, store={"max_lost_fraction": 0.2, "chunk_events": 10}), client
+        ).store
+        assert [(lost["path"], lost["start"], lost["stop"]) for lost in store.manifest["lost"]] == [
+            (path, 0, 10)
+        ]
         assert store.manifest["selection"][2]["events_lost"] == 10
         assert "entry 3" in store.manifest["notes"][0]
 
@@ -309,7 +322,9 @@ class TestXRootD:
         xrootd.stop()
         fast = {"connection_window": 1, "connection_retry": 1, "request_timeout": 3, "stream_error_window": 1}
         with pytest.raises(InputError, match="after 3 attempts"):
-            prepare(make_config(files={"ttbar": [f"{xrootd.url}/ttbar.root"]}, store={"xrootd": fast}), client)
+            prepare(
+                make_config(files={"ttbar": [f"{xrootd.url}/ttbar.root"]}, store={"xrootd": fast}), client
+            )
 
 
 def test_chunks_cover_a_file_once():

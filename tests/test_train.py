@@ -24,7 +24,10 @@ def has_horovod():
 
 
 SMALL = {
-    "models": {"hlf": {"epochs": 3, "batch_size": 16}, "inclusive": {"epochs": 1, "batch_size": 16, "units": 4}},
+    "models": {
+        "hlf": {"epochs": 3, "batch_size": 16},
+        "inclusive": {"epochs": 1, "batch_size": 16, "units": 4},
+    },
     "cluster": {"kind": "local", "workers": 2, "dashboard-port": 0},
 }
 
@@ -46,7 +49,11 @@ def test_batches_hold_every_event_once_whatever_the_number_of_ranks(config):
     fit = store.events("fit")
     for size in (1, 2, 3, 16):
         ranks = [
-            list(Batches(fit, ("high_level",), store.high_level_scaler, store.particle_scaler, 16, r, size).shuffled(1, 0))
+            list(
+                Batches(
+                    fit, ("high_level",), store.high_level_scaler, store.particle_scaler, 16, r, size
+                ).shuffled(1, 0)
+            )
             for r in range(size)
         ]
         seen = np.concatenate([batch.events[batch.weight > 0] for rank in ranks for batch in rank])
@@ -69,7 +76,9 @@ def test_batches_are_the_scaled_sequences_of_the_store(config):
 
 def test_the_order_depends_on_seed_and_epoch_alone(config):
     store = open_store(config.store_path)
-    batches = Batches(store.events("fit"), ("high_level",), store.high_level_scaler, store.particle_scaler, 16)
+    batches = Batches(
+        store.events("fit"), ("high_level",), store.high_level_scaler, store.particle_scaler, 16
+    )
 
     def order(seed, epoch):
         return np.concatenate([batch.events for batch in batches.shuffled(seed, epoch)]).tolist()
@@ -82,13 +91,22 @@ def test_the_order_depends_on_seed_and_epoch_alone(config):
 def test_padding_does_not_change_scores():
     model = models.build("inclusive", Models(), 3)
     rng = np.random.default_rng(0)
-    inputs = {"particles": rng.normal(size=(2, 7, 19)).astype("f4"), "high_level": rng.normal(size=(2, 14)).astype("f4")}
-    longer = {**inputs, "particles": np.concatenate([inputs["particles"], np.zeros((2, 50, 19), "f4")], axis=1)}
+    inputs = {
+        "particles": rng.normal(size=(2, 7, 19)).astype("f4"),
+        "high_level": rng.normal(size=(2, 14)).astype("f4"),
+    }
+    longer = {
+        **inputs,
+        "particles": np.concatenate([inputs["particles"], np.zeros((2, 50, 19), "f4")], axis=1),
+    }
     assert model.predict(inputs, verbose=0) == pytest.approx(model.predict(longer, verbose=0), abs=1e-6)
 
 
 def test_the_published_sizes():
-    assert models.build("hlf", Models(), 3).count_params() == 14 * 50 + 50 + 50 * 20 + 20 + 20 * 10 + 10 + 10 * 3 + 3
+    assert (
+        models.build("hlf", Models(), 3).count_params()
+        == 14 * 50 + 50 + 50 * 20 + 20 + 20 * 10 + 10 + 10 * 3 + 3
+    )
     gru = 3 * (19 * 50 + 50 * 50 + 2 * 50)
     assert models.build("inclusive", Models(), 3).count_params() == gru + (64 * 25 + 25) + (25 * 3 + 3)
 
@@ -99,7 +117,9 @@ def test_two_ranks_train_as_one_does(config, client):
     weights = []
     for ranks in (1, 2):
         alone = with_training(config, ranks=ranks).model_copy(update={"output": f"{config.output}-{ranks}"})
-        alone = alone.model_copy(update={"store": config.store.model_copy(update={"path": str(config.store_path)})})
+        alone = alone.model_copy(
+            update={"store": config.store.model_copy(update={"path": str(config.store_path)})}
+        )
         trained = train(alone, "hlf", client)[0]
         assert trained.fresh
         assert [row["epoch"] for row in trained.record["history"]] == [1, 2, 3]
@@ -147,7 +167,9 @@ def test_a_single_class_cannot_be_trained(make_config, client, sample_files):
         train(config, client=client)
 
 
-def test_two_of_three_classes_are_trained_and_the_third_is_said(make_config, client, sample_files, tmp_path, capsys):
+def test_two_of_three_classes_are_trained_and_the_third_is_said(
+    make_config, client, sample_files, tmp_path, capsys
+):
     none = made.write_root(tmp_path / "none.root", made.random_events(5, 1, leptons=0))
     files = {"ttbar": [sample_files["ttbar"]], "wjets": [sample_files["wjets"]], "qcd": [none]}
     config = with_training(make_config(files=files, **SMALL), models=("hlf",))
@@ -166,6 +188,8 @@ def test_another_split_than_the_store_has(config, client):
 
 
 def test_a_loss_that_is_no_number_names_the_events(config):
-    wild = config.models.model_copy(update={"hlf": config.models.hlf.model_copy(update={"learning_rate": 1e30})})
+    wild = config.models.model_copy(
+        update={"hlf": config.models.hlf.model_copy(update={"learning_rate": 1e30})}
+    )
     with pytest.raises(TrainingError, match=r"hlf: the loss became nan on the batch of .*\.root entry \d+"):
         train_rank("hlf", config.model_copy(update={"models": wild}), config.store_path)

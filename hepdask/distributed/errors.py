@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal as signals
 
 
-class RankFailed(RuntimeError):  # noqa: N818
+class RankFailed(RuntimeError):
     """One rank failed, and the others were ended because of it.
 
-    The exception that the rank's function raised, where it could be brought back, is the ``__cause__``.
+    The exception that the rank's function raised is the ``__cause__``, where it could be pickled and its package
+    is loaded in the driver.
 
     Attributes
     ----------
@@ -64,7 +65,7 @@ class RankFailed(RuntimeError):  # noqa: N818
         return text
 
 
-class NotEnoughSlots(TimeoutError):  # noqa: N818
+class NotEnoughSlots(TimeoutError):
     """The cluster did not offer as many slots as ranks were asked for, in the time given.
 
     Attributes
@@ -77,17 +78,17 @@ class NotEnoughSlots(TimeoutError):  # noqa: N818
         self.wanted = wanted
         self.free = free
         self.taken = taken
-        super().__init__(message, wanted, free, taken)
+        super().__init__(message)
 
-    def __str__(self) -> str:
-        return str(self.args[0])
+    def __reduce__(self) -> tuple[type[NotEnoughSlots], tuple[str, int, int, int]]:
+        return type(self), (str(self), self.wanted, self.free, self.taken)
 
 
-class HorovodMissing(RuntimeError):  # noqa: N818
+class HorovodMissing(RuntimeError):
     """Horovod, built for TensorFlow, cannot be imported where a rank runs."""
 
 
-class NotSynchronised(RuntimeError):  # noqa: N818
+class NotSynchronised(RuntimeError):
     """Variables that must be equal on all ranks are not.
 
     Attributes

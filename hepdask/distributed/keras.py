@@ -1,7 +1,7 @@
 """Keras 3 on several ranks: an optimizer that reduces gradients, equal starts, and a check against drift.
 
-``horovod.tensorflow.keras`` hooks methods that Keras 3 no longer calls, so that ranks train on their own without
-a word. Here the one method that every path of Keras 3 goes through, ``apply``, does the reduction.
+``horovod.tensorflow.keras`` hooks methods that Keras 3 no longer calls, so that ranks train on their own
+without a word. Here the one method that every path of Keras 3 goes through, ``apply``, does the reduction.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def DistributedOptimizer(  # noqa: N802 (the name Horovod's users look for)
     """Return an optimizer like the given one that reduces gradients over all ranks before it applies them.
 
     All gradients of one type travel in one allreduce, so that the cost of a step does not grow with the
-    number of variables. Compile the model with ``jit_compile=False``: Horovod's operations cannot be compiled by XLA.
+    number of variables. Compile the model with ``jit_compile=False``: XLA cannot compile what Horovod does.
 
     A model compiled with the result is saved like one compiled with the original, and loads in plain Keras.
 

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import queue
 import signal
+import sys
 import time
 import uuid
 from collections import deque
@@ -30,6 +31,9 @@ from hepdask.distributed.task import LAST_LINES, Job, run_rank
 logger = logging.getLogger(__name__)
 
 TICK = 0.2  # seconds between two looks at what sends no events
+CHECK = 2.0  # the same while events keep coming
+PATIENCE = 2.0  # most seconds between two attempts to get slots
+ANSWER = 30.0  # seconds in which the scheduler must answer
 GRACE = 10.0  # seconds in which all ranks must have ended after a failure
 SETTLE = 0.5  # seconds to wait, after a failure, for one that came before it
 SETTLE_CONSEQUENCE = 3.0  # the same after a failure that must have a cause elsewhere
@@ -44,7 +48,7 @@ CONSEQUENCES = (
 )
 
 MISSING = (
-    "Horovod cannot be imported on {host}: {summary}. More than one rank needs it, built for the installed "
+    "Horovod cannot be imported on {host}: {reason}. More than one rank needs it, built for the installed "
     "TensorFlow; that takes a C++ compiler, cmake and make. `make horovod` builds and installs it"
 )
 
@@ -111,7 +115,7 @@ def run(
     OSError
         If no port of ``port_range`` is free on the scheduler's host.
     concurrent.futures.CancelledError
-        If the tasks were cancelled, or the client was closed.
+        If the tasks were cancelled, or the connection to the scheduler was lost.
     """
     if client.asynchronous:
         raise TypeError("run needs a synchronous client: Client(address), not Client(asynchronous=True)")
@@ -138,7 +142,9 @@ class _Failure:
     facts: dict[str, Any]
 
     def is_consequence(self) -> bool:
-        """Whether another rank must have failed first."""
+        """Whether something else must have failed first."""
+        if self.facts.get("ended_here"):
+            return True
         text = self.facts.get("traceback") or ""
         if self.facts.get("signal") == signal.SIGABRT:
             text += "\n".join(self.facts.get("last_lines", ()))
@@ -169,6 +175,7 @@ class _Run:
         self.ended: set[int] = set()
         self.failures: list[_Failure] = []
         self.failed_at = 0.0  # when the first failure became known
+        self.checked_at = 0.0  # when the futures were last looked at
         self.stopping = False
         self.last_lines = [deque[str](maxlen=LAST_LINES) for _ in range(ranks)]
         self.logs: list[TextIO] = []
@@ -186,21 +193,28 @@ class _Run:
             if kind is not None:
                 self._stop()
         finally:
-            with contextlib.suppress(
-                OSError, CommClosedError
-            ):  # the scheduler is gone, and the lease with it
-                self.client.run_on_scheduler(end_lease, self.name)
-            self.client.unsubscribe_topic(self.name)
             for log in self.logs:
                 log.close()
+            if self.client.status == "running":  # else the lease ended with the connection
+                with contextlib.suppress(OSError, CommClosedError):
+                    self._on_scheduler(end_lease, self.name)
+                self.client.unsubscribe_topic(self.name)
+
+    def _on_scheduler(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function on the scheduler, within bounded time."""
+
+        async def call() -> Any:
+            return await self.client.run_on_scheduler(function, *args)
+
+        return self.client.sync(call, callback_timeout=ANSWER)
 
     # Starting
 
     def take_slots(self, cores_per_rank: int, port_range: tuple[int, int] | None) -> Address | None:
         """Wait for slots and lock them; return the rendezvous."""
-        said = ""
+        said, pause = "", TICK
         while True:
-            answer = self.client.run_on_scheduler(
+            answer = self._on_scheduler(
                 take_lease, self.name, self.client.id, self.ranks, cores_per_rank, port_range
             )
             if isinstance(answer, Granted):
@@ -213,10 +227,12 @@ class _Run:
             if state != said:
                 logger.info("waiting for slots: %s", state)
                 said = state
-            if time.monotonic() > self.deadline:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
                 message = f"not enough slots after {self.timeout:g} s: {state}"
                 raise NotEnoughSlots(message, self.ranks, answer.free, answer.taken)
-            time.sleep(TICK)
+            time.sleep(min(pause, left))
+            pause = min(1.5 * pause, PATIENCE)
 
     def start(
         self, call: bytes, rendezvous: Address | None, cores_per_rank: int, env: dict[str, str]
@@ -271,10 +287,14 @@ class _Run:
             coming.cancel()
 
     def _listen(self, wait: float) -> None:
-        """Take one event, waiting a moment for it, and look at what sends none."""
+        """Take one event, waiting a moment for it; now and then, look at what sends none."""
         try:
             self._take(*self.events.get(timeout=wait))
+            quiet = False
         except queue.Empty:
+            quiet = True
+        if quiet or time.monotonic() > self.checked_at + CHECK:
+            self.checked_at = time.monotonic()
             self._check_futures()
 
     def _take(self, stamp: float, event: dict[str, Any]) -> None:
@@ -309,6 +329,8 @@ class _Run:
             self.failures.append(_Failure(rank, when, facts))
 
     def _check_futures(self) -> None:
+        if self.client.status != "running":
+            raise concurrent.futures.CancelledError("the connection to the scheduler was lost")
         for rank, future in enumerate(self.futures):
             if future.status in ("cancelled", "lost"):
                 raise concurrent.futures.CancelledError(f"the task of rank {rank} was cancelled")
@@ -316,8 +338,6 @@ class _Run:
                 error = future.exception()
                 if not isinstance(error, KilledWorker):  # for that there is a "lost" event
                     raise error
-        if self.client.status not in ("running", "connecting"):
-            raise concurrent.futures.CancelledError(f"the Dask client is {self.client.status}")
 
     # Ending
 
@@ -351,10 +371,11 @@ class _Run:
         first = min(self.failures, key=lambda failure: (failure.is_consequence(), failure.time))
         slot, facts = self.slots[first.rank], first.facts
         if facts.get("missing"):
-            raise HorovodMissing(MISSING.format(host=slot.host, summary=facts["reason"]))
+            raise HorovodMissing(MISSING.format(host=slot.host, reason=facts["reason"]))
         cause = None
-        if facts.get("exception"):
-            with contextlib.suppress(Exception):  # of a class this process does not have
+        # An error of TensorFlow would load TensorFlow here: it is left as text where that is not loaded anyway.
+        if facts.get("exception") and facts["package"] in sys.modules:
+            with contextlib.suppress(Exception):  # its class may be unknown here
                 cause = cloudpickle.loads(facts["exception"])
         raise RankFailed(
             slot.rank,

@@ -79,7 +79,7 @@ def main(call_fd: int, reply_fd: int) -> int:
     return status
 
 
-class Missing(ImportError):  # noqa: N818
+class Missing(ImportError):
     """Horovod cannot be imported and there is more than one rank."""
 
 
@@ -159,6 +159,7 @@ def describe(error: BaseException) -> dict[str, Any]:
         "summary": f"{name}: {first_line}" if first_line else name,
         "traceback": "".join(traceback.format_exception(error)),
         "exception": exception,
+        "package": type(error).__module__.partition(".")[0],
         "missing": isinstance(error, Missing),
     }
 

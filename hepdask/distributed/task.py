@@ -162,10 +162,15 @@ def _failure(code: int, said: dict[str, Any], last: list[str], ended_here: bool)
         "traceback": said.get("traceback", ""),
         "missing": said.get("missing", False),
         "exception": exception if exception and len(exception) <= LARGEST_EXCEPTION else None,
+        "package": said.get("package", ""),
         "last_lines": last,
         "ended_here": ended_here,
     }
-    if "summary" in said:
+    if facts["missing"]:
+        reason = said["summary"].removeprefix("Missing: ")
+    elif ended_here:
+        reason = "was ended because its task was cancelled or its Dask worker is closing"
+    elif "summary" in said:
         reason = f"raised {said['summary']}"
     elif code < 0:
         reason = f"was killed by {signal_name(-code)}"

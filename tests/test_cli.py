@@ -1,0 +1,220 @@
+"""The command line as a person uses it: what it prints, what it leaves behind, and its exit codes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import events as made
+import pytest
+import yaml
+from conftest import require
+from test_train import has_horovod
+
+from hepdask.config import Config, load_config, reference
+
+ROOT = Path(__file__).parent.parent
+
+
+def hepdask(*words, cwd=None, timeout=500):
+    return subprocess.run(
+        [sys.executable, "-m", "hepdask", *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.fixture
+def document(make_config, tmp_path):
+    """Write a configuration file; give its path."""
+
+    def write(**changes):
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(json.loads(make_config(**changes).model_dump_json())))
+        return path
+
+    return write
+
+
+def test_run_end_to_end(tmp_path):
+    """Simulate, prepare, train both networks on two ranks, and report; then again, with nothing to do."""
+    require(has_horovod(), "Horovod is not built (make horovod)")
+    files = {name: f"events/{name}.root" for name in ("ttbar", "wjets", "qcd")}
+    sizes = {"ttbar": 150, "wjets": 100, "qcd": 60}
+    document = {
+        "output": "run",
+        "simulation": {files[n]: {"process": n, "events": sizes[n], "seed": 5} for n in files},
+        "fileset": {n: {"files": {files[n]: "Delphes"}, "metadata": {"label": n}} for n in files},
+        "models": {"hlf": {"epochs": 2}, "inclusive": {"epochs": 1, "units": 8}},
+        "training": {"ranks": 2},
+        "cluster": {"kind": "local", "workers": 2, "dashboard-port": 0},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(document))
+    first = hepdask("run", "config.yaml", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "dashboard: http://127.0.0.1:" in first.stderr
+    for expected in (
+        r"ttbar \(ttbar\): \d+ of 150 events selected",
+        "hlf epoch 2/2: loss",
+        "inclusive epoch 1/1: loss",
+    ):
+        assert re.search(expected, first.stderr), first.stderr
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["classes"] == ["qcd", "ttbar", "wjets"]
+    assert set(metrics["models"]) == {"hlf", "inclusive"}
+    assert "<svg" in (tmp_path / "run/report.html").read_text()
+
+    report = (tmp_path / "run/report.html").stat().st_mtime_ns
+    second = hepdask("run", "config.yaml", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert second.stderr.count("up to date") == 6, second.stderr
+    assert (tmp_path / "run/report.html").stat().st_mtime_ns == report
+
+    told = hepdask("inspect", "run", cwd=tmp_path)
+    assert told.returncode == 0
+    assert re.search(r"model inclusive: [\d,]+ parameters, 1 epochs", told.stdout)
+    facts = json.loads(hepdask("inspect", "run/store.zarr", "--deep", "--json", cwd=tmp_path).stdout)
+    assert facts["damaged"] == []
+    assert facts["events"] == sum(row["events_selected"] for row in facts["selection"])
+
+
+def test_simulated_files_do_not_depend_on_the_cluster(tmp_path):
+    import uproot
+
+    words = ("simulate", "--process", "ttbar", "--events", "230", "--seed", "9", "--out")
+    (tmp_path / "one.yaml").write_text("kind: local\nworkers: 1\ndashboard-port: 0\n")
+    (tmp_path / "two.yaml").write_text("kind: local\nworkers: 2\ndashboard-port: 0\n")
+    for name in ("one", "two"):
+        done = hepdask(*words, f"{name}.root", "--cluster", f"{name}.yaml", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    one, two = (uproot.open(tmp_path / f"{name}.root") for name in ("one", "two"))
+    assert one.file.uuid == two.file.uuid
+    assert one["Delphes"].num_entries == 230
+    for branch in ("EFlowTrack.PT", "Jet.BTag", "GenInfo.Parent"):
+        assert one["Delphes"][branch].array().tolist() == two["Delphes"][branch].array().tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"physic": {}}, "physic: unknown key; did you mean physics?"),
+        ({"physics": {"lepton_minpt": 3}}, "physics.lepton_minpt: unknown key; did you mean lepton_min_pt?"),
+        ({"split": {"test_fraction": 1.5}}, "split.test_fraction: Input should be less than 1"),
+        ({"fileset": {"a": {"files": ["x.root"], "metadata": {}}}}, "fileset.a: metadata.label is missing"),
+        (
+            {"fileset": {"a": {"files": ["x.root"], "metadata": {"label": "higgs"}}}},
+            "fileset.a.metadata.label is 'higgs', not one of physics.classes (qcd, ttbar, wjets)",
+        ),
+        ({"training": {"models": ["hfl"]}}, "training.models.0: Input should be 'hlf' or 'inclusive'"),
+        ({"cluster": {"kind": "local", "worker": 2}}, "cluster: worker: unknown key; did you mean workers?"),
+        ({"cluster": "nowhere"}, "cluster: 'nowhere' is neither a file, an address, nor one of:"),
+    ],
+)
+def test_wrong_configuration_is_refused_by_its_path(tmp_path, changes, expected):
+    files = {"d": {"files": ["x.root"], "metadata": {"label": "qcd"}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"fileset": files, **changes}))
+    done = hepdask("prepare", "config.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("prepare",),
+        ("prepare", "missing.yaml"),
+        ("simulate", "--process", "higgs", "--events", "1", "--out", "x.root"),
+        ("run", "config.yaml", "--set", "training.ranks"),
+        ("nonsense",),
+    ],
+)
+def test_wrong_usage(tmp_path, words):
+    (tmp_path / "config.yaml").write_text("{}")
+    done = hepdask(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failure_names_the_file_and_shows_no_traceback_unless_asked(document, tmp_path):
+    path = document(files={"ttbar": [str(tmp_path / "gone.root")]})
+    done = hepdask("prepare", path)
+    assert done.returncode == 1
+    assert "gone.root: No such file or directory" in done.stderr
+    assert "check the path in fileset.ttbar" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Traceback" in hepdask("prepare", path, "-vv").stderr
+
+
+def test_no_event_selected(document, tmp_path):
+    path = document(
+        files={"qcd": [made.write_root(tmp_path / "none.root", made.random_events(5, 1, leptons=0))]}
+    )
+    done = hepdask("run", path)
+    assert done.returncode == 1
+    assert "no event passes the selection: 5 entries were read" in done.stderr
+
+
+def test_a_single_class(document, sample_files):
+    done = hepdask("run", document(files={"ttbar": [sample_files["ttbar"]]}))
+    assert done.returncode == 1
+    assert "needs training events of at least two classes; there are none of qcd, wjets" in done.stderr
+
+
+def test_a_cluster_that_stays_up_can_be_attached_to(document, tmp_path):
+    (tmp_path / "cluster.yaml").write_text("kind: local\nworkers: 1\ndashboard-port: 0\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hepdask", "cluster", "start", str(tmp_path / "cluster.yaml"), "--json"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        facts = json.loads(process.stdout.readline())
+        assert facts["workers"] == 1
+        done = hepdask("prepare", document(), "--cluster", facts["address"])
+        assert done.returncode == 0, done.stderr
+        assert facts["dashboard"].rsplit("/", 1)[0] in done.stderr
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    assert process.returncode == 130
+    start = time.monotonic()
+    done = hepdask("prepare", document(output=str(tmp_path / "again")), "--cluster", facts["address"])
+    assert done.returncode == 1
+    assert "no scheduler answers there" in done.stderr
+    assert time.monotonic() - start < 120, "the wait is bounded by the configuration, not by chance"
+
+
+def test_show_config_prints_a_document_that_loads_as_the_same(document, tmp_path):
+    path = document()
+    shown = hepdask("run", path, "--show-config", "--set", "split.seed=7").stdout
+    (tmp_path / "shown.yaml").write_text(shown)
+    assert load_config(tmp_path / "shown.yaml") == load_config(path, {"split.seed": 7})
+    assert yaml.safe_load(shown)["split"]["seed"] == 7
+
+
+def test_a_fileset_may_stand_in_a_file_of_its_own(tmp_path):
+    (tmp_path / "fileset.json").write_text('{"a": {"files": {"x.root": "t"}, "metadata": {"label": "qcd"}}}')
+    (tmp_path / "config.yaml").write_text(f"fileset: {tmp_path}/fileset.json")
+    assert load_config(tmp_path / "config.yaml").fileset["a"].trees == {"x.root": "t"}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_shipped_configurations_are_valid(name):
+    assert isinstance(load_config(ROOT / "configs" / name), Config)
+
+
+def test_every_key_is_written_down():
+    assert reference() in (ROOT / "docs/configuration.md").read_text(), (
+        "docs/configuration.md is behind: put in what hepdask.config.reference() gives"
+    )
+
+
+def test_importing_the_package_is_quick_and_loads_no_framework():
+    loaded = "import hepdask, sys; sys.exit(any(m in sys.modules for m in ('tensorflow', 'uproot', 'dask')))"
+    assert subprocess.run([sys.executable, "-c", loaded], env=os.environ).returncode == 0
