@@ -25,6 +25,9 @@ from hepdask.store import Events, Store, open_store
 
 _PROGRESS_EVERY = 0.5
 
+#: TensorFlow reports which fast paths this processor lacks as errors; real errors are exceptions.
+ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+
 
 @dataclass(frozen=True)
 class TrainedModel:

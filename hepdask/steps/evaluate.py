@@ -21,7 +21,7 @@ from hepdask.features.names import HIGH_LEVEL
 from hepdask.progress import say
 from hepdask.steps.train import Trained, load_trained
 from hepdask.store import Store, open_store
-from hepdask.training import score_rank
+from hepdask.training import ENVIRONMENT, score_rank
 
 _PACKAGES = (
     "hepdask", "awkward", "coffea", "dask", "distributed", "horovod", "keras", "numpy", "pythia8mc",
@@ -117,7 +117,7 @@ def _scores(model: Trained, store: Store, config: Config, client: Client) -> NDA
     shares = distributed.run(
         score_rank, model.keras_file.read_bytes(), model.name, model.record["scaling"], store.path.absolute(), "test",
         client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
-        timeout=training.start_timeout, port_range=training.port_range,
+        timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
         on_output=lambda rank, line: say(f"[{model.name} rank {rank}] {line}"),
     )  # fmt: skip
     scores = np.empty((sum(map(len, shares)), shares[0].shape[1]), np.float32)

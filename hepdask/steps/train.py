@@ -18,7 +18,7 @@ from hepdask.config import Config
 from hepdask.errors import TrainingError
 from hepdask.progress import Tracker, say, track
 from hepdask.store import Store, open_store
-from hepdask.training import TrainedModel, train_rank
+from hepdask.training import ENVIRONMENT, TrainedModel, train_rank
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
         results: list[TrainedModel | None] = distributed.run(
             train_rank, name, config, store.path.absolute(),
             client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
-            timeout=training.start_timeout, port_range=training.port_range,
+            timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
             on_output=listener, log_dir=folder / "logs",
         )  # fmt: skip
     trained = results[0]
