@@ -84,8 +84,9 @@ class Physics(Section):
     classes: tuple[str, ...] = Field(
         ("qcd", "ttbar", "wjets"), min_length=1, description="names of the classes; the index is the label"
     )
-    convention: Literal["corrected"] = Field(
-        "corrected", description="how isolation, MT and the choice of the lepton are defined"
+    convention: Literal["corrected", "reference"] = Field(
+        "corrected",
+        description="`corrected`, or the published pipeline's numbers: `reference` (docs/physics.md)",
     )
     collections: Collections = Field(default_factory=Collections, description="collection names")
     track_min_pt: float = Field(0.5, ge=0, description="charged candidates have pT above this [GeV]")
@@ -94,7 +95,7 @@ class Physics(Section):
     max_tracks: Count = Field(450, description="most charged candidates kept an event")
     max_photons: Count = Field(150, description="most photons kept an event")
     max_neutrals: Count = Field(200, description="most neutral hadrons kept an event")
-    isolation_cone: Positive = Field(0.3, description="radius of the isolation cone in (eta, phi)")
+    isolation_cone: Positive = Field(0.3, le=3.0, description="radius of the isolation cone in (eta, phi)")
     own_track_cone: Positive = Field(1e-4, description="a track this close to a lepton is its own")
     lepton_min_pt: float = Field(23.0, ge=0, description="the selected lepton has pT above this [GeV]")
     lepton_max_isolation: Positive = Field(0.45, description="... and a summed relative isolation below this")

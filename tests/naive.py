@@ -24,7 +24,10 @@ def cone_sum(thing, candidates, leave_out=lambda candidate: False):
 
 
 def event_features(event, caps=(450, 150, 200)):
-    """Return None where the event is rejected, else (high-level dict, particle list in sequence order)."""
+    """Return None where the event is rejected, else the high-level features and the particles.
+
+    The particles stand in sequence order, each with its place in the list.
+    """
     tracks = [dict(t) for t in event["tracks"] if t["pt"] > 0.5]
     photons = [dict(p) for p in event["photons"] if p["pt"] > 1.0]
     neutrals = [dict(n) for n in event["neutrals"] if n["pt"] > 1.0]
@@ -59,8 +62,9 @@ def event_features(event, caps=(450, 150, 200)):
                 for candidates in (tracks, photons, neutrals)
             )
             particles.append(dict(thing, iso=iso, kind=kind))
-    particles.sort(key=lambda p: -delta_r(best, p))
-    particles.append(best)
+    listed = [(place + 1, p) for place, p in enumerate(particles)]
+    listed.sort(key=lambda item: -delta_r(best, item[1]))
+    listed.append((0, best))
 
     jets = [j for j in event["jets"] if j["pt"] > 30 and abs(j["eta"]) < 2.6]
     met = event["met"]
@@ -80,7 +84,7 @@ def event_features(event, caps=(450, 150, 200)):
         "LepCharge": best["charge"],
         "LepIsEle": float(best["kind"] == "isEle"),
     }
-    return high_level, [particle_features(p) for p in particles]
+    return high_level, [(particle_features(p), place) for place, p in listed]
 
 
 def particle_features(p):

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hepdask import features
 from hepdask.config import Physics
 from hepdask.features import names
+from hepdask.features.candidates import Scratch
 from hepdask.features.columns import Columns
-from hepdask.features.isolation import cone_sums
+from hepdask.features.isolation import cone_sum_of_one, cone_sums, fill_grid, make_grid
+from hepdask.features.particles import sort_falling
 
 
 def assert_like_naive(plain, physics=None, caps=(450, 150, 200)):
@@ -26,17 +28,23 @@ def assert_like_naive(plain, physics=None, caps=(450, 150, 200)):
     assert selected.tolist() == [t is not None for t in truth]
     extracted = features.extract(array, physics)
     assert extracted.selected.tolist() == selected.tolist()
-    expanded = features.expand_columns(extracted.particles.values, np.float64)
     passing = [t for t in truth if t is not None]
     assert extracted.particles.counts.tolist() == [len(particles) for _, particles in passing]
+    lists = features.particles(array[selected], physics)
+    high = features.high_level(array[selected], physics)
+    sequence = features.expand_columns(extracted.particles.values)
     for i, (high_level, particles) in enumerate(passing):
-        assert extracted.high_level[i] == pytest.approx(
-            [high_level[n] for n in names.HIGH_LEVEL], rel=1e-9, abs=1e-9
-        )
+        expected = [high_level[n] for n in names.HIGH_LEVEL]
+        assert [high[n][i] for n in names.HIGH_LEVEL] == pytest.approx(expected, rel=1e-9, abs=1e-9)
+        assert extracted.high_level[i] == pytest.approx(expected, rel=1e-9, abs=1e-9)
         rows = slice(extracted.particles.offsets[i], extracted.particles.offsets[i + 1])
+        in_list = [p for p, _ in sorted(particles, key=lambda p: p[1])]
         for name in names.PARTICLE:
-            expected = [p[name] for p in particles]
-            assert expanded[name][rows] == pytest.approx(expected, rel=1e-9, abs=1e-9), name
+            assert lists[i][name].tolist() == pytest.approx([p[name] for p in in_list], rel=1e-9, abs=1e-9), (
+                name
+            )
+            stored = pytest.approx([p[name] for p, _ in particles], rel=1e-5, abs=1e-5)
+            assert sequence[name][rows] == stored, name
     return selected
 
 
@@ -191,25 +199,47 @@ def test_rejected_events_have_no_features():
 @given(
     seed=st.integers(0, 2**32),
     n=st.integers(1, 120),
-    radius=st.sampled_from([0.05, 0.3, 1.0, 2.5, 4.0]),
+    radius=st.sampled_from([0.05, 0.3, 1.0, 2.5, 3.0]),
     far=st.sampled_from([2.5, 30.0, 1e6]),
+    wraps=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
-def test_cone_sums_against_all_pairs(seed, n, radius, far):
+@settings(max_examples=100, deadline=None)
+def test_cone_sums_against_all_pairs(seed, n, radius, far, wraps):
     rng = np.random.default_rng(seed)
     eta = rng.uniform(-3, 3, n)
     eta[0] = far
-    phi = rng.choice([-math.pi, math.pi, 0.0, 3 * math.pi, 2.0, -3.0, 9.0], n) + rng.normal(0, 0.2, n)
-    pt = rng.exponential(5, n)
-    cut = int(rng.integers(0, n + 1))
-    offsets = np.array([0, cut, n])
-    own = np.where(rng.random(n) < 0.5, np.arange(n), -1)
-    found = cone_sums(offsets, eta, phi, own, -1.0, offsets, eta, phi, pt, radius)
-    event = np.arange(n) >= cut
-    dphi = np.remainder(phi[:, None] - phi + math.pi, 2 * math.pi) - math.pi
-    inside = (np.hypot(eta[:, None] - eta, dphi) < radius) & (event[:, None] == event)
-    inside &= own[:, None] != np.arange(n)
-    assert found == pytest.approx((inside * pt).sum(axis=1), rel=1e-9, abs=1e-9)
+    turns = [-math.pi, math.pi, 0.0, 2.0, -3.0] + [3 * math.pi, 9.0] * wraps
+    phi = rng.choice(turns, n) + rng.normal(0, 0.2, n)
+    if not wraps:
+        phi = np.clip(phi, -math.pi, math.pi)
+    kind = rng.integers(0, 3, n).astype(np.int8)
+    some = Scratch(rng.exponential(5, n), eta, phi, kind, np.arange(n))
+    dphi = phi[:, None] - phi
+    if wraps:
+        dphi = np.remainder(dphi + math.pi, 2 * math.pi) - math.pi
+    else:
+        dphi = np.where(
+            dphi > 2 * math.pi, dphi - 2 * math.pi, np.where(dphi < -2 * math.pi, dphi + 2 * math.pi, dphi)
+        )
+    distance = np.hypot(eta[:, None] - eta, dphi)
+    truth = np.stack([((distance < radius) & (kind == k)) @ some.pt for k in range(3)], axis=1)
+    many = np.empty((n, 3))
+    grid = make_grid(n, radius)
+    cone_sums(many, grid, fill_grid(grid, some, n, radius, wraps), radius)
+    assert many == pytest.approx(truth, rel=1e-9, abs=1e-9)
+    for i in range(n):
+        for k in range(3):
+            mine = [column[kind == k] for column in some[:3]]
+            one = cone_sum_of_one(eta[i], phi[i], *mine, 0.0, radius, -1.0, wraps)
+            assert one == pytest.approx(truth[i, k], rel=1e-9, abs=1e-9)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.1, 0.1 + 1e-12, 1.0, 2.5, 9.0]) | st.floats(0, 10), max_size=60))
+def test_sorting_is_stable_and_falls(keys):
+    keys = np.array(keys)
+    order = np.full(len(keys), -1)
+    sort_falling(keys, order, len(keys))
+    assert order.tolist() == sorted(range(len(keys)), key=lambda i: -keys[i])
 
 
 def test_columns_keep_events_together():

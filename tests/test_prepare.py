@@ -65,7 +65,7 @@ def test_the_store_holds_what_a_plain_loop_finds(make_config, client, truth):
             for feature in names.HIGH_LEVEL:
                 assert event.hlf[feature] == pytest.approx(high_level[feature], rel=1e-5, abs=1e-5)
             for feature in names.PARTICLE:
-                expected_values = [p[feature] for p in particles]
+                expected_values = [p[feature] for p, _ in particles]
                 assert event.particles[feature].tolist() == pytest.approx(expected_values, rel=1e-5, abs=1e-5)
 
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from hepdask.config import Physics
 from hepdask.features import names
-from hepdask.features.candidates import Candidates, candidates
-from hepdask.features.columns import BadEvent, Columns, columns
+from hepdask.features.candidates import Inputs, inputs
+from hepdask.features.columns import BadEvent, Columns
+from hepdask.features.conventions import CONVENTIONS
 from hepdask.features.expand import expand
 from hepdask.features.high_level import high_level_features, jets, missing_et
 from hepdask.features.lepton import Leptons, leading_leptons
-from hepdask.features.particles import particle_lists, sequence_order
+from hepdask.features.particles import particle_lists
 
 __all__ = [
     "BadEvent", "Extracted", "branches", "expand_columns", "extract", "high_level", "particles", "select",
@@ -35,7 +36,7 @@ class Extracted:
     selected : bool (n_events,)
         Which events passed; the rest has one entry for each of them.
     particles : Columns
-        The columns `names.STORED`, in sequence order: the lepton last.
+        The columns `names.STORED`, in sequence order: the lepton last; float32, `kind` and `Charge` int8.
     high_level : float64 (n_selected, 14)
         In the order of `names.HIGH_LEVEL`.
     """
@@ -50,7 +51,15 @@ def branches(physics: Physics) -> dict[str, tuple[str, ...]]:
     collections = physics.collections
     lepton = ("PT", "Eta", "Phi", "Charge")
     return {
-        collections.track: ("PID", "Charge", "PT", "Eta", "Phi", "X", "Y", "Z"),
+        collections.track: (
+            "PID" if CONVENTIONS[physics.convention].signs_by_pid else "Charge",
+            "PT",
+            "Eta",
+            "Phi",
+            "X",
+            "Y",
+            "Z",
+        ),
         collections.photon: ("ET", "Eta", "Phi"),
         collections.neutral: ("ET", "Eta", "Phi"),
         collections.electron: lepton,
@@ -82,11 +91,8 @@ def extract(events: ak.Array, physics: Physics) -> Extracted:
         A value is not finite, or a pT is negative.
     """
     found, leptons = _select(events, physics)
-    keep = leptons.selected
-    lists = particle_lists(leptons, found.of_events(keep), physics)
-    order = sequence_order(lists, leptons)
-    sequence = Columns(lists.offsets, {name: column[order] for name, column in lists.values.items()})
-    return Extracted(keep, sequence, _high_level(events, leptons, physics))
+    sequence = particle_lists(leptons, found, physics, in_sequence=True, dtype=np.float32)
+    return Extracted(leptons.selected, sequence, _high_level(events, leptons, physics))
 
 
 def select(events: ak.Array, physics: Physics | None = None) -> NDArray[np.bool_]:
@@ -174,32 +180,18 @@ def high_level(events: ak.Array, physics: Physics | None = None) -> ak.Array:
 
 def expand_columns(stored: dict[str, NDArray], dtype: type = np.float32) -> dict[str, NDArray]:
     """Turn flat stored columns into the 19 flat feature columns."""
-    rest = np.stack([stored[name] for name in names.STORED[3:9]], axis=1).astype(dtype)
-    out: NDArray = np.empty((len(rest), len(names.PARTICLE)), dtype)
-    expand(
-        stored["Pt"].astype(dtype),
-        stored["Eta"].astype(dtype),
-        stored["Phi"].astype(dtype),
-        rest,
-        stored["kind"].astype(np.int8),
-        stored["Charge"].astype(np.int8),
-        out,
-    )
-    return dict(zip(names.PARTICLE, np.ascontiguousarray(out.T), strict=True))
+    return dict(zip(names.PARTICLE, expand(stored, dtype), strict=True))
 
 
-def _select(events: ak.Array, physics: Physics) -> tuple[Candidates, Leptons]:
-    found = candidates(events, physics)
-    fields = ("PT", "Eta", "Phi", "Charge")
-    electrons = columns(events, physics.collections.electron, fields, positive="PT")
-    muons = columns(events, physics.collections.muon, fields, positive="PT")
-    return found, leading_leptons(electrons, muons, found, physics)
+def _select(events: ak.Array, physics: Physics) -> tuple[Inputs, Leptons]:
+    found = inputs(events, physics)
+    return found, leading_leptons(events, found, physics)
 
 
 def _high_level(events: ak.Array, leptons: Leptons, physics: Physics) -> NDArray[np.float64]:
     keep = leptons.selected
     return high_level_features(
-        leptons, jets(events, physics).of_events(keep), missing_et(events, physics).of_events(keep)
+        leptons, jets(events, physics).of_events(keep), missing_et(events, physics).of_events(keep), physics
     )
 
 

@@ -2,50 +2,159 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import awkward as ak
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.config import Physics
-from hepdask.features.columns import Columns, columns
+from hepdask.features.columns import columns
+from hepdask.features.conventions import CONVENTIONS
+
+#: Place of each kind in arrays with one entry a kind.
+TRACK, PHOTON, NEUTRAL = range(3)
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Candidates above threshold, in stored order.
+class Inputs(NamedTuple):
+    """The three collections that candidates come from, as the kernels take them.
 
     Attributes
     ----------
-    tracks : Columns
-        PT [GeV], Eta, Phi [rad], X, Y, Z [mm], Charge, PID.
-    photons, neutrals : Columns
-        PT [GeV] (their ET: they are massless here), Eta, Phi [rad].
+    track_offsets, photon_offsets, neutral_offsets : int64 (n_events + 1,)
+        Objects of each event.
+    track_pt, track_eta, track_phi, track_x, track_y, track_z : float (n_tracks,)
+        GeV, rad, mm.
+    track_sign : int (n_tracks,)
+        What the charge is the sign of: the charge, or the PID (see `conventions.Convention.signs_by_pid`).
+    photon_pt, photon_eta, photon_phi, neutral_pt, neutral_eta, neutral_phi : float
+        ET [GeV] (they are massless here), pseudorapidity, azimuth [rad].
+    thresholds : float64 (3,)
+        Candidates have a pT above this [GeV]: tracks, photons, neutral hadrons.
     """
 
-    tracks: Columns
-    photons: Columns
-    neutrals: Columns
+    track_offsets: NDArray[np.int64]
+    track_pt: NDArray
+    track_eta: NDArray
+    track_phi: NDArray
+    track_x: NDArray
+    track_y: NDArray
+    track_z: NDArray
+    track_sign: NDArray
+    photon_offsets: NDArray[np.int64]
+    photon_pt: NDArray
+    photon_eta: NDArray
+    photon_phi: NDArray
+    neutral_offsets: NDArray[np.int64]
+    neutral_pt: NDArray
+    neutral_eta: NDArray
+    neutral_phi: NDArray
+    thresholds: NDArray[np.float64]
 
-    def of_events(self, keep: NDArray[np.bool_]) -> Candidates:
-        """Keep some of the events."""
-        return Candidates(*(kind.of_events(keep) for kind in (self.tracks, self.photons, self.neutrals)))
+
+class Scratch(NamedTuple):
+    """Room for the candidates of one event, used again for each.
+
+    Attributes
+    ----------
+    pt, eta, phi : float64 (most,)
+        GeV, pseudorapidity, azimuth [rad].
+    kind : int8 (most,)
+        TRACK, PHOTON or NEUTRAL.
+    source : int64 (most,)
+        Index into the columns of its collection.
+    """
+
+    pt: NDArray[np.float64]
+    eta: NDArray[np.float64]
+    phi: NDArray[np.float64]
+    kind: NDArray[np.int8]
+    source: NDArray[np.int64]
 
 
-def candidates(events: ak.Array, physics: Physics) -> Candidates:
-    """Take the candidates above threshold (0.5 GeV for tracks, 1 GeV for photons and neutral hadrons)."""
+def inputs(events: ak.Array, physics: Physics) -> Inputs:
+    """Take the three collections of a chunk."""
     names = physics.collections
-    tracks = columns(events, names.track, ("PT", "Eta", "Phi", "X", "Y", "Z", "Charge", "PID"), positive="PT")
-    tracks = tracks.where(tracks["PT"] > physics.track_min_pt)
-    return Candidates(
-        tracks,
-        _towers(events, names.photon, physics.photon_min_et),
-        _towers(events, names.neutral, physics.neutral_min_et),
+    sign = "PID" if CONVENTIONS[physics.convention].signs_by_pid else "Charge"
+    track = columns(events, names.track, ("PT", "Eta", "Phi", "X", "Y", "Z", sign), positive="PT")
+    photon = columns(events, names.photon, ("ET", "Eta", "Phi"), positive="ET")
+    neutral = columns(events, names.neutral, ("ET", "Eta", "Phi"), positive="ET")
+    return Inputs(
+        track_offsets=track.offsets,
+        track_pt=track["PT"],
+        track_eta=track["Eta"],
+        track_phi=track["Phi"],
+        track_x=track["X"],
+        track_y=track["Y"],
+        track_z=track["Z"],
+        track_sign=track[sign],
+        photon_offsets=photon.offsets,
+        photon_pt=photon["ET"],
+        photon_eta=photon["Eta"],
+        photon_phi=photon["Phi"],
+        neutral_offsets=neutral.offsets,
+        neutral_pt=neutral["ET"],
+        neutral_eta=neutral["Eta"],
+        neutral_phi=neutral["Phi"],
+        thresholds=np.array([physics.track_min_pt, physics.photon_min_et, physics.neutral_min_et]),
     )
 
 
-def _towers(events: ak.Array, collection: str, min_et: float) -> Columns:
-    towers = columns(events, collection, ("ET", "Eta", "Phi"), positive="ET")
-    towers = towers.where(towers["ET"] > min_et)
-    return Columns(towers.offsets, {"PT": towers["ET"], "Eta": towers["Eta"], "Phi": towers["Phi"]})
+@numba.njit(nogil=True, cache=True)
+def make_scratch(inputs: Inputs) -> Scratch:
+    """Make room for the largest event."""
+    most = 0
+    for event in range(len(inputs.track_offsets) - 1):
+        objects = 0
+        for offsets in (inputs.track_offsets, inputs.photon_offsets, inputs.neutral_offsets):
+            objects += offsets[event + 1] - offsets[event]
+        most = max(most, objects)
+    return Scratch(
+        np.empty(most), np.empty(most), np.empty(most), np.empty(most, np.int8), np.empty(most, np.int64)
+    )
+
+
+@numba.njit(nogil=True, cache=True)
+def gather(inputs: Inputs, event: int, scratch: Scratch) -> tuple[int, int, int]:
+    """Put the candidates of an event into `scratch`: tracks, then photons, then neutral hadrons.
+
+    Returns
+    -------
+    tuple of int
+        Where the tracks, the photons and the neutral hadrons end.
+    """
+    tracks = _gather_kind(
+        inputs.track_offsets, inputs.track_pt, inputs.track_eta, inputs.track_phi,
+        inputs.thresholds[TRACK], TRACK, event, 0, scratch,
+    )  # fmt: skip
+    photons = _gather_kind(
+        inputs.photon_offsets, inputs.photon_pt, inputs.photon_eta, inputs.photon_phi,
+        inputs.thresholds[PHOTON], PHOTON, event, tracks, scratch,
+    )  # fmt: skip
+    neutrals = _gather_kind(
+        inputs.neutral_offsets, inputs.neutral_pt, inputs.neutral_eta, inputs.neutral_phi,
+        inputs.thresholds[NEUTRAL], NEUTRAL, event, photons, scratch,
+    )  # fmt: skip
+    return tracks, photons, neutrals
+
+
+@numba.njit(nogil=True, cache=True)
+def _gather_kind(
+    offsets: NDArray[np.int64],
+    pt: NDArray,
+    eta: NDArray,
+    phi: NDArray,
+    threshold: float,
+    kind: int,
+    event: int,
+    place: int,
+    scratch: Scratch,
+) -> int:
+    to_pt, to_eta, to_phi, to_kind, to_source = scratch
+    for i in range(offsets[event], offsets[event + 1]):
+        if pt[i] > threshold:
+            to_pt[place], to_eta[place], to_phi[place] = pt[i], eta[i], phi[i]
+            to_kind[place], to_source[place] = kind, i
+            place += 1
+    return place

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import awkward as ak
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +19,8 @@ class BadEvent(ValueError):
     ----------
     event : int
         Index of the event in the array that was given.
+    what : str
+        What is wrong with it.
     """
 
     def __init__(self, event: int, what: str) -> None:
@@ -34,14 +37,14 @@ class Columns:
     ----------
     offsets : int64 (n_events + 1,)
         Objects of event ``i`` are ``offsets[i]:offsets[i + 1]``.
-    values : dict of float64 (n_objects,)
-        The columns by field name.
+    values : dict of number (n_objects,)
+        The columns by field name, in the type they came in.
     """
 
     offsets: NDArray[np.int64]
-    values: dict[str, NDArray[np.float64]]
+    values: dict[str, NDArray]
 
-    def __getitem__(self, field: str) -> NDArray[np.float64]:
+    def __getitem__(self, field: str) -> NDArray:
         return self.values[field]
 
     def __len__(self) -> int:
@@ -70,7 +73,7 @@ class Columns:
 
 
 def columns(events: ak.Array, collection: str, fields: Sequence[str], positive: str | None = None) -> Columns:
-    """Flatten one collection.
+    """Flatten one collection; where the input allows it, without copying.
 
     Parameters
     ----------
@@ -86,7 +89,7 @@ def columns(events: ak.Array, collection: str, fields: Sequence[str], positive: 
     Returns
     -------
     Columns
-        The fields in float64 (exact for float32 and for integers below 2**53).
+        The fields in their own types.
 
     Raises
     ------
@@ -99,16 +102,40 @@ def columns(events: ak.Array, collection: str, fields: Sequence[str], positive: 
     record = events[collection]
     for field in fields:
         require(record.fields, field, f"field of {collection}")
-    layout = ak.to_packed(ak.drop_none(record[list(fields)], axis=1)).layout
-    offsets = np.asarray(layout.to_ListOffsetArray64(True).offsets)
+    counts = ak.to_numpy(ak.num(record[fields[0]], axis=1)).astype(np.int64)
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
     values = {}
     for field in fields:
-        column = ak.to_numpy(ak.flatten(record[field])).astype(np.float64)
-        _refuse(offsets, ~np.isfinite(column), f"{collection}.{field} is not a finite number")
+        column = np.require(ak.to_numpy(ak.flatten(record[field], axis=1)), requirements=["C", "W"])
+        if column.dtype.kind == "f":
+            _refuse(offsets, first_not_finite(column), f"{collection}.{field} is not a finite number")
         values[field] = column
     if positive is not None:
-        _refuse(offsets, values[positive] < 0, f"{collection}.{positive} is negative")
+        _refuse(offsets, first_negative(values[positive]), f"{collection}.{positive} is negative")
     return Columns(offsets, values)
+
+
+def first_not_finite(column: NDArray) -> int:
+    """Find the first value that is NaN or infinite; -1 where all are finite."""
+    if _sum_of_differences(column) == 0:
+        return -1
+    return int(np.flatnonzero(~np.isfinite(column))[0])
+
+
+def first_negative(column: NDArray) -> int:
+    """Find the first negative value; -1 where there is none."""
+    if not len(column) or column.min() >= 0:
+        return -1
+    return int(np.flatnonzero(column < 0)[0])
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+def _sum_of_differences(column: NDArray) -> float:
+    """Add up each value less itself: 0 where all are finite, else NaN. Any order will do, so it runs in SIMD."""
+    total = 0.0
+    for i in range(len(column)):
+        total += column[i] - column[i]
+    return total
 
 
 def require(names: Sequence[str], name: str, what: str) -> None:
@@ -119,7 +146,6 @@ def require(names: Sequence[str], name: str, what: str) -> None:
         raise KeyError(f"no {what} is called {name}{hint}")
 
 
-def _refuse(offsets: NDArray[np.int64], bad: NDArray[np.bool_], what: str) -> None:
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        raise BadEvent(int(np.searchsorted(offsets, first, side="right")) - 1, what)
+def _refuse(offsets: NDArray[np.int64], bad: int, what: str) -> None:
+    if bad >= 0:
+        raise BadEvent(int(np.searchsorted(offsets, bad, side="right")) - 1, what)

@@ -1,46 +1,53 @@
-"""From the stored columns of a particle to its 19 features, and back to a person's array."""
+"""From the stored columns of particles to their 19 features."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numba
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
+
+from hepdask.features import names
 
 
-@numba.njit(nogil=True, cache=True)
-def expand(
-    pt: NDArray[np.float32],
-    eta: NDArray[np.float32],
-    phi: NDArray[np.float32],
-    rest: NDArray[np.float32],
-    kind: NDArray[np.int8],
-    charge: NDArray[np.int8],
-    out: NDArray[np.float32],
-) -> None:
-    """Fill in the 19 features of particles, as massless four-vectors (GeV, mm).
+def expand(stored: Mapping[str, NDArray], dtype: DTypeLike = np.float32) -> NDArray:
+    """Compute the 19 features of particles, as massless four-vectors (GeV, mm).
 
     Parameters
     ----------
-    pt, eta, phi : (n,)
-        Momentum [GeV], pseudorapidity, azimuth [rad].
-    rest : (n, 6)
-        vtxX, vtxY, vtxZ [mm], ChPFIso, GammaPFIso, NeuPFIso.
-    kind : int8 (n,)
-        One of the codes in `names`.
-    charge : int8 (n,)
-        Electric charge.
-    out : (n, 19)
-        Filled in the order of `names.PARTICLE`.
+    stored : mapping
+        The columns `names.STORED`, (n,) each.
+    dtype : dtype
+        Of the result.
+
+    Returns
+    -------
+    dtype (19, n)
+        In the order of `names.PARTICLE`. Energy = pT cosh eta, Px = pT cos phi, Py = pT sin phi,
+        Pz = pT sinh eta, and one-hots of the kind.
     """
-    for i in range(len(pt)):
-        transverse, rapidity, angle = np.float64(pt[i]), np.float64(eta[i]), np.float64(phi[i])
-        out[i, 0] = transverse * np.cosh(rapidity)
-        out[i, 1] = transverse * np.cos(angle)
-        out[i, 2] = transverse * np.sin(angle)
-        out[i, 3] = transverse * np.sinh(rapidity)
-        out[i, 4], out[i, 5], out[i, 6] = pt[i], eta[i], phi[i]
-        for j in range(6):
-            out[i, 7 + j] = rest[i, j]
-        for code in range(5):
-            out[i, 13 + code] = 1.0 if kind[i] == code else 0.0
-        out[i, 18] = charge[i]
+    out = np.empty((len(names.PARTICLE), len(stored["Pt"])), dtype)
+    for place, name in enumerate(names.STORED[:9]):
+        out[4 + place] = stored[name]
+    _derive(out, stored["kind"], stored["Charge"])
+    return out
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _derive(out: NDArray, kind: NDArray, charge: NDArray) -> None:
+    """Fill in what follows from pT, eta, phi (rows 4 to 6), kind and charge, in the precision of `out`."""
+    energy, px, py, pz, pt, eta, phi = out[0], out[1], out[2], out[3], out[4], out[5], out[6]
+    for i in range(len(kind)):
+        growth = math.exp(eta[i])
+        shrink = 1 / growth
+        energy[i] = pt[i] * (growth + shrink) / 2
+        # near zero the difference of two exponentials has lost its digits
+        pz[i] = pt[i] * (math.sinh(eta[i]) if abs(eta[i]) < 1 else (growth - shrink) / 2)
+        px[i] = pt[i] * math.cos(phi[i])
+        py[i] = pt[i] * math.sin(phi[i])
+    out[13:18] = 0.0
+    for i in range(len(kind)):
+        out[13 + kind[i], i] = 1.0
+        out[18, i] = charge[i]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from hepdask.config import Physics
 from hepdask.features.columns import BadEvent, Columns, columns
+from hepdask.features.conventions import CONVENTIONS
 from hepdask.features.lepton import Leptons
 
 
@@ -26,7 +27,9 @@ def jets(events: ak.Array, physics: Physics) -> Columns:
     return found.where((found["PT"] > physics.jet_min_pt) & (np.abs(found["Eta"]) < physics.jet_max_abs_eta))
 
 
-def high_level_features(leptons: Leptons, jets: Columns, met: Columns) -> NDArray[np.float64]:
+def high_level_features(
+    leptons: Leptons, jets: Columns, met: Columns, physics: Physics
+) -> NDArray[np.float64]:
     """Compute the high-level features of the selected events.
 
     Parameters
@@ -35,6 +38,8 @@ def high_level_features(leptons: Leptons, jets: Columns, met: Columns) -> NDArra
         One for each selected event.
     jets, met : Columns
         Of the selected events alone, from `jets` and `missing_et`.
+    physics : Physics
+        Decides the convention.
 
     Returns
     -------
@@ -45,10 +50,12 @@ def high_level_features(leptons: Leptons, jets: Columns, met: Columns) -> NDArra
     """
     n = len(leptons.pt)
     first = met.offsets[:-1]
-    met_pt, met_phi = met["MET"][first], met["Phi"][first]
+    met_pt, met_phi = met["MET"][first].astype(np.float64), met["Phi"][first].astype(np.float64)
     ht = np.bincount(jets.events, weights=jets["PT"], minlength=n)
     b_tagged = np.bincount(jets.events, weights=jets["BTag"] > 0, minlength=n)
-    mt = np.sqrt(np.maximum(0.0, 2.0 * met_pt * leptons.pt * (1.0 - np.cos(leptons.phi - met_phi))))
+    mt = 2.0 * met_pt * leptons.pt * (1.0 - np.cos(leptons.phi - met_phi))
+    if CONVENTIONS[physics.convention].roots_mt:
+        mt = np.sqrt(np.maximum(0.0, mt))
     return np.stack(
         (
             ht, met_pt, met_phi, mt, jets.counts.astype(np.float64), b_tagged,

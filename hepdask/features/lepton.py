@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import awkward as ak
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.config import Physics
-from hepdask.features.candidates import Candidates
-from hepdask.features.columns import Columns
-from hepdask.features.isolation import cone_sums
+from hepdask.features.candidates import NEUTRAL, PHOTON, TRACK, Inputs
+from hepdask.features.columns import Columns, columns
+from hepdask.features.conventions import CONVENTIONS, Convention
+from hepdask.features.isolation import cone_sum_of_one
 
 
 @dataclass(frozen=True)
@@ -38,37 +41,39 @@ class Leptons:
     is_electron: NDArray[np.bool_]
 
 
-def leading_leptons(electrons: Columns, muons: Columns, candidates: Candidates, physics: Physics) -> Leptons:
-    """Choose the hardest isolated electron or muon of each event.
+def leading_leptons(events: ak.Array, inputs: Inputs, physics: Physics) -> Leptons:
+    """Choose the isolated lepton that leads each event.
 
-    A lepton passes with pT > `lepton_min_pt` and a summed relative isolation below
-    `lepton_max_isolation` (23 GeV and 0.45 in Migliorini et al. 2019). Of those that pass, the one with
-    the highest pT is taken, whatever its flavour; of equal ones the first, electrons before muons.
+    A lepton passes with pT > `lepton_min_pt` and a summed relative isolation below `lepton_max_isolation`
+    (23 GeV and 0.45 in Migliorini et al. 2019). Which of those that pass leads, and what is left out of the
+    sums, depends on the convention: `conventions.Convention`.
 
     Parameters
     ----------
-    electrons, muons : Columns
-        With PT [GeV], Eta, Phi [rad] and Charge.
-    candidates : Candidates
-        What the isolation is summed over.
+    events : ak.Array
+        With the electron and muon collections.
+    inputs : Inputs
+        The candidates' collections of the same events.
     physics : Physics
-        Cuts.
+        Cuts and convention.
 
     Returns
     -------
     Leptons
     """
+    fields = ("PT", "Eta", "Phi", "Charge")
+    electrons = columns(events, physics.collections.electron, fields, positive="PT")
+    muons = columns(events, physics.collections.muon, fields, positive="PT")
     leptons, is_electron = _merge(electrons, muons)
     hard = leptons["PT"] > physics.lepton_min_pt
     leptons, is_electron = leptons.where(hard), is_electron[hard]
-    isolation = lepton_isolation(leptons, candidates, physics)
-    passing = isolation.sum(axis=1) < physics.lepton_max_isolation
-    leptons, is_electron, isolation = leptons.where(passing), is_electron[passing], isolation[passing]
-
-    # by event, then by falling pT; a stable sort keeps the stored order of equal ones
-    order = np.lexsort((-leptons["PT"], leptons.events))
-    selected = leptons.counts > 0
-    best = order[leptons.offsets[:-1][selected]]
+    convention = CONVENTIONS[physics.convention]
+    chosen, isolation = _choose(
+        leptons.offsets, leptons["PT"], leptons["Eta"], leptons["Phi"], is_electron, inputs,
+        physics.isolation_cone, physics.own_track_cone, physics.lepton_max_isolation, convention,
+    )  # fmt: skip
+    selected = chosen >= 0
+    best = chosen[selected]
     return Leptons(
         selected,
         pt=leptons["PT"][best],
@@ -80,30 +85,108 @@ def leading_leptons(electrons: Columns, muons: Columns, candidates: Candidates, 
     )
 
 
-def lepton_isolation(leptons: Columns, candidates: Candidates, physics: Physics) -> NDArray[np.float64]:
-    """Relative isolation of leptons, float64 (n_leptons, 3): charged, photon, neutral hadron.
+@numba.njit(nogil=True, cache=True)
+def _choose(
+    offsets: NDArray[np.int64],
+    pt: NDArray[np.float64],
+    eta: NDArray[np.float64],
+    phi: NDArray[np.float64],
+    is_electron: NDArray[np.bool_],
+    inputs: Inputs,
+    radius: float,
+    own_radius: float,
+    max_isolation: float,
+    convention: Convention,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Give the index of each event's lepton (-1 for none), and the isolation of all that were tried."""
+    chosen = np.full(len(offsets) - 1, -1)
+    isolation = np.zeros((len(pt), 3))
+    for event in range(len(offsets) - 1):
+        if offsets[event] == offsets[event + 1]:
+            continue
+        if convention.needs_every_kind and not _has_every_kind(inputs, event):
+            continue
+        for i in range(offsets[event], offsets[event + 1]):
+            own = own_radius if convention.leaves_itself_out else -1.0
+            _isolate(isolation[i], pt[i], eta[i], phi[i], inputs, event, radius, own, convention.wraps_cone)
+            if not convention.leaves_itself_out:
+                isolation[i, 0] -= 1.0
+            if isolation[i].sum() < max_isolation and _leads(
+                i, chosen[event], pt, eta, is_electron, convention.hardest_leads
+            ):
+                chosen[event] = i
+    return chosen, isolation
 
-    The lepton's own track, within `own_track_cone`, is left out of the charged sum; nothing is left
-    out of the other two.
-    """
-    nothing = np.full(len(leptons), -1)
-    sums = [
-        cone_sums(
-            leptons.offsets, leptons["Eta"], leptons["Phi"], nothing, own_radius,
-            kind.offsets, kind["Eta"], kind["Phi"], kind["PT"], physics.isolation_cone,
-        )
-        for kind, own_radius in (
-            (candidates.tracks, physics.own_track_cone),
-            (candidates.photons, -1.0),
-            (candidates.neutrals, -1.0),
-        )
-    ]  # fmt: skip
-    return np.stack(sums, axis=1) / leptons["PT"][:, None]
+
+@numba.njit(nogil=True, cache=True)
+def _isolate(
+    isolation: NDArray[np.float64],
+    pt: float,
+    eta: float,
+    phi: float,
+    inputs: Inputs,
+    event: int,
+    radius: float,
+    own_radius: float,
+    wraps: bool,
+) -> None:
+    """Fill in the relative isolation of a lepton; its own tracks, within `own_radius`, are left out."""
+    first, last = inputs.track_offsets[event], inputs.track_offsets[event + 1]
+    isolation[0] = cone_sum_of_one(
+        eta, phi, inputs.track_pt[first:last], inputs.track_eta[first:last], inputs.track_phi[first:last],
+        inputs.thresholds[TRACK], radius, own_radius, wraps,
+    )  # fmt: skip
+    first, last = inputs.photon_offsets[event], inputs.photon_offsets[event + 1]
+    isolation[1] = cone_sum_of_one(
+        eta, phi, inputs.photon_pt[first:last], inputs.photon_eta[first:last], inputs.photon_phi[first:last],
+        inputs.thresholds[PHOTON], radius, -1.0, wraps,
+    )  # fmt: skip
+    first, last = inputs.neutral_offsets[event], inputs.neutral_offsets[event + 1]
+    isolation[2] = cone_sum_of_one(
+        eta, phi, inputs.neutral_pt[first:last], inputs.neutral_eta[first:last], inputs.neutral_phi[first:last],
+        inputs.thresholds[NEUTRAL], radius, -1.0, wraps,
+    )  # fmt: skip
+    isolation /= pt
+
+
+@numba.njit(nogil=True, cache=True)
+def _has_every_kind(inputs: Inputs, event: int) -> bool:
+    """Say whether there is a track, a photon and a neutral hadron above threshold."""
+    tracks = inputs.track_pt[inputs.track_offsets[event] : inputs.track_offsets[event + 1]]
+    photons = inputs.photon_pt[inputs.photon_offsets[event] : inputs.photon_offsets[event + 1]]
+    neutrals = inputs.neutral_pt[inputs.neutral_offsets[event] : inputs.neutral_offsets[event + 1]]
+    return (
+        (tracks > inputs.thresholds[TRACK]).any()
+        and (photons > inputs.thresholds[PHOTON]).any()
+        and (neutrals > inputs.thresholds[NEUTRAL]).any()
+    )
+
+
+@numba.njit(nogil=True, cache=True)
+def _leads(
+    lepton: int,
+    leader: int,
+    pt: NDArray[np.float64],
+    eta: NDArray[np.float64],
+    is_electron: NDArray[np.bool_],
+    hardest: bool,
+) -> bool:
+    """Say whether a lepton takes the lead; electrons come first, each flavour in stored order."""
+    if leader < 0:
+        return True
+    if hardest:
+        return pt[lepton] > pt[leader]
+    if is_electron[lepton] == is_electron[leader]:
+        return False
+    return not eta[leader] > eta[lepton]
 
 
 def _merge(electrons: Columns, muons: Columns) -> tuple[Columns, NDArray[np.bool_]]:
-    """Put electrons and muons of each event behind one another."""
+    """Put electrons and muons of each event behind one another, in float64."""
     is_electron = np.concatenate((np.ones(len(electrons), bool), np.zeros(len(muons), bool)))
     order = np.argsort(np.concatenate((electrons.events, muons.events)), kind="stable")
-    values = {name: np.concatenate((electrons[name], muons[name]))[order] for name in electrons.values}
+    values = {
+        name: np.concatenate((electrons[name], muons[name])).astype(np.float64)[order]
+        for name in electrons.values
+    }
     return Columns(electrons.offsets + muons.offsets, values), is_electron[order]

@@ -2,132 +2,263 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
+import numba
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from hepdask.config import Physics
 from hepdask.features import names
-from hepdask.features.candidates import Candidates
+from hepdask.features.candidates import NEUTRAL, PHOTON, TRACK, Inputs, Scratch, gather, make_scratch
 from hepdask.features.columns import Columns
-from hepdask.features.isolation import cone_sums
+from hepdask.features.conventions import CONVENTIONS, Convention
+from hepdask.features.isolation import cone_sums, fill_grid, make_grid, wrap
 from hepdask.features.lepton import Leptons
 
+#: Stored kind of each kind of candidate.
+_CODES = (names.CHARGED_HADRON, names.PHOTON, names.NEUTRAL_HADRON)
 
-def particle_lists(leptons: Leptons, candidates: Candidates, physics: Physics) -> Columns:
+
+class _Rows(NamedTuple):
+    """The stored columns, in the order of `names.STORED`."""
+
+    pt: NDArray
+    eta: NDArray
+    phi: NDArray
+    x: NDArray
+    y: NDArray
+    z: NDArray
+    charged: NDArray
+    photon: NDArray
+    neutral: NDArray
+    kind: NDArray[np.int8]
+    charge: NDArray[np.int8]
+
+
+def particle_lists(
+    leptons: Leptons,
+    inputs: Inputs,
+    physics: Physics,
+    in_sequence: bool = False,
+    dtype: DTypeLike = np.float64,
+) -> Columns:
     """Build the particle list of each selected event.
 
     The lepton comes first, then at most `max_tracks` tracks (its own track, within `own_track_cone`,
-    left out), `max_photons` photons and `max_neutrals` neutral hadrons. Where there are more, those
-    with the highest pT are kept; each kind stays in its stored order. The isolation of a particle is
-    the pT sum of the candidates of a kind within the cone over its own pT, itself left out.
+    left out), `max_photons` photons and `max_neutrals` neutral hadrons, each kind in stored order. The
+    isolation of a particle is the pT sum of the candidates of a kind within the cone over its own pT.
+    Which candidates fill the list, and what is left out of the sums, depends on the convention.
 
     Parameters
     ----------
     leptons : Leptons
-        One for each selected event.
-    candidates : Candidates
-        Of the selected events alone.
+        From `leading_leptons`.
+    inputs : Inputs
+        The candidates' collections of all events.
     physics : Physics
-        Caps and cone sizes.
+        Caps, cone sizes, convention.
+    in_sequence : bool
+        Order the particles of an event by falling distance from its lepton, which then comes last. Equally far
+        ones stay in the order of the list.
+    dtype : dtype
+        Type of the floating-point columns.
 
     Returns
     -------
     Columns
-        The columns `names.STORED` of each particle, in float64.
+        The columns `names.STORED` of the selected events; `kind` and `Charge` are int8.
     """
-    kinds = (
-        (candidates.tracks, physics.max_tracks, names.CHARGED_HADRON),
-        (candidates.photons, physics.max_photons, names.PHOTON),
-        (candidates.neutrals, physics.max_neutrals, names.NEUTRAL_HADRON),
+    events = np.flatnonzero(leptons.selected)
+    most = 1 + physics.max_tracks + physics.max_photons + physics.max_neutrals
+    objects = sum(
+        offsets[events + 1] - offsets[events]
+        for offsets in (inputs.track_offsets, inputs.photon_offsets, inputs.neutral_offsets)
     )
-    parts = [_lepton_rows(leptons)]
-    for kind, (objects, most, code) in enumerate(kinds):
-        keep = np.ones(len(objects), bool)
-        if kind == 0:
-            keep = _distance(objects, leptons) > physics.own_track_cone
-        keep = hardest(objects, keep, most)
-        kept = objects.where(keep)
-        own = np.flatnonzero(keep)
-        isolation = [
-            cone_sums(
-                kept.offsets, kept["Eta"], kept["Phi"], own if other == kind else np.full(len(kept), -1), -1.0,
-                neighbours.offsets, neighbours["Eta"], neighbours["Phi"], neighbours["PT"],
-                physics.isolation_cone,
-            )
-            for other, (neighbours, _, _) in enumerate(kinds)
-        ]  # fmt: skip
-        parts.append(_rows(kept, isolation, code))
-    return _interleave(parts)
-
-
-def sequence_order(particles: Columns, leptons: Leptons) -> NDArray[np.int64]:
-    """Order the particles of each event by falling distance from its lepton, which comes last.
-
-    Parameters
-    ----------
-    particles : Columns
-        With Eta and Phi, the lepton first.
-    leptons : Leptons
-        One for each event.
-
-    Returns
-    -------
-    int64 (n_particles,)
-        Indices into the flat columns: ``values[name][order]`` is the sequence. Particles equally far
-        stay in the order of the list; the lepton is behind them all.
-    """
-    distance = _distance(particles, leptons)
-    distance[particles.offsets[:-1]] = -1.0
-    return np.lexsort((-distance, particles.events))
-
-
-def hardest(objects: Columns, allowed: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:
-    """Mark the `most` allowed objects of highest pT in each event; of equal ones the first stored."""
-    order = np.lexsort((-objects["PT"], ~allowed, objects.events))
-    place = np.empty(len(objects), np.int64)
-    place[order] = np.arange(len(objects)) - np.repeat(objects.offsets[:-1], objects.counts)
-    return allowed & (place < most)
-
-
-def _distance(objects: Columns, leptons: Leptons) -> NDArray[np.float64]:
-    """Delta R between each object and the lepton of its event."""
-    event = objects.events
-    deta = objects["Eta"] - leptons.eta[event]
-    dphi = np.abs(objects["Phi"] - leptons.phi[event]) % (2 * np.pi)
-    return np.hypot(deta, np.minimum(dphi, 2 * np.pi - dphi))
-
-
-def _lepton_rows(leptons: Leptons) -> Columns:
-    n = len(leptons.pt)
-    values = {
-        "Pt": leptons.pt, "Eta": leptons.eta, "Phi": leptons.phi,
-        "vtxX": np.zeros(n), "vtxY": np.zeros(n), "vtxZ": np.zeros(n),
-        "ChPFIso": leptons.isolation[:, 0], "GammaPFIso": leptons.isolation[:, 1],
-        "NeuPFIso": leptons.isolation[:, 2],
-        "kind": np.where(leptons.is_electron, float(names.ELECTRON), float(names.MUON)),
-        "Charge": leptons.charge,
-    }  # fmt: skip
-    return Columns(np.arange(n + 1), values)
-
-
-def _rows(kept: Columns, isolation: list[NDArray[np.float64]], code: int) -> Columns:
-    n = len(kept)
-    zero = np.zeros(n)
-    charged, photon, neutral = (total / kept["PT"] for total in isolation)
-    values = {
-        "Pt": kept["PT"], "Eta": kept["Eta"], "Phi": kept["Phi"],
-        "vtxX": kept.values.get("X", zero), "vtxY": kept.values.get("Y", zero),
-        "vtxZ": kept.values.get("Z", zero),
-        "ChPFIso": charged, "GammaPFIso": photon, "NeuPFIso": neutral,
-        "kind": np.full(n, float(code)), "Charge": kept.values.get("Charge", zero),
-    }  # fmt: skip
-    return Columns(kept.offsets, values)
-
-
-def _interleave(parts: list[Columns]) -> Columns:
-    """Put the parts of each event behind one another."""
-    order = np.argsort(np.concatenate([part.events for part in parts]), kind="stable")
-    offsets = np.sum([part.offsets for part in parts], axis=0)
+    room = int(np.minimum(objects + 1, most).sum())
+    numbers = [np.empty(room, dtype) for _ in range(9)]
+    rows = _Rows._make([*numbers, np.empty(room, np.int8), np.empty(room, np.int8)])
+    caps = np.array([physics.max_tracks, physics.max_photons, physics.max_neutrals])
+    offsets = _fill(
+        rows, events, leptons.pt, leptons.eta, leptons.phi, leptons.charge, leptons.isolation,
+        leptons.is_electron, inputs, caps, physics.isolation_cone, physics.own_track_cone,
+        CONVENTIONS[physics.convention], in_sequence,
+    )  # fmt: skip
     return Columns(
-        offsets, {name: np.concatenate([part[name] for part in parts])[order] for name in names.STORED}
+        offsets, {name: column[: offsets[-1]] for name, column in zip(names.STORED, rows, strict=True)}
     )
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill(
+    rows: _Rows,
+    events: NDArray[np.int64],
+    lepton_pt: NDArray[np.float64],
+    lepton_eta: NDArray[np.float64],
+    lepton_phi: NDArray[np.float64],
+    lepton_charge: NDArray[np.float64],
+    lepton_isolation: NDArray[np.float64],
+    lepton_is_electron: NDArray[np.bool_],
+    inputs: Inputs,
+    caps: NDArray[np.int64],
+    radius: float,
+    own_radius: float,
+    convention: Convention,
+    in_sequence: bool,
+) -> NDArray[np.int64]:
+    """Write the rows of all events behind one another; give the offsets."""
+    scratch = make_scratch(inputs)
+    grid = make_grid(len(scratch.pt), radius)
+    kept = np.empty(len(scratch.pt) + 1, np.int64)
+    distance = np.empty(len(scratch.pt) + 1)
+    order = np.empty(len(scratch.pt) + 1, np.int64)
+    sums = np.empty((len(scratch.pt), 3))
+    objects = np.empty(len(scratch.pt), np.int64)
+    pt, eta, phi, kinds, _ = scratch
+    offsets = np.zeros(len(events) + 1, np.int64)
+    for which, event in enumerate(events):
+        tracks, photons, count = gather(inputs, event, scratch)
+        wanted = 0
+        for i in range(count):
+            away = _distance(eta[i], phi[i], lepton_eta[which], lepton_phi[which])
+            if kinds[i] != TRACK or away > own_radius:
+                kept[wanted], distance[wanted] = i, away
+                wanted += 1
+        if tracks > caps[TRACK] or photons - tracks > caps[PHOTON] or count - photons > caps[NEUTRAL]:
+            wanted = _cap(kept, distance, wanted, caps, scratch, convention.hardest_fill_up)
+        first = offsets[which]
+        offsets[which + 1] = first + wanted + 1
+        if in_sequence:  # the lepton comes last
+            sort_falling(distance, order, wanted)
+            lepton_row = first + wanted
+            for place in range(wanted):
+                objects[place] = kept[order[place]]
+        else:  # the lepton comes first
+            lepton_row = first
+            first += 1
+            objects[:wanted] = kept[:wanted]
+        _write_lepton(
+            rows, lepton_row, lepton_pt[which], lepton_eta[which], lepton_phi[which], lepton_charge[which],
+            lepton_isolation[which], lepton_is_electron[which],
+        )  # fmt: skip
+        if wanted:
+            frame = fill_grid(grid, scratch, count, radius, convention.wraps_cone)
+            cone_sums(sums, grid, frame, radius)
+            for i in range(count):
+                sums[i, kinds[i] if convention.leaves_itself_out else TRACK] -= pt[i]
+            _write_candidates(rows, first, objects, wanted, scratch, inputs, sums)
+    return offsets
+
+
+@numba.njit(nogil=True, cache=True)
+def _distance(eta: float, phi: float, other_eta: float, other_phi: float) -> float:
+    """Delta R of two directions; both conventions wrap here."""
+    deta, dphi = eta - other_eta, wrap(phi - other_phi)
+    return math.sqrt(deta * deta + dphi * dphi)
+
+
+@numba.njit(nogil=True, cache=True)
+def _cap(
+    kept: NDArray[np.int64],
+    distance: NDArray[np.float64],
+    wanted: int,
+    caps: NDArray[np.int64],
+    scratch: Scratch,
+    hardest: bool,
+) -> int:
+    """Keep at most ``caps[kind]`` of each kind, in stored order; give the new number.
+
+    The hardest, of equally hard ones the first stored; or simply the first stored.
+    """
+    allowed = np.ones(wanted, np.bool_)
+    kinds = scratch.kind[kept[:wanted]]
+    for kind in range(3):
+        mine = np.flatnonzero(kinds == kind)
+        if len(mine) > caps[kind]:
+            if hardest:
+                mine = mine[np.argsort(-scratch.pt[kept[mine]], kind="mergesort")]
+            allowed[mine[caps[kind] :]] = False
+    left = np.flatnonzero(allowed)
+    for place in range(len(left)):
+        kept[place], distance[place] = kept[left[place]], distance[left[place]]
+    return len(left)
+
+
+@numba.njit(nogil=True, cache=True)
+def sort_falling(keys: NDArray[np.float64], order: NDArray[np.int64], count: int) -> None:
+    """Order ``keys[:count]`` (not negative) from large to small, equal ones as they stand.
+
+    Keys go into as many bins as there are keys, and are put in order bin by bin: nearly linear for
+    the spread-out distances of an event.
+    """
+    if count == 0:
+        return
+    largest = keys[0]
+    for i in range(1, count):
+        largest = max(largest, keys[i])
+    scale = (count - 1) / largest if largest > 0 else 0.0
+    starts = np.zeros(count + 1, np.int32)
+    for i in range(count):
+        starts[count - int(keys[i] * scale)] += 1
+    for bin_ in range(count):
+        starts[bin_ + 1] += starts[bin_]
+    # from behind, so that equal keys stay as they stand; starts[b] moves from the end of bin b to its begin
+    for i in range(count - 1, -1, -1):
+        bin_ = count - int(keys[i] * scale)
+        starts[bin_] -= 1
+        order[starts[bin_]] = i
+    for i in range(1, count):
+        moved = order[i]
+        place = i
+        while place > 0 and keys[order[place - 1]] < keys[moved]:
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = moved
+
+
+@numba.njit(nogil=True, cache=True)
+def _write_lepton(
+    rows: _Rows,
+    row: int,
+    pt: float,
+    eta: float,
+    phi: float,
+    charge: float,
+    isolation: NDArray[np.float64],
+    is_electron: bool,
+) -> None:
+    rows.pt[row], rows.eta[row], rows.phi[row] = pt, eta, phi
+    rows.x[row], rows.y[row], rows.z[row] = 0.0, 0.0, 0.0
+    rows.charged[row], rows.photon[row], rows.neutral[row] = isolation[0], isolation[1], isolation[2]
+    rows.kind[row] = names.ELECTRON if is_electron else names.MUON
+    rows.charge[row] = int(charge)
+
+
+@numba.njit(nogil=True, cache=True)
+def _write_candidates(
+    rows: _Rows,
+    first: int,
+    objects: NDArray[np.int64],
+    count: int,
+    scratch: Scratch,
+    inputs: Inputs,
+    sums: NDArray[np.float64],
+) -> None:
+    pts, etas, phis, kinds, sources = scratch
+    to_pt, to_eta, to_phi, to_x, to_y, to_z, to_charged, to_photon, to_neutral, to_kind, to_charge = rows
+    xs, ys, zs, signs = inputs.track_x, inputs.track_y, inputs.track_z, inputs.track_sign
+    for place in range(count):
+        i, row = objects[place], first + place
+        pt, kind = pts[i], kinds[i]
+        to_pt[row], to_eta[row], to_phi[row] = pt, etas[i], phis[i]
+        to_charged[row] = sums[i, 0] / pt
+        to_photon[row] = sums[i, 1] / pt
+        to_neutral[row] = sums[i, 2] / pt
+        to_kind[row] = _CODES[kind]
+        if kind == TRACK:
+            source = sources[i]
+            to_x[row], to_y[row], to_z[row] = xs[source], ys[source], zs[source]
+            to_charge[row] = (signs[source] > 0) - (signs[source] < 0)
+        else:
+            to_x[row], to_y[row], to_z[row], to_charge[row] = 0.0, 0.0, 0.0, 0
