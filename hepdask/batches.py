@@ -1,7 +1,8 @@
 """From stored events to the arrays a network takes: shuffled, shared out over ranks, scaled, padded.
 
 A global batch is a run of the shuffled events; rank ``r`` of ``n`` takes every ``n``-th of them. Its
-sequences are padded to the longest among them, never to the longest possible.
+sequences are padded to the longest among them, not to the longest possible (unless the convention is the
+published one, whose padding takes part).
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hepdask.features import expand_columns
-from hepdask.features.names import PARTICLE
+from hepdask.features import sequences
 from hepdask.scaling import Scaler
 from hepdask.store import Events
 
@@ -51,8 +51,12 @@ class Batches:
         All events of the sample.
     inputs : tuple of str
         What the network takes: ``"high_level"``, and perhaps ``"particles"``.
-    high_level_scaler, particle_scaler : Scaler
-        Scaling of the two.
+    high_level_scaler : Scaler
+        Scaling of the high-level features.
+    particle_scaler : Scaler or None
+        Scaling of the particles; None for the published form of a sequence.
+    max_particles : int
+        Longest possible particle list, which is the length of every sequence in the published form.
     batch_size : int
         Events of a global batch.
     rank, size : int
@@ -62,7 +66,8 @@ class Batches:
     events: Events
     inputs: tuple[str, ...]
     high_level_scaler: Scaler
-    particle_scaler: Scaler
+    particle_scaler: Scaler | None
+    max_particles: int
     batch_size: int
     rank: int = 0
     size: int = 1
@@ -95,10 +100,8 @@ class Batches:
     def _sequences(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         starts = self.events.offsets[chosen]
         lengths = self.events.offsets[chosen + 1] - starts
-        event = np.repeat(np.arange(len(chosen)), lengths)
-        place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        rows = starts[event] + place
-        flat = expand_columns({name: column[rows] for name, column in self.events.particles.items()})
-        padded = np.zeros((len(chosen), max(1, lengths.max()), len(PARTICLE)), np.float32)
-        padded[event, place] = self.particle_scaler(np.stack(list(flat.values()), axis=1))
-        return padded
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        stored = {name: column[rows] for name, column in self.events.particles.items()}
+        longest = self.max_particles if self.particle_scaler is None else int(lengths.max())
+        return sequences(stored, offsets, longest, self.particle_scaler)

@@ -116,14 +116,21 @@ def prepare_chunk(chunk: source.Chunk, config: Config, store: Path) -> dict[str,
 
 
 def _moments(extracted: Extracted, training: np.ndarray) -> dict[str, Any]:
-    """Sum up the training events for the scalers, expanding the 19 features block by block."""
+    """Sum up the training events for the scalers, expanding the 19 features block by block.
+
+    The published convention scales high-level features over all events.
+    """
     sample = extracted.particles.of_events(training)
     particles = Moments.of(np.empty((0, len(PARTICLE))))
     for start in range(0, len(sample), _BLOCK):
         block = {name: column[start : start + _BLOCK] for name, column in sample.values.items()}
         particles = particles.merge(Moments.of(np.stack(list(expand_columns(block).values()), axis=1)))
-    high_level = Moments.of(extracted.high_level[training].astype(np.float32))
-    return {"particles": particles.to_json(), "high_level": high_level.to_json()}
+    high_level = extracted.high_level.astype(np.float32)
+    return {
+        "particles": particles.to_json(),
+        "high_level": Moments.of(high_level[training]).to_json(),
+        "high_level_all": Moments.of(high_level).to_json(),
+    }
 
 
 def _retry(attempt: Callable[[], T], config: Config) -> T:

@@ -185,12 +185,13 @@ def score_rank(
         file = Path(folder) / "model.keras"
         file.write_bytes(keras_file)
         model = keras.models.load_model(file, compile=False)
-    events = open_store(store_path).events(sample)  # type: ignore[arg-type]
+    store = open_store(store_path)
     batches = Batches(
-        events,
+        store.events(sample),  # type: ignore[arg-type]
         models.INPUTS[name],
         Scaler.from_json(scaling["high_level"]),
-        Scaler.from_json(scaling["particles"]),
+        Scaler.from_json(scaling["particles"]) if scaling["particles"] else None,
+        store.max_particles,
         512 * size,
         rank,
         size,
@@ -211,7 +212,14 @@ def _means(sums: Any, events: int) -> tuple[float, float]:
 
 def _batches(name: str, store: Store, events: Events, batch_size: int, rank: int, size: int) -> Batches:
     return Batches(
-        events, models.INPUTS[name], store.high_level_scaler, store.particle_scaler, batch_size, rank, size
+        events,
+        models.INPUTS[name],
+        store.high_level_scaler,
+        store.particle_scaler,
+        store.max_particles,
+        batch_size,
+        rank,
+        size,
     )
 
 

@@ -23,15 +23,15 @@ def cone_sum(thing, candidates, leave_out=lambda candidate: False):
     return math.fsum(near) / thing["pt"]
 
 
-def event_features(event, caps=(450, 150, 200)):
-    """Return None where the event is rejected, else the high-level features and the particles.
+def published_cone_sum(thing, candidates):
+    """No wrapping of phi within one turn, and nothing left out."""
+    near = [
+        c["pt"] for c in candidates if math.hypot(c["eta"] - thing["eta"], c["phi"] - thing["phi"]) < CONE
+    ]
+    return math.fsum(near) / thing["pt"]
 
-    The particles stand in sequence order, each with its place in the list.
-    """
-    tracks = [dict(t) for t in event["tracks"] if t["pt"] > 0.5]
-    photons = [dict(p) for p in event["photons"] if p["pt"] > 1.0]
-    neutrals = [dict(n) for n in event["neutrals"] if n["pt"] > 1.0]
 
+def corrected_lepton(event, tracks, photons, neutrals):
     best = None
     for flavour in ("electrons", "muons"):
         for lepton in event[flavour]:
@@ -43,9 +43,38 @@ def event_features(event, caps=(450, 150, 200)):
                 cone_sum(lepton, neutrals),
             )
             if sum(iso) < 0.45 and (best is None or lepton["pt"] > best["pt"]):
-                best = dict(
-                    lepton, iso=iso, kind="isEle" if flavour == "electrons" else "isMu", x=0, y=0, z=0
-                )
+                best = dict(lepton, iso=iso, kind="isEle" if flavour == "electrons" else "isMu")
+    return best
+
+
+def published_lepton(event, tracks, photons, neutrals):
+    if not (tracks and photons and neutrals):
+        return None
+    found = []
+    for flavour in ("electrons", "muons"):
+        for lepton in event[flavour]:
+            iso = (
+                published_cone_sum(lepton, tracks) - 1,
+                published_cone_sum(lepton, photons),
+                published_cone_sum(lepton, neutrals),
+            )
+            if lepton["pt"] > 23 and sum(iso) < 0.45:
+                found.append(dict(lepton, iso=iso, kind="isEle" if flavour == "electrons" else "isMu"))
+                break
+    if len(found) == 2:
+        return found[0] if found[0]["eta"] > found[1]["eta"] else found[1]
+    return found[0] if found else None
+
+
+def event_features(event, caps=(450, 150, 200), published=False):
+    """Return None where the event is rejected, else the high-level features and the particles.
+
+    The particles stand in sequence order, each with its place in the list.
+    """
+    tracks = [dict(t) for t in event["tracks"] if t["pt"] > 0.5]
+    photons = [dict(p) for p in event["photons"] if p["pt"] > 1.0]
+    neutrals = [dict(n) for n in event["neutrals"] if n["pt"] > 1.0]
+    best = (published_lepton if published else corrected_lepton)(event, tracks, photons, neutrals)
     if best is None:
         return None
 
@@ -55,12 +84,18 @@ def event_features(event, caps=(450, 150, 200)):
         ("isGamma", photons, caps[1]),
         ("isNeuHad", neutrals, caps[2]),
     ):
-        kept = sorted(objects, key=lambda o: -o["pt"])[:cap]
+        kept = objects[:cap] if published else sorted(objects, key=lambda o: -o["pt"])[:cap]
         for thing in [o for o in objects if any(o is k for k in kept)]:
-            iso = tuple(
-                cone_sum(thing, candidates, lambda c, thing=thing: c is thing)
-                for candidates in (tracks, photons, neutrals)
-            )
+            if published:
+                iso = [published_cone_sum(thing, candidates) for candidates in (tracks, photons, neutrals)]
+                iso[0] -= 1
+            else:
+                iso = [
+                    cone_sum(thing, candidates, lambda c, thing=thing: c is thing)
+                    for candidates in (tracks, photons, neutrals)
+                ]
+            if published and "pid" in thing:
+                thing["charge"] = (thing["pid"] > 0) - (thing["pid"] < 0)
             particles.append(dict(thing, iso=iso, kind=kind))
     listed = [(place + 1, p) for place, p in enumerate(particles)]
     listed.sort(key=lambda item: -delta_r(best, item[1]))
@@ -68,11 +103,12 @@ def event_features(event, caps=(450, 150, 200)):
 
     jets = [j for j in event["jets"] if j["pt"] > 30 and abs(j["eta"]) < 2.6]
     met = event["met"]
+    mt_squared = 2 * met["pt"] * best["pt"] * (1 - math.cos(best["phi"] - met["phi"]))
     high_level = {
         "HT": math.fsum(j["pt"] for j in jets),
         "MET": met["pt"],
         "phiMET": met["phi"],
-        "MT": math.sqrt(max(0.0, 2 * met["pt"] * best["pt"] * (1 - math.cos(best["phi"] - met["phi"])))),
+        "MT": mt_squared if published else math.sqrt(max(0.0, mt_squared)),
         "nJets": len(jets),
         "nBjets": sum(j["btag"] > 0 for j in jets),
         "LepPt": best["pt"],

@@ -17,13 +17,14 @@ from hepdask.features.candidates import Scratch
 from hepdask.features.columns import Columns
 from hepdask.features.isolation import cone_sum_of_one, cone_sums, fill_grid, make_grid
 from hepdask.features.particles import sort_falling
+from hepdask.features.published import published_sequences
 
 
 def assert_like_naive(plain, physics=None, caps=(450, 150, 200)):
     """Compare every number of every event with the plain implementation."""
     physics = physics or Physics()
     array = made.to_awkward(plain)
-    truth = [naive.event_features(e, caps) for e in plain]
+    truth = [naive.event_features(e, caps, published=physics.convention == "reference") for e in plain]
     selected = features.select(array, physics)
     assert selected.tolist() == [t is not None for t in truth]
     extracted = features.extract(array, physics)
@@ -65,10 +66,89 @@ def test_caps_keep_the_hardest():
     assert features.extract(made.to_awkward(plain), physics).particles.counts.max() == 18
 
 
-@given(seed=st.integers(0, 2**32), candidates=st.integers(0, 80), leptons=st.integers(0, 4))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_random_event_matches(seed, candidates, leptons):
-    assert_like_naive(made.random_events(3, seed, candidates=candidates, leptons=leptons))
+@given(
+    seed=st.integers(0, 2**32),
+    candidates=st.integers(0, 80),
+    leptons=st.integers(0, 4),
+    convention=st.sampled_from(["corrected", "reference"]),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_random_event_matches(seed, candidates, leptons, convention):
+    plain = made.random_events(3, seed, candidates=candidates, leptons=leptons)
+    assert_like_naive(plain, Physics(convention=convention))
+
+
+class TestPublishedConvention:
+    """Each difference from the corrected convention, by itself, in the smallest event that shows it."""
+
+    published = Physics(convention="reference")
+    filler = {  # noqa: RUF012
+        "tracks": [made.track(1, -3, 0)], "photons": [made.thing(2, -3, 0)], "neutrals": [made.thing(2, -3, 0)],
+    }  # fmt: skip
+
+    def high_level(self, physics=None, **collections):
+        array = made.to_awkward([made.event(**{**self.filler, **collections})])
+        return features.high_level(array, physics)[0]
+
+    def test_random_events(self):
+        plain = made.random_events(60, seed=6)
+        assert assert_like_naive(plain, self.published).any()
+        assert assert_like_naive(
+            plain, Physics(convention="reference", max_tracks=5), caps=(5, 150, 200)
+        ).any()
+
+    def test_a_cone_across_pi_is_cut(self):
+        both = {"muons": [made.lepton(40, 0, 3.1)], "photons": [made.thing(4, 0, -3.1)]}
+        assert self.high_level(**both).LepIsoGamma == pytest.approx(0.1)
+        assert self.high_level(self.published, **both).LepIsoGamma == 0
+
+    def test_one_is_subtracted_from_every_charged_isolation(self):
+        alone = {"muons": [made.lepton(40, 0, 0)]}
+        assert self.high_level(**alone).LepIsoCh == 0
+        assert self.high_level(self.published, **alone).LepIsoCh == -1
+        array = made.to_awkward([made.event(**{**self.filler, **alone})])
+        photon = features.particles(array, self.published)[0][2]
+        assert (photon.isGamma, photon.ChPFIso, photon.GammaPFIso) == (1, 1 / 2 - 1, 1)
+        photon = features.particles(array)[0][2]
+        assert (photon.isGamma, photon.ChPFIso, photon.GammaPFIso) == (1, 1 / 2, 0)
+
+    def test_the_larger_eta_leads(self):
+        two = {"electrons": [made.lepton(40, 1, 0)], "muons": [made.lepton(30, 2, 1)]}
+        assert self.high_level(**two).LepPt == 40
+        assert self.high_level(self.published, **two).LepPt == 30
+
+    def test_the_first_of_a_flavour_leads(self):
+        two = {"electrons": [made.lepton(30, 1, 0), made.lepton(40, 2, 1)]}
+        assert self.high_level(**two).LepPt == 40
+        assert self.high_level(self.published, **two).LepPt == 30
+
+    def test_mt_has_no_root(self):
+        one = {"muons": [made.lepton(40, 0, 0)], "met": {"pt": 20.0, "phi": math.pi}}
+        assert pytest.approx(math.sqrt(2 * 40 * 20 * 2)) == self.high_level(**one).MT
+        assert pytest.approx(2 * 40 * 20 * 2) == self.high_level(self.published, **one).MT
+
+    @pytest.mark.parametrize("kind", ["tracks", "photons", "neutrals"])
+    def test_an_event_without_one_kind_is_dropped(self, kind):
+        array = made.to_awkward([made.event(**{**self.filler, kind: []}, muons=[made.lepton(40, 0, 0)])])
+        assert features.select(array).tolist() == [True]
+        assert features.select(array, self.published).tolist() == [False]
+
+    def test_the_first_stored_fill_up(self):
+        tracks = [made.track(pt, -1, i) for i, pt in enumerate((1, 5, 3))]
+        array = made.to_awkward(
+            [made.event(**{**self.filler, "tracks": tracks}, muons=[made.lepton(40, 1, 0)])]
+        )
+        assert features.particles(array, Physics(max_tracks=2))[0].Pt[1:3].tolist() == [5, 3]
+        few = Physics(max_tracks=2, convention="reference")
+        assert features.particles(array, few)[0].Pt[1:3].tolist() == [1, 5]
+
+    def test_the_sign_of_the_pid_is_the_charge(self):
+        tracks = [made.track(2, -1, 0, charge=-1, pid=11)]
+        array = made.to_awkward(
+            [made.event(**{**self.filler, "tracks": tracks}, muons=[made.lepton(40, 1, 0)])]
+        )
+        assert features.particles(array)[0].Charge[1] == -1
+        assert features.particles(array, self.published)[0].Charge[1] == 1
 
 
 def test_event_done_by_hand():
@@ -240,6 +320,30 @@ def test_sorting_is_stable_and_falls(keys):
     order = np.full(len(keys), -1)
     sort_falling(keys, order, len(keys))
     assert order.tolist() == sorted(range(len(keys)), key=lambda i: -keys[i])
+
+
+def test_published_sequences_are_those_of_a_plain_loop():
+    """Fill up with zeros, sort by distance, standardise each column over all rows."""
+    plain = made.random_events(8, seed=4, candidates=30)
+    array = made.to_awkward(plain)
+    array = array[features.select(array)]
+    lists = features.particles(array)
+    flat = np.stack([ak.to_numpy(ak.flatten(lists[name])) for name in names.PARTICLE])
+    counts = ak.num(lists).to_numpy()
+    offsets = np.concatenate(([0], np.cumsum(counts)))
+    found = published_sequences(flat, offsets, offsets[:-1], 120)
+    for i in range(len(array)):
+        rows = [[p[name] for name in names.PARTICLE] for p in lists[i].to_list()] + [[0.0] * 19] * (
+            120 - counts[i]
+        )
+        eta, phi = rows[0][5], rows[0][6]
+        rows.sort(key=lambda row: -math.hypot(row[5] - eta, naive.wrapped(row[6] - phi)))
+        for column in range(19):
+            values = [row[column] for row in rows]
+            mean = math.fsum(values) / 120
+            deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / 120)
+            expected = [(v - mean) / (deviation or 1.0) for v in values]
+            assert found[i, :, column] == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 def test_columns_keep_events_together():

@@ -108,6 +108,19 @@ def test_a_sequence_is_scaled_and_padded_behind(make_config, client):
         store.sequence(len(store))
 
 
+def test_the_published_form_of_a_sequence(make_config, client):
+    store = prepare(make_config(physics={"convention": "reference"}), client).store
+    rows = store.sequence(0).astype(float)
+    assert rows.shape == (801, 19)
+    assert rows.mean(axis=0) == pytest.approx(np.zeros(19), abs=1e-5)
+    deviation = rows.std(axis=0)
+    assert deviation[deviation > 0] == pytest.approx(np.ones(np.count_nonzero(deviation)), abs=1e-4)
+    assert store.particle_scaler is None
+    high_level = np.stack([ak.to_numpy(store.arrays().hlf[name]) for name in names.HIGH_LEVEL], axis=1)
+    scaled = store.high_level_scaler(high_level)
+    assert scaled.min(axis=0) == pytest.approx(np.zeros(14), abs=1e-6)
+
+
 @pytest.mark.parametrize("chunk_events", [1000, 7])
 def test_the_size_of_chunks_changes_nothing(make_config, client, tmp_path, chunk_events):
     one = prepare(make_config(), client).store

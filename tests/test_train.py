@@ -51,7 +51,7 @@ def test_batches_hold_every_event_once_whatever_the_number_of_ranks(config):
         ranks = [
             list(
                 Batches(
-                    fit, ("high_level",), store.high_level_scaler, store.particle_scaler, 16, r, size
+                    fit, ("high_level",), store.high_level_scaler, store.particle_scaler, 801, 16, r, size
                 ).shuffled(1, 0)
             )
             for r in range(size)
@@ -66,7 +66,9 @@ def test_batches_hold_every_event_once_whatever_the_number_of_ranks(config):
 def test_batches_are_the_scaled_sequences_of_the_store(config):
     store = open_store(config.store_path)
     events = store.events()
-    batches = Batches(events, ("particles", "high_level"), store.high_level_scaler, store.particle_scaler, 8)
+    batches = Batches(
+        events, ("particles", "high_level"), store.high_level_scaler, store.particle_scaler, 801, 8
+    )
     batch = next(batches.in_order())
     longest = np.diff(events.offsets)[:8].max()
     assert batch.inputs["particles"].shape == (8, longest, len(PARTICLE))
@@ -77,7 +79,7 @@ def test_batches_are_the_scaled_sequences_of_the_store(config):
 def test_the_order_depends_on_seed_and_epoch_alone(config):
     store = open_store(config.store_path)
     batches = Batches(
-        store.events("fit"), ("high_level",), store.high_level_scaler, store.particle_scaler, 16
+        store.events("fit"), ("high_level",), store.high_level_scaler, store.particle_scaler, 801, 16
     )
 
     def order(seed, epoch):

@@ -21,9 +21,11 @@ from hepdask.features.expand import expand
 from hepdask.features.high_level import high_level_features, jets, missing_et
 from hepdask.features.lepton import Leptons, leading_leptons
 from hepdask.features.particles import particle_lists
+from hepdask.features.published import published_sequences
+from hepdask.scaling import Scaler
 
 __all__ = [
-    "BadEvent", "Extracted", "branches", "expand_columns", "extract", "high_level", "particles", "select",
+    "BadEvent", "Extracted", "branches", "expand_columns", "extract", "high_level", "particles", "select", "sequences",
 ]  # fmt: skip
 
 
@@ -176,6 +178,38 @@ def high_level(events: ak.Array, physics: Physics | None = None) -> ak.Array:
     _require_selected(leptons)
     values = _high_level(events, leptons, physics)
     return ak.Array(dict(zip(names.HIGH_LEVEL, values.T, strict=True)))
+
+
+def sequences(
+    stored: dict[str, NDArray], offsets: NDArray[np.int64], length: int, scaler: Scaler | None
+) -> NDArray[np.float32]:
+    """Turn stored particles into what the recurrent networks take.
+
+    Parameters
+    ----------
+    stored : dict
+        The columns `names.STORED`, in sequence order: the lepton last.
+    offsets : int64 (n + 1,)
+        Particles of event ``i`` are ``offsets[i]:offsets[i + 1]``.
+    length : int
+        Rows of a sequence; no event has more particles.
+    scaler : Scaler or None
+        Scaling of the 19 features; None for the published form, see `published`.
+
+    Returns
+    -------
+    float32 (n, length, 19)
+        Scaled particles and, behind them, zeros; in the published form no row is zero.
+    """
+    flat = expand(stored)
+    if scaler is None:
+        return published_sequences(flat, offsets, offsets[1:] - 1, length)
+    counts = np.diff(offsets)
+    event = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+    padded = np.zeros((len(counts), length, len(names.PARTICLE)), np.float32)
+    padded[event, place] = scaler(flat.T)
+    return padded
 
 
 def expand_columns(stored: dict[str, NDArray], dtype: type = np.float32) -> dict[str, NDArray]:

@@ -229,7 +229,7 @@ def _manifest(
             kind: reduce(
                 Moments.merge, (Moments.from_json(part["moments"][kind]) for part in parts)
             ).to_json()
-            for kind in ("particles", "high_level")
+            for kind in ("particles", "high_level", "high_level_all")
         },
         "selection": selection,
         "notes": notes,

@@ -117,7 +117,7 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
         "physics": store.manifest["physics"],
         "scaling": {
             "high_level": store.high_level_scaler.to_json(),
-            "particles": store.particle_scaler.to_json(),
+            "particles": store.particle_scaler.to_json() if store.particle_scaler else None,
         },
         "history": trained.history,
         "facts": {

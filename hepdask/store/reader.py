@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from hepdask.config import Split
 from hepdask.errors import StoreError
-from hepdask.features import expand_columns, names
+from hepdask.features import expand_columns, names, sequences
+from hepdask.features.conventions import CONVENTIONS, Convention
 from hepdask.scaling import Moments, Scaler
 from hepdask.split import balanced, event_hash, is_test, is_validation
 from hepdask.store.layout import DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA
@@ -132,14 +133,24 @@ class Store:
         return Split.model_validate(self.manifest["split"])
 
     @cached_property
-    def particle_scaler(self) -> Scaler:
-        """Standardisation of the 19 features, fitted on the training split's particles."""
+    def particle_scaler(self) -> Scaler | None:
+        """Standardisation of the 19 features, fitted on the training split's particles.
+
+        None in the `reference` convention, which standardises event by event.
+        """
+        if self._convention.scales_by_event:
+            return None
         return Scaler.standard(Moments.from_json(self.manifest["moments"]["particles"]))
 
     @cached_property
     def high_level_scaler(self) -> Scaler:
-        """Min-max scaling of the 14 features, fitted on the training split."""
-        return Scaler.min_max(Moments.from_json(self.manifest["moments"]["high_level"]))
+        """Min-max scaling of the 14 features, fitted on the training split; in `reference` on all events."""
+        sample = "high_level_all" if self._convention.scales_by_event else "high_level"
+        return Scaler.min_max(Moments.from_json(self.manifest["moments"][sample]))
+
+    @property
+    def _convention(self) -> Convention:
+        return CONVENTIONS[self.manifest["physics"]["convention"]]
 
     @property
     def max_particles(self) -> int:
@@ -224,7 +235,8 @@ class Store:
         Returns
         -------
         float32 (max_particles, 19)
-            The scaled particles, farthest from the lepton first and the lepton last, then zeros.
+            The scaled particles, farthest from the lepton first and the lepton last, then zeros; in the
+            `reference` convention the published form, with its padding among the particles.
 
         Raises
         ------
@@ -237,10 +249,8 @@ class Store:
         for group, part in zip(self._groups(), self.parts, strict=True):
             if index < part["events"]:
                 arrays = _load(group, np.arange(part["events"]) == index)
-                features = expand_columns({name: arrays[name] for name in PARTICLE_DTYPES})
-                rows = np.zeros((self.max_particles, len(names.PARTICLE)), np.float32)
-                rows[: len(features["Pt"])] = self.particle_scaler(np.stack(list(features.values()), axis=1))
-                return rows
+                stored = {name: arrays[name] for name in PARTICLE_DTYPES}
+                return sequences(stored, arrays["offsets"], self.max_particles, self.particle_scaler)[0]
             index -= part["events"]
         raise AssertionError("unreachable: the index was checked")
 
