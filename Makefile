@@ -9,7 +9,8 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-UV := $(BIN)/uv
+# trusts what the system trusts, as pip does
+UV := $(BIN)/uv --system-certs
 UV_VERSION := 0.13.9
 INSTALLED := $(VENV)/.installed
 
