@@ -27,7 +27,8 @@ class Batch:
     events : int64 (n,)
         Indices into the events the batches are made from.
     inputs : dict of float32
-        ``high_level`` (n, 14) and, where wanted, ``particles`` (n, longest, 19); rows of zeros are padding.
+        ``high_level`` (n, 14) and, where wanted, ``particles`` (n, longest, 19), or as many features as the
+        network takes; rows of zeros are padding.
     label : int64 (n,)
         Class.
     weight : float32 (n,)
@@ -49,8 +50,8 @@ class Batches:
     ----------
     events : Events
         All events of the sample.
-    inputs : tuple of str
-        What the network takes: ``"high_level"``, and perhaps ``"particles"``.
+    inputs : dict of list of int
+        What the network takes: the columns of ``"high_level"``, and perhaps of ``"particles"``.
     high_level_scaler : Scaler
         Scaling of the high-level features.
     particle_scaler : Scaler or None
@@ -64,7 +65,7 @@ class Batches:
     """
 
     events: Events
-    inputs: tuple[str, ...]
+    inputs: dict[str, list[int]]
     high_level_scaler: Scaler
     particle_scaler: Scaler | None
     max_particles: int
@@ -92,9 +93,10 @@ class Batches:
             yield Batch(mine, self._inputs(mine), self.events.label[mine], weight)
 
     def _inputs(self, chosen: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        arrays = {"high_level": self.high_level_scaler(self.events.high_level[chosen])}
+        high_level = self.high_level_scaler(self.events.high_level[chosen])
+        arrays = {"high_level": high_level[:, self.inputs["high_level"]]}
         if "particles" in self.inputs:
-            arrays["particles"] = self._sequences(chosen)
+            arrays["particles"] = self._sequences(chosen)[:, :, self.inputs["particles"]]
         return arrays
 
     def _sequences(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hepdask.errors import ConfigError
+from hepdask.names import HIGH_LEVEL
 
 T = TypeVar("T", bound=BaseModel)
 Positive = Annotated[float, Field(gt=0)]
@@ -89,6 +90,25 @@ class Physics(Section):
         description="`corrected`, or the published pipeline's numbers: `reference` (docs/physics.md)",
     )
     collections: Collections = Field(default_factory=Collections, description="collection names")
+    branches: dict[str, str] = Field(
+        default_factory=dict,
+        description="{Collection.Field: branch}: branches of the files that are called otherwise",
+    )
+    leptons: tuple[Literal["electron", "muon"], ...] = Field(
+        ("electron", "muon"), min_length=1, description="flavours that may select an event"
+    )
+    selections: dict[str, str] = Field(
+        default_factory=dict,
+        description="{name: function}: further selections, `module:function` or `file.py:function`, events to bools",
+    )
+    features: dict[str, str] = Field(
+        default_factory=dict,
+        description="{name: function}: further high-level features, functions from selected events to numbers",
+    )
+    reads: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="{collection: fields}: what these functions read beyond what is read anyway",
+    )
     track_min_pt: float = Field(0.5, ge=0, description="charged candidates have pT above this [GeV]")
     photon_min_et: float = Field(1.0, ge=0, description="photon candidates have ET above this [GeV]")
     neutral_min_et: float = Field(1.0, ge=0, description="neutral-hadron candidates have ET above this [GeV]")
@@ -101,6 +121,11 @@ class Physics(Section):
     lepton_max_isolation: Positive = Field(0.45, description="... and a summed relative isolation below this")
     jet_min_pt: float = Field(30.0, ge=0, description="counted jets have pT above this [GeV]")
     jet_max_abs_eta: Positive = Field(2.6, description="... and |eta| below this")
+
+    @property
+    def high_level_features(self) -> tuple[str, ...]:
+        """Names of the high-level features: the 14, then the user's own."""
+        return (*HIGH_LEVEL, *self.features)
 
     @property
     def max_particles(self) -> int:
@@ -158,6 +183,7 @@ class Split(Section):
 class HLF(Section):
     """Dense network on the high-level features (the paper's `HLF` classifier)."""
 
+    features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
     hidden: tuple[Count, ...] = Field((50, 20, 10), description="units of the hidden layers")
     epochs: Count = Field(30, description="passes over the training split")
     batch_size: Count = Field(128, description="events a step, over all ranks")
@@ -167,6 +193,10 @@ class HLF(Section):
 class Inclusive(Section):
     """Recurrent network on the particles, joined by the high-level features (`Inclusive` classifier)."""
 
+    particle_features: tuple[str, ...] | None = Field(
+        None, description="particle features it takes; default all"
+    )
+    features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
     units: Count = Field(50, description="units of the GRU")
     dense: Count = Field(25, description="units of the dense layer after it")
     dropout: Fraction = Field(0.2, description="dropout on both branches")

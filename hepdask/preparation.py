@@ -15,7 +15,7 @@ from hepdask import source
 from hepdask.config import Config
 from hepdask.errors import InputError
 from hepdask.features import BadEvent, Extracted, branches, expand_columns, extract
-from hepdask.features.names import PARTICLE
+from hepdask.names import PARTICLE
 from hepdask.scaling import Moments
 from hepdask.split import is_test
 from hepdask.store import writer
@@ -74,7 +74,10 @@ def prepare_chunk(chunk: source.Chunk, config: Config, store: Path) -> dict[str,
     collections, parent = branches(physics), {physics.collections.generator: ("Parent",)}
     try:
         events = _retry(
-            lambda: source.read(chunk, collections, config.store.xrootd.environment(), parent), config
+            lambda: source.read(
+                chunk, collections, config.store.xrootd.environment(), parent, physics.branches
+            ),
+            config,
         )
         extracted = extract(events, physics)
     except BadEvent as error:

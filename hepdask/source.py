@@ -86,6 +86,7 @@ def read(
     wanted: Mapping[str, tuple[str, ...]],
     environment: Mapping[str, str],
     optional: Mapping[str, tuple[str, ...]] | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> ak.Array:
     """Read the wanted fields of a chunk.
 
@@ -99,6 +100,8 @@ def read(
         Variables of the XRootD client.
     optional : mapping, optional
         The same for fields that are read where they are.
+    renamed : mapping, optional
+        ``Collection.Field`` to the branch that holds it, where it is not called so.
 
     Returns
     -------
@@ -117,13 +120,17 @@ def read(
             raise InputError(
                 f"{chunk.file.path}: the file was replaced while the run was using it; start again"
             )
-        found = {branch.name: branch for branch in tree.itervalues(recursive=True)}
+        found = {branch.name for branch in tree.itervalues(recursive=True)}
+
+        def branch_of(collection: str, field: str) -> str:
+            return (renamed or {}).get(f"{collection}.{field}", f"{collection}.{field}")
+
         present = dict(wanted)
         for collection, fields in (optional or {}).items():
-            if all(f"{collection}.{field}" in found for field in fields):
+            if all(branch_of(collection, field) in found for field in fields):
                 present[collection] = (*present.get(collection, ()), *fields)
-        keys = [f"{collection}.{field}" for collection, fields in present.items() for field in fields]
-        for key in keys:
+        keys = {branch_of(collection, field) for collection, fields in present.items() for field in fields}
+        for key in sorted(keys):
             _require_branch(chunk.file, found, key)
         try:
             arrays = tree.arrays(
@@ -138,15 +145,13 @@ def read(
                 f"{type(error).__name__}: {error}"
             ) from error
         by_name = {name.rsplit("/", 1)[-1]: array for name, array in arrays.items()}
-        return ak.zip(
-            {
-                collection: _zip(
-                    chunk.file, collection, {field: by_name[f"{collection}.{field}"] for field in fields}
-                )
-                for collection, fields in present.items()
-            },
-            depth_limit=1,
-        )
+        collections = {
+            collection: _zip(
+                chunk.file, collection, {field: by_name[branch_of(collection, field)] for field in fields}
+            )
+            for collection, fields in present.items()
+        }
+        return ak.zip(collections, depth_limit=1)
 
 
 def _zip(file: InputFile, collection: str, fields: dict[str, ak.Array]) -> ak.Array:
@@ -190,13 +195,13 @@ def _tree(file: InputFile, environment: Mapping[str, str]) -> Iterator[Any]:
         yield tree
 
 
-def _require_branch(file: InputFile, found: Mapping[str, Any], key: str) -> None:
+def _require_branch(file: InputFile, found: set[str], key: str) -> None:
     if key not in found:
-        near = difflib.get_close_matches(key, list(found), n=1)
+        near = difflib.get_close_matches(key, sorted(found), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(
             f"{file.path}: tree {file.tree} has no branch {key}{hint} "
-            "(names of collections are set in physics.collections)"
+            "(physics.collections and physics.branches set the names)"
         )
 
 

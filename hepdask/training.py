@@ -82,12 +82,13 @@ def train_rank(name: str, config: Config, store_path: Path) -> TrainedModel | No
     rank, size = collective.rank(), collective.size()
     store = open_store(store_path)
     settings = models.settings(name, config.models)
-    fit = _batches(name, store, store.events("fit"), settings.batch_size, rank, size)
-    validation = _batches(name, store, store.events("validation"), 1024, rank, size)
+    inputs = models.inputs(name, config.models, store.features["hlf"])
+    fit = _batches(inputs, store, store.events("fit"), settings.batch_size, rank, size)
+    validation = _batches(inputs, store, store.events("validation"), 1024, rank, size)
 
     # every rank draws its own dropout masks; the initial weights are rank 0's
     keras.utils.set_random_seed(config.training.seed + rank)
-    model = models.build(name, config.models, len(store.classes))
+    model = models.build(name, config.models, inputs, len(store.classes))
     optimizer = DistributedOptimizer(keras.optimizers.Adam(settings.learning_rate), op="sum")
     optimizer.build(model.trainable_variables)
     state = [*model.weights, *optimizer.variables]
@@ -153,7 +154,7 @@ def train_rank(name: str, config: Config, store_path: Path) -> TrainedModel | No
 
 
 def score_rank(
-    keras_file: bytes, name: str, scaling: dict[str, Any], store_path: Path, sample: str
+    keras_file: bytes, inputs: dict[str, list[int]], scaling: dict[str, Any], store_path: Path, sample: str
 ) -> NDArray[np.float32]:
     """Score this rank's share of a sample.
 
@@ -161,8 +162,8 @@ def score_rank(
     ----------
     keras_file : bytes
         Contents of the ``.keras`` file.
-    name : str
-        Which model it is.
+    inputs : dict of list of int
+        The features it takes, as in training.
     scaling : dict
         The scalers that were used in training.
     store_path : Path
@@ -188,7 +189,7 @@ def score_rank(
     store = open_store(store_path)
     batches = Batches(
         store.events(sample),  # type: ignore[arg-type]
-        models.INPUTS[name],
+        inputs,
         Scaler.from_json(scaling["high_level"]),
         Scaler.from_json(scaling["particles"]) if scaling["particles"] else None,
         store.max_particles,
@@ -210,10 +211,12 @@ def _means(sums: Any, events: int) -> tuple[float, float]:
     return loss, accuracy
 
 
-def _batches(name: str, store: Store, events: Events, batch_size: int, rank: int, size: int) -> Batches:
+def _batches(
+    inputs: dict[str, list[int]], store: Store, events: Events, batch_size: int, rank: int, size: int
+) -> Batches:
     return Batches(
         events,
-        models.INPUTS[name],
+        inputs,
         store.high_level_scaler,
         store.particle_scaler,
         store.max_particles,

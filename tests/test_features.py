@@ -10,9 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hepdask import features
+from hepdask import features, names
 from hepdask.config import Physics
-from hepdask.features import names
 from hepdask.features.candidates import Scratch
 from hepdask.features.columns import Columns
 from hepdask.features.isolation import cone_sum_of_one, cone_sums, fill_grid, make_grid

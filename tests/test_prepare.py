@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 import zarr
 
-from hepdask import open_store, prepare
+from hepdask import names, open_store, prepare
 from hepdask.errors import ConfigError, InputError, StoreError
-from hepdask.features import names
 from hepdask.fileset import input_files
 from hepdask.scaling import Moments
 from hepdask.source import FileContent, InputFile, chunks

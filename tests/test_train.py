@@ -11,7 +11,7 @@ from hepdask import evaluate, models, open_store, prepare, train
 from hepdask.batches import Batches
 from hepdask.config import Models
 from hepdask.errors import StoreError, TrainingError
-from hepdask.features.names import PARTICLE
+from hepdask.names import HIGH_LEVEL, PARTICLE
 from hepdask.training import train_rank
 
 
@@ -51,7 +51,14 @@ def test_batches_hold_every_event_once_whatever_the_number_of_ranks(config):
         ranks = [
             list(
                 Batches(
-                    fit, ("high_level",), store.high_level_scaler, store.particle_scaler, 801, 16, r, size
+                    fit,
+                    {"high_level": list(range(14))},
+                    store.high_level_scaler,
+                    store.particle_scaler,
+                    801,
+                    16,
+                    r,
+                    size,
                 ).shuffled(1, 0)
             )
             for r in range(size)
@@ -67,7 +74,12 @@ def test_batches_are_the_scaled_sequences_of_the_store(config):
     store = open_store(config.store_path)
     events = store.events()
     batches = Batches(
-        events, ("particles", "high_level"), store.high_level_scaler, store.particle_scaler, 801, 8
+        events,
+        {"particles": list(range(19)), "high_level": list(range(14))},
+        store.high_level_scaler,
+        store.particle_scaler,
+        801,
+        8,
     )
     batch = next(batches.in_order())
     longest = np.diff(events.offsets)[:8].max()
@@ -79,7 +91,12 @@ def test_batches_are_the_scaled_sequences_of_the_store(config):
 def test_the_order_depends_on_seed_and_epoch_alone(config):
     store = open_store(config.store_path)
     batches = Batches(
-        store.events("fit"), ("high_level",), store.high_level_scaler, store.particle_scaler, 801, 16
+        store.events("fit"),
+        {"high_level": list(range(14))},
+        store.high_level_scaler,
+        store.particle_scaler,
+        801,
+        16,
     )
 
     def order(seed, epoch):
@@ -91,7 +108,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(config):
 
 
 def test_padding_does_not_change_scores():
-    model = models.build("inclusive", Models(), 3)
+    model = models.build("inclusive", Models(), models.inputs("inclusive", Models(), HIGH_LEVEL), 3)
     rng = np.random.default_rng(0)
     inputs = {
         "particles": rng.normal(size=(2, 7, 19)).astype("f4"),
@@ -106,11 +123,13 @@ def test_padding_does_not_change_scores():
 
 def test_the_published_sizes():
     assert (
-        models.build("hlf", Models(), 3).count_params()
+        models.build("hlf", Models(), models.inputs("hlf", Models(), HIGH_LEVEL), 3).count_params()
         == 14 * 50 + 50 + 50 * 20 + 20 + 20 * 10 + 10 + 10 * 3 + 3
     )
     gru = 3 * (19 * 50 + 50 * 50 + 2 * 50)
-    assert models.build("inclusive", Models(), 3).count_params() == gru + (64 * 25 + 25) + (25 * 3 + 3)
+    assert models.build(
+        "inclusive", Models(), models.inputs("inclusive", Models(), HIGH_LEVEL), 3
+    ).count_params() == gru + (64 * 25 + 25) + (25 * 3 + 3)
 
 
 def test_two_ranks_train_as_one_does(config, client):

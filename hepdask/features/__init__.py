@@ -12,8 +12,9 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
+from hepdask import names
 from hepdask.config import Physics
-from hepdask.features import names
+from hepdask.features import custom
 from hepdask.features.candidates import Inputs, inputs
 from hepdask.features.columns import BadEvent, Columns
 from hepdask.features.conventions import CONVENTIONS
@@ -39,8 +40,8 @@ class Extracted:
         Which events passed; the rest has one entry for each of them.
     particles : Columns
         The columns `names.STORED`, in sequence order: the lepton last; float32, `kind` and `Charge` int8.
-    high_level : float64 (n_selected, 14)
-        In the order of `names.HIGH_LEVEL`.
+    high_level : float64 (n_selected, 14 or more)
+        In the order of ``physics.high_level_features``: `names.HIGH_LEVEL`, then the user's own.
     """
 
     selected: NDArray[np.bool_]
@@ -51,24 +52,18 @@ class Extracted:
 def branches(physics: Physics) -> dict[str, tuple[str, ...]]:
     """Name the collections and fields that the features need."""
     collections = physics.collections
-    lepton = ("PT", "Eta", "Phi", "Charge")
-    return {
-        collections.track: (
-            "PID" if CONVENTIONS[physics.convention].signs_by_pid else "Charge",
-            "PT",
-            "Eta",
-            "Phi",
-            "X",
-            "Y",
-            "Z",
-        ),
+    sign = "PID" if CONVENTIONS[physics.convention].signs_by_pid else "Charge"
+    wanted = {
+        collections.track: (sign, "PT", "Eta", "Phi", "X", "Y", "Z"),
         collections.photon: ("ET", "Eta", "Phi"),
         collections.neutral: ("ET", "Eta", "Phi"),
-        collections.electron: lepton,
-        collections.muon: lepton,
-        collections.jet: ("PT", "Eta", "Phi", "BTag"),
+        **{getattr(collections, flavour): ("PT", "Eta", "Phi", "Charge") for flavour in physics.leptons},
+        collections.jet: ("PT", "Eta", "BTag"),
         collections.met: ("MET", "Phi"),
     }
+    for collection, fields in physics.reads.items():
+        wanted[collection] = tuple(dict.fromkeys((*wanted.get(collection, ()), *fields)))
+    return wanted
 
 
 def extract(events: ak.Array, physics: Physics) -> Extracted:
@@ -98,7 +93,7 @@ def extract(events: ak.Array, physics: Physics) -> Extracted:
 
 
 def select(events: ak.Array, physics: Physics | None = None) -> NDArray[np.bool_]:
-    """Say which events have an isolated electron or muon.
+    """Say which events have an isolated electron or muon, and pass the user's own selections.
 
     Parameters
     ----------
@@ -164,7 +159,7 @@ def high_level(events: ak.Array, physics: Physics | None = None) -> ak.Array:
     Returns
     -------
     ak.Array
-        One record an event with the 14 features `names.HIGH_LEVEL` (float64).
+        One record an event with the 14 features `names.HIGH_LEVEL` and the user's own (float64).
 
     Raises
     ------
@@ -177,7 +172,7 @@ def high_level(events: ak.Array, physics: Physics | None = None) -> ak.Array:
     leptons = _select(events, physics)[1]
     _require_selected(leptons)
     values = _high_level(events, leptons, physics)
-    return ak.Array(dict(zip(names.HIGH_LEVEL, values.T, strict=True)))
+    return ak.Array(dict(zip(physics.high_level_features, values.T, strict=True)))
 
 
 def sequences(
@@ -219,14 +214,19 @@ def expand_columns(stored: dict[str, NDArray], dtype: type = np.float32) -> dict
 
 def _select(events: ak.Array, physics: Physics) -> tuple[Inputs, Leptons]:
     found = inputs(events, physics)
-    return found, leading_leptons(events, found, physics)
+    leptons = leading_leptons(events, found, physics)
+    for function in physics.selections.values():
+        leptons = leptons.where(custom.apply(function, events, "selection"))
+    return found, leptons
 
 
 def _high_level(events: ak.Array, leptons: Leptons, physics: Physics) -> NDArray[np.float64]:
     keep = leptons.selected
-    return high_level_features(
+    published = high_level_features(
         leptons, jets(events, physics).of_events(keep), missing_et(events, physics).of_events(keep), physics
     )
+    own = [custom.apply(function, events[keep], "feature") for function in physics.features.values()]
+    return np.column_stack([published, *own])
 
 
 def _require_selected(leptons: Leptons) -> None:

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hepdask.features import names
+from hepdask import names
 
 
 def expand(stored: Mapping[str, NDArray], dtype: DTypeLike = np.float32) -> NDArray:

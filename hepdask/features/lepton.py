@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import awkward as ak
 import numba
@@ -40,6 +41,12 @@ class Leptons:
     isolation: NDArray[np.float64]
     is_electron: NDArray[np.bool_]
 
+    def where(self, keep: NDArray[np.bool_]) -> Leptons:
+        """Drop events as well, given which of all of them to keep."""
+        left = keep[self.selected]
+        columns = (self.pt, self.eta, self.phi, self.charge, self.isolation, self.is_electron)
+        return Leptons(self.selected & keep, *(column[left] for column in columns))
+
 
 def leading_leptons(events: ak.Array, inputs: Inputs, physics: Physics) -> Leptons:
     """Choose the isolated lepton that leads each event.
@@ -61,10 +68,9 @@ def leading_leptons(events: ak.Array, inputs: Inputs, physics: Physics) -> Lepto
     -------
     Leptons
     """
-    fields = ("PT", "Eta", "Phi", "Charge")
-    electrons = columns(events, physics.collections.electron, fields, positive="PT")
-    muons = columns(events, physics.collections.muon, fields, positive="PT")
-    leptons, is_electron = _merge(electrons, muons)
+    leptons, is_electron = _merge(
+        *(_flavour(events, physics, flavour) for flavour in ("electron", "muon")),
+    )
     hard = leptons["PT"] > physics.lepton_min_pt
     leptons, is_electron = leptons.where(hard), is_electron[hard]
     convention = CONVENTIONS[physics.convention]
@@ -101,20 +107,23 @@ def _choose(
     """Give the index of each event's lepton (-1 for none), and the isolation of all that were tried."""
     chosen = np.full(len(offsets) - 1, -1)
     isolation = np.zeros((len(pt), 3))
+    leaders = np.empty(2, np.int64)
     for event in range(len(offsets) - 1):
         if offsets[event] == offsets[event + 1]:
             continue
         if convention.needs_every_kind and not _has_every_kind(inputs, event):
             continue
+        leaders[:] = -1  # of the electrons, of the muons
         for i in range(offsets[event], offsets[event + 1]):
             own = own_radius if convention.leaves_itself_out else -1.0
             _isolate(isolation[i], pt[i], eta[i], phi[i], inputs, event, radius, own, convention.wraps_cone)
             if not convention.leaves_itself_out:
                 isolation[i, 0] -= 1.0
-            if isolation[i].sum() < max_isolation and _leads(
-                i, chosen[event], pt, eta, is_electron, convention.hardest_leads
-            ):
-                chosen[event] = i
+            if isolation[i].sum() < max_isolation:
+                flavour = 0 if is_electron[i] else 1
+                if leaders[flavour] < 0 or (convention.hardest_leads and pt[i] > pt[leaders[flavour]]):
+                    leaders[flavour] = i
+        chosen[event] = _leader(leaders[0], leaders[1], pt, eta, convention.hardest_leads)
     return chosen, isolation
 
 
@@ -163,22 +172,23 @@ def _has_every_kind(inputs: Inputs, event: int) -> bool:
 
 
 @numba.njit(nogil=True, cache=True)
-def _leads(
-    lepton: int,
-    leader: int,
-    pt: NDArray[np.float64],
-    eta: NDArray[np.float64],
-    is_electron: NDArray[np.bool_],
-    hardest: bool,
-) -> bool:
-    """Say whether a lepton takes the lead; electrons come first, each flavour in stored order."""
-    if leader < 0:
-        return True
+def _leader(
+    electron: int, muon: int, pt: NDArray[np.float64], eta: NDArray[np.float64], hardest: bool
+) -> int:
+    """Choose between the leading electron and the leading muon, -1 where there is none."""
+    if electron < 0 or muon < 0:
+        return max(electron, muon)
     if hardest:
-        return pt[lepton] > pt[leader]
-    if is_electron[lepton] == is_electron[leader]:
-        return False
-    return not eta[leader] > eta[lepton]
+        return muon if pt[muon] > pt[electron] else electron
+    return electron if eta[electron] > eta[muon] else muon
+
+
+def _flavour(events: ak.Array, physics: Physics, flavour: Literal["electron", "muon"]) -> Columns:
+    """Take the leptons of a flavour; none where it may not select."""
+    fields = ("PT", "Eta", "Phi", "Charge")
+    if flavour in physics.leptons:
+        return columns(events, getattr(physics.collections, flavour), fields, positive="PT")
+    return Columns(np.zeros(len(events) + 1, np.int64), dict.fromkeys(fields, np.empty(0)))
 
 
 def _merge(electrons: Columns, muons: Columns) -> tuple[Columns, NDArray[np.bool_]]:

@@ -9,8 +9,8 @@ import numba
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from hepdask import names
 from hepdask.config import Physics
-from hepdask.features import names
 from hepdask.features.candidates import NEUTRAL, PHOTON, TRACK, Inputs, Scratch, gather, make_scratch
 from hepdask.features.columns import Columns
 from hepdask.features.conventions import CONVENTIONS, Convention

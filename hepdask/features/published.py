@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.features.isolation import wrap
-from hepdask.features.names import PARTICLE
 from hepdask.features.particles import sort_falling
+from hepdask.names import PARTICLE
 
 _ETA, _PHI = PARTICLE.index("Eta"), PARTICLE.index("Phi")
 

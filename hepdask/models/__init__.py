@@ -5,16 +5,17 @@ Importing this package does not import TensorFlow; building a model does.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hepdask.config import HLF, Inclusive, Models
+from hepdask.errors import ConfigError
 from hepdask.models import hlf, inclusive
+from hepdask.names import PARTICLE
 
 if TYPE_CHECKING:
     import keras
-
-#: What each model takes, by name.
-INPUTS = {"hlf": hlf.INPUTS, "inclusive": inclusive.INPUTS}
 
 
 def settings(name: str, models: Models) -> HLF | Inclusive:
@@ -22,7 +23,46 @@ def settings(name: str, models: Models) -> HLF | Inclusive:
     return getattr(models, name)
 
 
-def build(name: str, models: Models, classes: int) -> keras.Model:
+def inputs(name: str, models: Models, high_level: Sequence[str]) -> dict[str, list[int]]:
+    """Say which features a model takes.
+
+    Parameters
+    ----------
+    name : str
+        ``"hlf"`` or ``"inclusive"``.
+    models : Models
+        Settings of all models.
+    high_level : sequence of str
+        The high-level features of the store.
+
+    Returns
+    -------
+    dict of list of int
+        Name of the input, ``"high_level"`` or ``"particles"``, to the columns it takes, in their order.
+
+    Raises
+    ------
+    ConfigError
+        There is no such feature.
+    """
+    chosen = settings(name, models)
+    found = {"high_level": _places(f"models.{name}.features", chosen.features, high_level)}
+    if isinstance(chosen, Inclusive):
+        wanted = chosen.particle_features
+        found["particles"] = _places(f"models.{name}.particle_features", wanted, PARTICLE)
+    return found
+
+
+def _places(key: str, wanted: Sequence[str] | None, known: Sequence[str]) -> list[int]:
+    for feature in wanted or ():
+        if feature not in known:
+            near = difflib.get_close_matches(feature, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"{key}: no feature is called {feature}; {hint}")
+    return [list(known).index(feature) for feature in wanted or known]
+
+
+def build(name: str, models: Models, inputs: dict[str, list[int]], classes: int) -> keras.Model:
     """Build an untrained Keras model.
 
     Parameters
@@ -31,14 +71,16 @@ def build(name: str, models: Models, classes: int) -> keras.Model:
         ``"hlf"`` or ``"inclusive"``.
     models : Models
         Settings of all models.
+    inputs : dict of list of int
+        From `inputs`.
     classes : int
         Length of the output.
 
     Returns
     -------
     keras.Model
-        From a dict of the arrays in ``INPUTS[name]`` to class probabilities (n, classes).
+        From a dict of arrays, by the names in `inputs`, to class probabilities (n, classes).
     """
     if name == "hlf":
-        return hlf.build(models.hlf, classes)
-    return inclusive.build(models.inclusive, classes)
+        return hlf.build(models.hlf, len(inputs["high_level"]), classes)
+    return inclusive.build(models.inclusive, len(inputs["particles"]), len(inputs["high_level"]), classes)

@@ -5,32 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hepdask.config import HLF
-from hepdask.features.names import HIGH_LEVEL
 
 if TYPE_CHECKING:
     import keras
 
-INPUTS: tuple[str, ...] = ("high_level",)
 
-
-def build(settings: HLF, classes: int) -> keras.Model:
+def build(settings: HLF, features: int, classes: int) -> keras.Model:
     """Stack dense layers with ReLU (50, 20, 10 in the paper) under a softmax.
 
     Parameters
     ----------
     settings : HLF
         Units of the hidden layers.
+    features : int
+        Number of high-level features, 14 in the paper.
     classes : int
         Length of the output.
 
     Returns
     -------
     keras.Model
-        ``{"high_level": (n, 14)}`` to (n, classes), float32.
+        ``{"high_level": (n, features)}`` to (n, classes), float32.
     """
     import keras
 
-    high_level = keras.Input((len(HIGH_LEVEL),), name="high_level")
+    high_level = keras.Input((features,), name="high_level")
     x = high_level
     for units in settings.hidden:
         x = keras.layers.Dense(units, activation="relu")(x)

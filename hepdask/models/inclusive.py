@@ -8,33 +8,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hepdask.config import Inclusive
-from hepdask.features.names import HIGH_LEVEL, PARTICLE
 
 if TYPE_CHECKING:
     import keras
 
-INPUTS: tuple[str, ...] = ("particles", "high_level")
 
-
-def build(settings: Inclusive, classes: int) -> keras.Model:
+def build(settings: Inclusive, particle_features: int, features: int, classes: int) -> keras.Model:
     """Build the network; rows of zeros in the sequence are padding and leave the state as it is.
 
     Parameters
     ----------
     settings : Inclusive
         Units and dropout.
+    particle_features, features : int
+        Number of features of a particle and of an event, 19 and 14 in the paper.
     classes : int
         Length of the output.
 
     Returns
     -------
     keras.Model
-        ``{"particles": (n, longest, 19), "high_level": (n, 14)}`` to (n, classes), float32.
+        ``{"particles": (n, longest, particle_features), "high_level": (n, features)}`` to (n, classes), float32.
     """
     import keras
 
-    particles = keras.Input((None, len(PARTICLE)), name="particles")
-    high_level = keras.Input((len(HIGH_LEVEL),), name="high_level")
+    particles = keras.Input((None, particle_features), name="particles")
+    high_level = keras.Input((features,), name="high_level")
     sequence = keras.layers.Masking(0.0)(particles)
     sequence = keras.layers.GRU(settings.units, name="gru")(sequence)
     sequence = keras.layers.Dropout(settings.dropout)(sequence)

@@ -17,7 +17,6 @@ from hepdask import artifacts, clusters, distributed
 from hepdask.config import Config
 from hepdask.errors import TrainingError
 from hepdask.evaluation import ModelResult, RunFacts, write_report
-from hepdask.features.names import HIGH_LEVEL
 from hepdask.progress import say
 from hepdask.steps.train import Trained, load_trained
 from hepdask.store import Store, open_store
@@ -115,7 +114,8 @@ def _scores(model: Trained, store: Store, config: Config, client: Client) -> NDA
     """Score the test split; ranks took turns at its events."""
     training = config.training
     shares = distributed.run(
-        score_rank, model.keras_file.read_bytes(), model.name, model.record["scaling"], store.path.absolute(), "test",
+        score_rank, model.keras_file.read_bytes(), model.record["inputs"], model.record["scaling"],
+        store.path.absolute(), "test",
         client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
         timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
         on_output=lambda rank, line: say(f"[{model.name} rank {rank}] {line}"),
@@ -136,7 +136,7 @@ def _run_facts(config: Config, store: Store, steps: dict[str, Any]) -> RunFacts:
                 label: test.high_level[test.label == index, column]
                 for index, label in enumerate(store.classes)
             }
-            for column, name in enumerate(HIGH_LEVEL)
+            for column, name in enumerate(store.features["hlf"])
         },
         selection=store.manifest["selection"],
         notes=store.manifest["notes"],

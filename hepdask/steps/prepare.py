@@ -222,6 +222,7 @@ def _manifest(
     return {
         "schema": SCHEMA,
         "classes": list(config.physics.classes),
+        "high_level_features": list(config.physics.high_level_features),
         "max_particles": config.physics.max_particles,
         "split": config.split.model_dump(mode="json"),
         "physics": config.physics.model_dump(mode="json"),

@@ -77,6 +77,10 @@ def train(config: Config, model: str | None = None, client: Client | None = None
     store = open_store(config.store_path)
     _check(store, config)
     names: Sequence[str] = (model,) if model else config.training.models
+    for name in names:
+        models.inputs(
+            name, config.models, store.features["hlf"]
+        )  # refuses unknown features before anything starts
     found = [load_trained(config, name) for name in names]
     wanted = [_key(store, config, name) for name in names]
     if all(old and old.record["key"] == key for old, key in zip(found, wanted, strict=True)):
@@ -113,6 +117,7 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
         "key": key,
         "model": name,
         "classes": store.classes,
+        "inputs": models.inputs(name, config.models, store.features["hlf"]),
         "settings": models.settings(name, config.models).model_dump(mode="json"),
         "physics": store.manifest["physics"],
         "scaling": {

@@ -8,13 +8,13 @@
         offsets      int64   (n + 1,)     particles of event i are offsets[i]:offsets[i + 1]
         entry        int64   (n,)         entry in the input file
         group        int64   (n,)         events of one group stay in one split
-        high_level   float32 (n, 14)      in the order of features.names.HIGH_LEVEL
-        Pt, Eta, ... float32 (particles,) and kind, Charge int8: features.names.STORED
+        high_level   float32 (n, 14 or more)   names.HIGH_LEVEL, then the user's own
+        Pt, Eta, ... float32 (particles,) and kind, Charge int8: names.STORED
 """
 
 from __future__ import annotations
 
-from hepdask.features import names
+from hepdask import names
 
 SCHEMA = 1
 

@@ -15,9 +15,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from hepdask import names
 from hepdask.config import Split
 from hepdask.errors import StoreError
-from hepdask.features import expand_columns, names, sequences
+from hepdask.features import expand_columns, sequences
 from hepdask.features.conventions import CONVENTIONS, Convention
 from hepdask.scaling import Moments, Scaler
 from hepdask.split import balanced, event_hash, is_test, is_validation
@@ -36,8 +37,8 @@ class Events:
         Particles of event ``i`` are ``offsets[i]:offsets[i + 1]``.
     particles : dict
         The columns `names.STORED`, (n_particles,) each.
-    high_level : float32 (n, 14)
-        In the order of `names.HIGH_LEVEL`.
+    high_level : float32 (n, 14 or more)
+        In the order of ``Store.features["hlf"]``: `names.HIGH_LEVEL`, then the user's own.
     label : int64 (n,)
         Class.
     part, entry : int64 (n,)
@@ -109,7 +110,7 @@ class Store:
     @property
     def features(self) -> dict[str, tuple[str, ...]]:
         """Names of the features, by kind."""
-        return {"particles": names.PARTICLE, "hlf": names.HIGH_LEVEL}
+        return {"particles": names.PARTICLE, "hlf": tuple(self.manifest["high_level_features"])}
 
     @property
     def classes(self) -> list[str]:
@@ -174,7 +175,7 @@ class Store:
         keep = self._members(sample)
         loaded = [
             _load(group, mask) for group, mask in zip(self._groups(), keep, strict=True) if mask.any()
-        ] or [_nothing()]
+        ] or [_nothing(len(self.features["hlf"]))]
         used = [index for index, mask in enumerate(keep) if mask.any()]
         counts = [len(arrays["entry"]) for arrays in loaded]
         lengths = np.concatenate([np.diff(arrays["offsets"]) for arrays in loaded])
@@ -215,7 +216,7 @@ class Store:
         return ak.zip(
             {
                 "particles": ak.unflatten(flat, np.diff(events.offsets)),
-                "hlf": ak.Array(dict(zip(names.HIGH_LEVEL, events.high_level.T, strict=True))),
+                "hlf": ak.Array(dict(zip(self.features["hlf"], events.high_level.T, strict=True))),
                 "label": events.label,
                 "dataset": self._strings("dataset", events.part),
                 "file": self._strings("file", events.part),
@@ -322,9 +323,9 @@ def _load(group: zarr.Group, keep: NDArray[np.bool_]) -> dict[str, NDArray]:
     return loaded
 
 
-def _nothing() -> dict[str, NDArray]:
+def _nothing(width: int) -> dict[str, NDArray]:
     empty = {name: np.empty(0, dtype) for name, dtype in DTYPES.items()}
     return empty | {
         "offsets": np.zeros(1, np.int64),
-        "high_level": np.empty((0, len(names.HIGH_LEVEL)), np.float32),
+        "high_level": np.empty((0, width), np.float32),
     }
