@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hepdask import features, names
 from hepdask.config import Physics
+from hepdask.errors import ConfigError
 from hepdask.features.candidates import Scratch
 from hepdask.features.columns import Columns
 from hepdask.features.isolation import cone_sum_of_one, cone_sums, fill_grid, make_grid
@@ -353,3 +354,105 @@ def test_columns_keep_events_together():
     chosen = columns.of_events(np.array([False, True, True]))
     assert chosen.offsets.tolist() == [0, 0, 3]
     assert chosen["a"].tolist() == [2, 3, 4]
+
+
+def two_jets(events):
+    return ak.num(events.Jet) >= 2
+
+
+def leading_jet(events):
+    return ak.fill_none(ak.max(events.Jet.PT, axis=1), 0.0)
+
+
+def not_a_number(events):
+    return np.full(len(events), np.nan)
+
+
+def too_short(events):
+    return np.ones(len(events) - 1)
+
+
+class TestCustom:
+    array = made.to_awkward(made.random_events(30, seed=8))
+
+    def test_own_selections_and_features(self):
+        physics = Physics(
+            selections={"two_jets": f"{__file__}:two_jets"}, features={"leading": f"{__file__}:leading_jet"}
+        )
+        selected = features.select(self.array, physics)
+        assert (
+            selected.tolist()
+            == (features.select(self.array) & (ak.num(self.array.Jet).to_numpy() >= 2)).tolist()
+        )
+        assert 0 < selected.sum() < features.select(self.array).sum()
+        high = features.high_level(self.array[selected], physics)
+        assert high.leading.tolist() == [max(jets) for jets in self.array.Jet.PT[selected].to_list()]
+        extracted = features.extract(self.array, physics)
+        assert extracted.high_level.shape == (selected.sum(), 15)
+        assert len(extracted.particles.counts) == selected.sum()
+
+    @pytest.mark.parametrize(
+        ("reference", "message"),
+        [
+            ("nowhere.py:f", "not a function that can be loaded"),
+            ("no_such_module:f", "not a function that can be loaded"),
+            (f"{__file__}:missing", "not a function that can be loaded"),
+            (f"{__file__}:not_a_number", "gave a NaN or infinite value for event 0"),
+            (f"{__file__}:too_short", "must give one number an event"),
+        ],
+    )
+    def test_what_cannot_be_used_is_refused(self, reference, message):
+        with pytest.raises(ConfigError, match=message):
+            features.extract(self.array, Physics(features={"mine": reference}))
+
+    def test_one_flavour_alone(self):
+        muons = Physics(leptons=("muon",))
+        without_electrons = self.array[[name for name in self.array.fields if name != "Electron"]]
+        high = features.high_level(without_electrons[features.select(without_electrons, muons)], muons)
+        assert len(high)
+        assert not ak.any(high.LepIsEle)
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=15, deadline=None)
+def test_the_order_of_candidates_does_not_matter(seed):
+    rng = np.random.default_rng(seed)
+    plain = made.random_events(2, seed, candidates=30)
+    mixed = [
+        {
+            n: found if n == "met" else [found[i] for i in rng.permutation(len(found))]
+            for n, found in e.items()
+        }
+        for e in plain
+    ]
+    one, other = (features.extract(made.to_awkward(events), Physics()) for events in (plain, mixed))
+    assert one.selected.tolist() == other.selected.tolist()
+    assert other.high_level == pytest.approx(one.high_level, rel=1e-9, abs=1e-9)
+    for name in names.STORED:
+        assert other.particles[name] == pytest.approx(one.particles[name], rel=1e-5, abs=1e-5)
+
+
+def test_two_thousand_candidates_with_ties():
+    rng = np.random.default_rng(1)
+    event = made.random_event(rng, candidates=1200)
+    for name in ("tracks", "photons", "neutrals"):
+        for thing in event[name][::3]:
+            thing["pt"] = 2.0
+    event["muons"].append(made.lepton(1e4, 0, 0))
+    assert len(event["tracks"]) + len(event["photons"]) + len(event["neutrals"]) > 1800
+    assert assert_like_naive([event]).all()
+    assert assert_like_naive([event], Physics(convention="reference")).all()
+
+
+def test_extreme_directions():
+    event = made.event(
+        electrons=[made.lepton(40, 0, math.pi)],
+        tracks=[made.track(1, 300, 1), made.track(2, -300, -1), made.track(3, 0.1, -math.pi)],
+        photons=[made.thing(5, 0, 3 * math.pi)],
+        neutrals=[made.thing(7, 0, -math.pi + 0.1)],
+    )
+    high = features.high_level(made.to_awkward([event]))[0]
+    assert high.LepIsoCh == pytest.approx(3 / 40)
+    assert high.LepIsoGamma == pytest.approx(5 / 40)
+    assert high.LepIsoNeu == pytest.approx(7 / 40)
+    assert features.particles(made.to_awkward([event]))[0].NeuPFIso.tolist()[3] == pytest.approx(7 / 3)
