@@ -305,7 +305,7 @@ def test_cone_sums_against_all_pairs(seed, n, radius, far, wraps):
     truth = np.stack([((distance < radius) & (kind == k)) @ some.pt for k in range(3)], axis=1)
     many = np.empty((n, 3))
     grid = make_grid(n, radius)
-    cone_sums(many, grid, fill_grid(grid, some, n, radius, wraps), radius)
+    cone_sums(many, grid, fill_grid(grid, some, n, radius, wraps), radius, np.ones(n, bool))
     assert many == pytest.approx(truth, rel=1e-9, abs=1e-9)
     for i in range(n):
         for k in range(3):

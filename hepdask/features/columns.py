@@ -102,6 +102,8 @@ def columns(events: ak.Array, collection: str, fields: Sequence[str], positive: 
     record = events[collection]
     for field in fields:
         require(record.fields, field, f"field of {collection}")
+    if record[fields[0]].ndim == 1:  # one object an event, as coffea's DelphesSchema gives the missing ET
+        record = record[:, np.newaxis]
     counts = ak.to_numpy(ak.num(record[fields[0]], axis=1)).astype(np.int64)
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
     values = {}

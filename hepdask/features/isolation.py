@@ -220,8 +220,10 @@ def _column(phi: float, inverse_phi: float, columns: int) -> int:
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
-def cone_sums(sums: NDArray[np.float64], grid: Grid, frame: Frame, radius: float) -> None:
-    """Sum the candidates in the cones around all of them, cell by cell.
+def cone_sums(
+    sums: NDArray[np.float64], grid: Grid, frame: Frame, radius: float, wanted: NDArray[np.bool_]
+) -> None:
+    """Sum the candidates in the cones around the wanted ones, cell by cell.
 
     The neighbours of a cell are copied behind one another once, and gone through in SIMD for each
     candidate in it.
@@ -229,12 +231,14 @@ def cone_sums(sums: NDArray[np.float64], grid: Grid, frame: Frame, radius: float
     Parameters
     ----------
     sums : float64 (most, 3)
-        Filled, for each candidate, with the sums [GeV] of tracks, photons and neutral hadrons around it, the
+        Filled, for each wanted candidate, with the sums [GeV] of tracks, photons and neutral hadrons around it, the
         candidate itself included.
     grid, frame : Grid, Frame
         From `fill_grid`.
     radius : float
         What the grid was filled for.
+    wanted : bool (most,)
+        Which candidates.
     """
     starts, _, _, etas, phis, pts, kinds, indices = grid[:8]
     near_eta, near_phi, near_track, near_photon, near_neutral = grid[8:]
@@ -243,7 +247,10 @@ def cone_sums(sums: NDArray[np.float64], grid: Grid, frame: Frame, radius: float
     for row in range(frame.rows):
         for column in range(1, frame.columns + 1):
             own = row * stride + column
-            if starts[own] == starts[own + 1]:
+            any_wanted = False
+            for i in range(starts[own], starts[own + 1]):
+                any_wanted |= wanted[indices[i]]
+            if not any_wanted:
                 continue
             count = 0
             for beside in range(max(0, row - 1), min(frame.rows, row + 2)):
@@ -259,6 +266,8 @@ def cone_sums(sums: NDArray[np.float64], grid: Grid, frame: Frame, radius: float
                 near_eta[i] = _FAR
             full = _LANES * ((count + _LANES - 1) // _LANES)
             for i in range(starts[own], starts[own + 1]):
+                if not wanted[indices[i]]:
+                    continue
                 eta, phi = etas[i], phis[i]
                 tracks = photons = neutrals = 0.0
                 for j in range(full):

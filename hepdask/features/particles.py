@@ -114,6 +114,7 @@ def _fill(
     distance = np.empty(len(scratch.pt) + 1)
     order = np.empty(len(scratch.pt) + 1, np.int64)
     sums = np.empty((len(scratch.pt), 3))
+    is_kept = np.empty(len(scratch.pt), np.bool_)
     objects = np.empty(len(scratch.pt), np.int64)
     pt, eta, phi, kinds, _ = scratch
     offsets = np.zeros(len(events) + 1, np.int64)
@@ -144,8 +145,12 @@ def _fill(
         )  # fmt: skip
         if wanted:
             frame = fill_grid(grid, scratch, count, radius, convention.wraps_cone)
-            cone_sums(sums, grid, frame, radius)
-            for i in range(count):
+            is_kept[:count] = False
+            for place in range(wanted):
+                is_kept[objects[place]] = True
+            cone_sums(sums, grid, frame, radius, is_kept)
+            for place in range(wanted):
+                i = objects[place]
                 sums[i, kinds[i] if convention.leaves_itself_out else TRACK] -= pt[i]
             _write_candidates(rows, first, objects, wanted, scratch, inputs, sums)
     return offsets
