@@ -32,7 +32,7 @@ test: $(INSTALLED)
 	@$(BIN)/python -m pytest
 
 check: $(INSTALLED)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && cd benchmarks && ../$(BIN)/mypy --config-file ../pyproject.toml .
 
 install: $(INSTALLED)
 
