@@ -114,7 +114,8 @@ def write_root(path, events, parents=None, drop=(), tree="Delphes", identity=Non
     if parents is not None:
         parents = ak.unflatten(np.asarray(parents, np.int64), np.ones(len(parents), np.int64))
         collections["GenInfo"] = ak.zip({"Parent": parents}, depth_limit=2)
-    identity = identity or uuid.uuid4()
+    # a hash of the UUID decides the splits: the same events get the same one in every run
+    identity = identity or uuid.uuid5(uuid.NAMESPACE_OID, repr(events))
     with uproot.recreate(path, uuid_function=lambda: identity) as file:
         file.mktree(
             tree,

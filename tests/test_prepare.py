@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import awkward as ak
 import events as made
@@ -154,8 +155,8 @@ def test_balanced_training_has_equally_many_of_each_class(make_config, client):
 
 def test_events_of_one_parent_stay_in_one_split(make_config, client, tmp_path):
     plain = made.random_events(120, seed=21)
-    parents = np.arange(120) // 6
-    path = made.write_root(tmp_path / "parents.root", plain, parents=parents)
+    parents = np.arange(120) // 2
+    path = made.write_root(tmp_path / "parents.root", plain, parents=parents, identity=uuid.UUID(int=21))
     config = make_config(files={"qcd": [path]}, split={"test_fraction": 0.5, "balance": False})
     store = prepare(config, client).store
     split = {s: set(parents[store.events(s).entry]) for s in ("fit", "validation", "test")}
@@ -240,6 +241,36 @@ def test_killed_and_started_again_nothing_is_lost(make_config, tmp_path, client,
     assert result.tasks <= 90 - done
     undisturbed = prepare(make_config(output=str(tmp_path / "undisturbed")), client).store
     assert_equal(result.store, undisturbed)
+
+
+def test_branches_of_other_names(make_config, client, sample_files, tmp_path):
+    import uproot
+
+    path = str(tmp_path / "renamed.root")
+    with uproot.open(sample_files["ttbar"]) as old, uproot.recreate(path) as new:
+        arrays = old["Delphes"].arrays(library="ak", how=dict)
+        kept = {name: array for name, array in arrays.items() if not name.endswith("_size")}
+        kept["tracks.pt"] = kept.pop("EFlowTrack.PT")
+        types = {name: ak.type(array).content for name, array in kept.items()}
+        new.mktree("Delphes", types, counter_name=lambda name: f"n{name}").extend(kept)
+    with pytest.raises(InputError, match=r"no branch EFlowTrack\.PT.*physics\.branches"):
+        prepare(make_config(files={"ttbar": [path]}), client)
+    physics = {"branches": {"EFlowTrack.PT": "tracks.pt"}}
+    config = make_config(files={"ttbar": [path]}, physics=physics, output=str(tmp_path / "renamed"))
+    renamed = prepare(config, client).store
+    assert_equal(renamed, prepare(make_config(files={"ttbar": [sample_files["ttbar"]]}), client).store)
+
+
+def test_own_features_are_stored_behind_the_published_ones(make_config, client):
+    functions = str(Path(__file__).with_name("test_features.py"))
+    physics = {
+        "selections": {"two_jets": f"{functions}:two_jets"}, "features": {"leading": f"{functions}:leading_jet"},
+    }  # fmt: skip
+    store = prepare(make_config(physics=physics), client).store
+    assert store.features["hlf"] == (*names.HIGH_LEVEL, "leading")
+    array = store.arrays()
+    assert ak.all(array.hlf.leading > 0)
+    assert len(array) > 0
 
 
 class TestBadInput:

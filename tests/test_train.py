@@ -10,7 +10,7 @@ from conftest import require
 from hepdask import evaluate, models, open_store, prepare, train
 from hepdask.batches import Batches
 from hepdask.config import Models
-from hepdask.errors import StoreError, TrainingError
+from hepdask.errors import ConfigError, StoreError, TrainingError
 from hepdask.names import HIGH_LEVEL, PARTICLE
 from hepdask.training import train_rank
 
@@ -174,6 +174,32 @@ def test_evaluate_reports_what_was_trained(config, client):
         assert model["accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum())
     assert "inclusive" in evaluated.report.read_text()
     assert not evaluate(both, client).fresh
+
+
+def test_a_network_takes_the_features_it_is_told(config, client):
+    few = config.models.hlf.model_copy(update={"features": ("MET", "HT")})
+    chosen = config.model_copy(update={"models": config.models.model_copy(update={"hlf": few})})
+    trained = train(with_training(chosen, models=("hlf",)), client=client)[0]
+    assert trained.record["inputs"] == {"high_level": [1, 0]}
+    assert evaluate(with_training(chosen, models=("hlf",)), client).fresh
+    wrong = few.model_copy(update={"features": ("METT",)})
+    with pytest.raises(
+        ConfigError, match=r"models\.hlf\.features: no feature is called METT; did you mean MET\?"
+    ):
+        train(
+            config.model_copy(update={"models": config.models.model_copy(update={"hlf": wrong})}),
+            "hlf",
+            client,
+        )
+
+
+def test_the_published_form_is_trained_on_all_rows(make_config, client):
+    config = make_config(physics={"convention": "reference"}, **SMALL)
+    store = prepare(config, client).store
+    assert train(config, "inclusive", client)[0].record["scaling"]["particles"] is None
+    inputs = {"particles": list(range(19)), "high_level": list(range(14))}
+    batches = Batches(store.events("test"), inputs, store.high_level_scaler, store.particle_scaler, 801, 4)
+    assert next(batches.in_order()).inputs["particles"].shape == (4, 801, 19)
 
 
 def test_no_store(make_config, client):
