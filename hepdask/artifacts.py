@@ -15,11 +15,27 @@ def digest(value: Any) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that it is either whole or not there."""
+    """Write a file under a temporary name beside it, then rename it into place: it is whole or not there.
+
+    Parameters
+    ----------
+    path : Path
+        The file; folders above it are made.
+    content : bytes
+        What it will hold.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written; nothing is left behind then.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

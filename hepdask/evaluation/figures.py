@@ -12,8 +12,8 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from hepdask.artifacts import write_bytes
 from hepdask.evaluation import descriptions, plots, style, svg
-from hepdask.evaluation.files import write_whole
 from hepdask.evaluation.metrics import roc
 from hepdask.evaluation.results import ModelResult, RunFacts
 
@@ -175,7 +175,7 @@ class Gallery:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
         path = self.folder / f"{name}.pdf"
-        write_whole(path, buffer.getvalue())
+        write_bytes(path, buffer.getvalue())
         self.files.append(path)
         return f"{self.folder.name}/{path.name}"
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from hepdask.artifacts import write_bytes
 from hepdask.evaluation import formats, style
 from hepdask.evaluation.figures import Gallery
-from hepdask.evaluation.files import write_whole
 from hepdask.evaluation.metrics import TRUE_POSITIVE_RATES, classification_metrics
 from hepdask.evaluation.plots import series
 from hepdask.evaluation.results import ModelResult, RunFacts
@@ -77,8 +77,8 @@ def write_report(folder: Path, run: RunFacts, models: Sequence[ModelResult]) -> 
     page = _render(run, ordered, metrics, drawings)
     report = Report(folder / "report.html", folder / "metrics.json", gallery.files)
     numbers = json.dumps({"classes": run.classes, "models": metrics}, indent=2, allow_nan=False)
-    write_whole(report.metrics, (numbers + "\n").encode())
-    write_whole(report.html, page.encode())
+    write_bytes(report.metrics, (numbers + "\n").encode())
+    write_bytes(report.html, page.encode())
     return report
 
 

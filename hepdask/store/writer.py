@@ -16,6 +16,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
+from hepdask.artifacts import write_json
 from hepdask.errors import StoreError
 from hepdask.store.layout import DTYPES, MANIFEST, PARTS, SCHEMA
 
@@ -111,9 +112,7 @@ def write_part(path: Path, name: str, arrays: Mapping[str, NDArray], attributes:
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """Put the manifest in place: from now on the store is complete."""
-    temporary = path / (MANIFEST + ".writing")
-    temporary.write_text(json.dumps(manifest, indent=1))
-    os.replace(temporary, path / MANIFEST)
+    write_json(path / MANIFEST, manifest)
 
 
 def _write_array(group: zarr.Group, name: str, values: NDArray) -> None:
