@@ -26,7 +26,9 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 demo: $(INSTALLED)
-	@$(BIN)/hepdask run configs/demo.yaml
+	@if $(BIN)/python -c 'import horovod' 2>/dev/null; then $(BIN)/hepdask run configs/demo.yaml; else \
+		echo "Horovod is not built (make horovod): training on one rank instead of two"; \
+		$(BIN)/hepdask run configs/demo.yaml --set training.ranks=1; fi
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest
@@ -39,7 +41,7 @@ install: $(INSTALLED)
 $(INSTALLED): requirements.lock horovod.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "hepdask needs Python 3.11 or 3.12; none was found (or say: make PYTHON=/path/to/python)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	@echo "installing into $(VENV) (the first time takes a minute, and two more to build Horovod)"
+	@echo "installing into $(VENV) (the first time takes a minute, and some more to build Horovod)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hepdask.errors import HepdaskError
+
 
 def digest(value: Any) -> str:
     """Digest of anything JSON can hold."""
@@ -43,6 +45,13 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json.dumps(value, indent=1).encode())
 
 
-def read_json(path: Path) -> Any | None:
-    """Read JSON; None where there is no such file."""
-    return json.loads(path.read_text()) if path.exists() else None
+def read_json(path: Path) -> Any:
+    """Read JSON; None where there is no such file, a HepdaskError where it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise HepdaskError(
+            f"{path}: damaged ({error}); remove it and run the step that writes it again"
+        ) from None

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import dask
-import yaml
 from distributed import Client, LocalCluster
 from pydantic import BaseModel, ConfigDict, Field
 
-from hepdask.config import Count, Positive, validate
+from hepdask.config import Count, Positive, read_document, validate
 from hepdask.errors import ClusterError, ConfigError
 from hepdask.progress import say
 
@@ -67,7 +66,7 @@ def load_cluster(cluster: str | Mapping[str, Any]) -> Local | str:
     ]  # fmt: skip
     for path in candidates:
         if path.is_file():
-            return validate(Local, yaml.safe_load(path.read_text()) or {}, str(path))
+            return validate(Local, read_document(path), str(path))
     known = sorted(
         {
             path.stem
@@ -94,7 +93,12 @@ def start(settings: Local) -> LocalCluster:
 def _free(host: str, port: int) -> int:
     """Give the port where nothing listens on it, 0 (any) otherwise."""
     with socket.socket() as probe:
-        return 0 if port and probe.connect_ex((host, port)) == 0 else port
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return 0
+        return port
 
 
 @contextmanager
@@ -113,7 +117,9 @@ def connect(cluster: str | Mapping[str, Any], client: Client | None = None) -> I
     if isinstance(settings, str):
         try:
             attached = Client(settings, timeout="20s")
-        except (OSError, TimeoutError) as error:
+        except ValueError as error:
+            raise ConfigError(f"cluster: {settings} is not the address of a scheduler ({error})") from None
+        except Exception as error:  # whatever a stranger at that address answers
             raise ClusterError(
                 f"{settings}: no scheduler answers there ({error}); is the cluster up?"
             ) from None

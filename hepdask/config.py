@@ -20,14 +20,15 @@ from hepdask.names import HIGH_LEVEL
 
 T = TypeVar("T", bound=BaseModel)
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+Port = Annotated[int, Field(gt=0, lt=2**16)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
     """A part of the configuration: immutable, and closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Sample(Section):
@@ -115,7 +116,9 @@ class Physics(Section):
     max_tracks: Count = Field(450, description="most charged candidates kept an event")
     max_photons: Count = Field(150, description="most photons kept an event")
     max_neutrals: Count = Field(200, description="most neutral hadrons kept an event")
-    isolation_cone: Positive = Field(0.3, le=3.0, description="radius of the isolation cone in (eta, phi)")
+    isolation_cone: float = Field(
+        0.3, ge=0.01, le=3.0, description="radius of the isolation cone in (eta, phi)"
+    )
     own_track_cone: Positive = Field(1e-4, description="a track this close to a lepton is its own")
     lepton_min_pt: float = Field(23.0, ge=0, description="the selected lepton has pT above this [GeV]")
     lepton_max_isolation: Positive = Field(0.45, description="... and a summed relative isolation below this")
@@ -184,7 +187,7 @@ class HLF(Section):
     """Dense network on the high-level features (the paper's `HLF` classifier)."""
 
     features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
-    hidden: tuple[Count, ...] = Field((50, 20, 10), description="units of the hidden layers")
+    hidden: tuple[Count, ...] = Field((50, 20, 10), min_length=1, description="units of the hidden layers")
     epochs: Count = Field(30, description="passes over the training split")
     batch_size: Count = Field(128, description="events a step, over all ranks")
     learning_rate: Positive = Field(1e-3, description="of the Adam optimizer")
@@ -226,7 +229,7 @@ class Training(Section):
     start_timeout: Positive = Field(
         300.0, description="longest wait for the ranks to be placed and to start [s]"
     )
-    port_range: tuple[int, int] | None = Field(
+    port_range: tuple[Port, Port] | None = Field(
         None, description="first and last port the rendezvous server may take; default any"
     )
 
@@ -251,6 +254,19 @@ class Config(Section):
         "local",
         description="name under configs/clusters/, a file, the address of a running scheduler, or the settings",
     )
+
+    @model_validator(mode="after")
+    def _nothing_is_doubled(self) -> Config:
+        for key, words in (
+            ("physics.classes", self.physics.classes),
+            ("training.models", self.training.models),
+        ):
+            if len(set(words)) != len(words):
+                raise ValueError(f"{key} names something twice: {', '.join(words)}")
+        ports = self.training.port_range
+        if ports and ports[0] > ports[1]:
+            raise ValueError(f"training.port_range goes from {ports[0]} down to {ports[1]}")
+        return self
 
     @model_validator(mode="after")
     def _labels_are_classes(self) -> Config:
@@ -302,12 +318,12 @@ def load_config(path: str | Path | None, overrides: Mapping[str, Any] | None = N
     where = "configuration"
     if path is not None:
         where = str(path)
-        document = _read_document(Path(path))
+        document = read_document(Path(path))
         document.setdefault("output", f"runs/{Path(path).stem}")
     for key, value in (overrides or {}).items():
         _assign(document, key, value)
     if isinstance(document.get("fileset"), str):
-        document["fileset"] = _read_document(Path(document["fileset"]))
+        document["fileset"] = read_document(Path(document["fileset"]))
     return validate(Config, document, where)
 
 
@@ -344,12 +360,13 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]
             yield key, f"`{shown}`", text
 
 
-def _read_document(path: Path) -> dict[str, Any]:
+def read_document(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; a ConfigError names the file where that cannot be done."""
     try:
         document = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if document is None:
         return {}

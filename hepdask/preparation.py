@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import awkward as ak
 import numpy as np
+from numpy.typing import NDArray
 
 from hepdask import source
 from hepdask.config import Config
@@ -50,7 +52,7 @@ def describe(file: source.InputFile, config: Config) -> source.FileContent | Los
     try:
         return _retry(lambda: source.inspect_file(file, config.store.xrootd.environment()), config)
     except (InputError, OSError) as error:
-        return Lost(file.path, -1, -1, _reason(error, config))
+        return Lost(file.path, -1, -1, _reason(error, file.path, config))
 
 
 def prepare_chunk(chunk: source.Chunk, config: Config, store: Path) -> dict[str, Any] | Lost:
@@ -80,19 +82,19 @@ def prepare_chunk(chunk: source.Chunk, config: Config, store: Path) -> dict[str,
             config,
         )
         extracted = extract(events, physics)
+        parents = _parents(events, physics.collections.generator)
     except BadEvent as error:
         return Lost(
             chunk.file.path, chunk.start, chunk.stop,
             f"{chunk.file.path}: entry {chunk.start + error.event}: {error.what}",
         )  # fmt: skip
     except (InputError, OSError) as error:
-        return Lost(chunk.file.path, chunk.start, chunk.stop, _reason(error, config))
+        return Lost(chunk.file.path, chunk.start, chunk.stop, _reason(error, chunk.file.path, config))
 
     entry = chunk.start + np.flatnonzero(extracted.selected)
     group = entry
-    if physics.collections.generator in events.fields:
-        parents = events[physics.collections.generator].Parent[extracted.selected]
-        group = np.asarray(parents[:, 0]).astype(np.int64)
+    if parents is not None:
+        group = parents[extracted.selected]
     arrays = {
         "offsets": extracted.particles.offsets,
         "entry": entry,
@@ -104,7 +106,6 @@ def prepare_chunk(chunk: source.Chunk, config: Config, store: Path) -> dict[str,
     attributes = {
         "name": chunk.name,
         "dataset": chunk.file.dataset,
-        "label": chunk.file.label,
         "file": chunk.file.path,
         "tree": chunk.file.tree,
         "uuid": chunk.uuid,
@@ -116,6 +117,17 @@ def prepare_chunk(chunk: source.Chunk, config: Config, store: Path) -> dict[str,
     }
     writer.write_part(store, chunk.name, arrays, attributes)
     return writer.part_attributes(store, chunk.name)
+
+
+def _parents(events: ak.Array, collection: str) -> NDArray[np.int64] | None:
+    """Take the generator parent of each event; None where the file does not say."""
+    if collection not in events.fields:
+        return None
+    parents = events[collection].Parent
+    counts = ak.to_numpy(ak.num(parents, axis=1))
+    if (counts != 1).any():
+        raise BadEvent(int(np.flatnonzero(counts != 1)[0]), f"{collection}.Parent does not hold one number")
+    return ak.to_numpy(ak.flatten(parents)).astype(np.int64)
 
 
 def _moments(extracted: Extracted, training: np.ndarray) -> dict[str, Any]:
@@ -148,7 +160,10 @@ def _retry(attempt: Callable[[], T], config: Config) -> T:
     return attempt()
 
 
-def _reason(error: Exception, config: Config) -> str:
+def _reason(error: Exception, path: str, config: Config) -> str:
     if isinstance(error, InputError):
         return str(error)
-    return f"{type(error).__name__} after {config.store.read_retries + 1} attempts: {error}"
+    said = " ".join(str(error).split())
+    return (
+        f"{path}: not readable after {config.store.read_retries + 1} attempts: {type(error).__name__}: {said}"
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,8 +58,11 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        """Name that no other chunk has."""
-        return f"{self.file.dataset}-{self.uuid}-{self.start:012d}-{self.stop:012d}"
+        """Name that no other chunk has, fit for a folder."""
+        identity = f"{self.file.dataset}\0{self.uuid}\0{self.file.tree}"
+        digest = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
+        dataset = re.sub(r"[^\w.-]", "_", self.file.dataset)
+        return f"{dataset}-{digest}-{self.start:012d}-{self.stop:012d}"
 
 
 def inspect_file(file: InputFile, environment: Mapping[str, str]) -> FileContent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 from distributed import Client, Future, wait
@@ -22,7 +22,7 @@ def completed(
     *arguments: Any,
     name: str,
     worker_timeout: float,
-) -> Iterator[tuple[Item, Any]]:
+) -> Generator[tuple[Item, Any], None, None]:
     """Run ``function(item, *arguments)`` for every item and yield results as they come.
 
     Only a few tasks a thread are with the scheduler at a time, so that the number of items is not

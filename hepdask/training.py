@@ -101,7 +101,7 @@ def train_rank(name: str, config: Config, store_path: Path) -> TrainedModel | No
     def hits(scores: Any, label: Any) -> Any:
         return tf.cast(tf.equal(tf.argmax(scores, axis=1), label), tf.float32)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def step(inputs: Any, label: Any, weight: Any) -> Any:
         with tf.GradientTape() as tape:
             scores = model(inputs, training=True)
@@ -110,7 +110,7 @@ def train_rank(name: str, config: Config, store_path: Path) -> TrainedModel | No
         optimizer.apply(gradients, model.trainable_variables)
         return loss, tf.reduce_sum(weight * hits(scores, label))
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def watch(inputs: Any, label: Any, weight: Any) -> Any:
         scores = model(inputs, training=False)
         return tf.reduce_sum(weight * losses(scores, label)), tf.reduce_sum(weight * hits(scores, label))
@@ -198,7 +198,7 @@ def score_rank(
         size,
     )
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def predict(inputs: Any) -> Any:
         return model(inputs, training=False)
 

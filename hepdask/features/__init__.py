@@ -16,7 +16,7 @@ from hepdask import names
 from hepdask.config import Physics
 from hepdask.features import custom
 from hepdask.features.candidates import Inputs, inputs
-from hepdask.features.columns import BadEvent, Columns
+from hepdask.features.columns import BadEvent, Columns, first_not_finite
 from hepdask.features.conventions import CONVENTIONS
 from hepdask.features.expand import expand
 from hepdask.features.high_level import high_level_features, jets, missing_et
@@ -89,7 +89,9 @@ def extract(events: ak.Array, physics: Physics) -> Extracted:
     """
     found, leptons = _select(events, physics)
     sequence = particle_lists(leptons, found, physics, in_sequence=True, dtype=np.float32)
-    return Extracted(leptons.selected, sequence, _high_level(events, leptons, physics))
+    high_level = _high_level(events, leptons, physics)
+    _refuse_overflow(leptons, sequence, high_level)
+    return Extracted(leptons.selected, sequence, high_level)
 
 
 def select(events: ak.Array, physics: Physics | None = None) -> NDArray[np.bool_]:
@@ -227,6 +229,29 @@ def _high_level(events: ak.Array, leptons: Leptons, physics: Physics) -> NDArray
     )
     own = [custom.apply(function, events[keep], "feature") for function in physics.features.values()]
     return np.column_stack([published, *own])
+
+
+def _refuse_overflow(leptons: Leptons, sequence: Columns, high_level: NDArray[np.float64]) -> None:
+    """Raise a BadEvent where a feature does not fit into float32, in which everything is stored."""
+    events = np.flatnonzero(leptons.selected)
+    with np.errstate(over="ignore", invalid="ignore"):
+        wrong = np.flatnonzero(~np.isfinite(high_level.astype(np.float32)).all(axis=1))
+        if len(wrong):
+            raise BadEvent(int(events[wrong[0]]), "a high-level feature is too large")
+        if not len(sequence):
+            return
+        # energy <= pT exp|eta|; only where that bound is passed somewhere is a closer look worth its time
+        bound = sequence["Pt"].max() * np.exp(np.abs(sequence["Eta"]).max())
+        columns = [sequence[name] for name in names.STORED[:9]]
+        if np.isfinite(bound) and all(first_not_finite(column) < 0 for column in columns):
+            return
+        fits = np.isfinite(sequence["Pt"] * np.exp(np.abs(sequence["Eta"])))
+        for column in columns:
+            fits &= np.isfinite(column)
+    if not fits.all():
+        first = int(np.flatnonzero(~fits)[0])
+        event = int(np.searchsorted(sequence.offsets, first, side="right")) - 1
+        raise BadEvent(int(events[event]), "the energy or isolation of a particle is too large")
 
 
 def _require_selected(leptons: Leptons) -> None:

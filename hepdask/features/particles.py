@@ -237,7 +237,7 @@ def _write_lepton(
     rows.x[row], rows.y[row], rows.z[row] = 0.0, 0.0, 0.0
     rows.charged[row], rows.photon[row], rows.neutral[row] = isolation[0], isolation[1], isolation[2]
     rows.kind[row] = names.ELECTRON if is_electron else names.MUON
-    rows.charge[row] = int(charge)
+    rows.charge[row] = (charge > 0) - (charge < 0)
 
 
 @numba.njit(nogil=True, cache=True)

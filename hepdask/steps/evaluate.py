@@ -18,8 +18,9 @@ from hepdask.config import Config
 from hepdask.errors import TrainingError
 from hepdask.evaluation import ModelResult, RunFacts, write_report
 from hepdask.progress import say
-from hepdask.steps.train import Trained, load_trained
-from hepdask.store import Store, open_store
+from hepdask.steps.prepare import open_prepared
+from hepdask.steps.train import Trained, load_trained, training_key
+from hepdask.store import Store
 from hepdask.training import ENVIRONMENT, score_rank
 
 _PACKAGES = (
@@ -70,8 +71,8 @@ def evaluate(config: Config, client: Client | None = None) -> Evaluated:
         A model of `training.models` is not trained yet, or there is no event to test on.
     """
     begin = time.monotonic()
-    store = open_store(config.store_path)
-    trained = [_require(config, name) for name in config.training.models]
+    store = open_prepared(config)
+    trained = [_require(config, store, name) for name in config.training.models]
     if not len(store.labels("test")):
         raise TrainingError(f"{store.path}: no event is in the test split; raise split.test_fraction")
     folder = config.folder
@@ -101,11 +102,16 @@ def evaluate(config: Config, client: Client | None = None) -> Evaluated:
     return Evaluated(result.report, result.metrics, fresh=True)
 
 
-def _require(config: Config, name: str) -> Trained:
+def _require(config: Config, store: Store, name: str) -> Trained:
     trained = load_trained(config, name)
     if trained is None:
         raise TrainingError(
             f"{config.folder}: model {name} is not trained; run: hepdask train CONFIG --model {name}"
+        )
+    if trained.record["key"] != training_key(store, config, name):
+        raise TrainingError(
+            f"{trained.folder}: trained on other events or with other settings than the configuration says; run: "
+            f"hepdask train CONFIG --model {name}"
         )
     return trained
 

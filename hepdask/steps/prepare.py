@@ -7,16 +7,17 @@ import importlib.metadata
 import json
 import platform
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 from distributed import Client
 
 from hepdask import clusters, preparation
+from hepdask.artifacts import read_json
 from hepdask.config import Config
-from hepdask.errors import InputError
+from hepdask.errors import InputError, StoreError
 from hepdask.fileset import input_files
 from hepdask.preparation import Lost
 from hepdask.progress import say, track
@@ -84,14 +85,10 @@ def prepare(config: Config, client: Client | None = None) -> Prepared:
         entries = sum(content.entries for content in contents)
         # a file that cannot be opened is taken to be as long as the others are on average
         total = entries + len(unopened) * (entries / len(contents) if contents else 1.0)
-        _refuse_losses(unopened, len(unopened) * (total - entries) / max(len(unopened), 1), total, config)
+        _refuse_losses(unopened, total - entries, total, config)
         writer.start_store(path, identity(config))
-        if _is_complete(path, plan, unopened):
-            say(f"{path}: up to date, {len(open_store(path)):,} events")
-            return Prepared(open_store(path), 0, time.monotonic() - begin, 0.0)
-
         missing = [chunk for chunk in plan if not writer.has_part(path, chunk.name)]
-        lost = unopened + _process(missing, config, client, total)
+        lost = unopened + _process(missing, config, client, total, total - entries)
         cpu = clusters.cpu_seconds(client) - cpu_before
     parts = [writer.part_attributes(path, chunk.name) for chunk in plan if writer.has_part(path, chunk.name)]
     if not any(part["events"] for part in parts):
@@ -101,7 +98,14 @@ def prepare(config: Config, client: Client | None = None) -> Prepared:
             f"{config.physics.lepton_max_isolation}; check physics.* and the files"
         )
     manifest = _manifest(config, parts, contents, lost)
-    writer.write_manifest(path, manifest | {"wall_s": time.monotonic() - begin, "cpu_s": cpu})
+    before = read_json(path / MANIFEST) or {}
+    if {key: before.get(key) for key in manifest} == json.loads(json.dumps(manifest)):
+        store = open_store(path)
+        say(f"{path}: up to date, {len(store):,} events")
+        return Prepared(store, 0, time.monotonic() - begin, 0.0)
+    written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    cost = {"written": written, "wall_s": time.monotonic() - begin, "cpu_s": cpu}
+    writer.write_manifest(path, manifest | cost)
     store = open_store(path)
     for line in summary(store):
         say(line)
@@ -119,6 +123,25 @@ def identity(config: Config) -> dict[str, Any]:
         **split,
         "store.chunk_events": config.store.chunk_events,
     }
+
+
+def open_prepared(config: Config) -> Store:
+    """Open the store of a configuration, and make sure that it is what the configuration says.
+
+    Raises
+    ------
+    StoreError
+        There is no complete store, or it was made with other settings or datasets.
+    """
+    store = open_store(config.store_path)
+    writer.refuse_others(config.store_path, identity(config))
+    expected = [[name, dataset.metadata["label"]] for name, dataset in config.fileset.items()]
+    found = [[row["dataset"], row["label"]] for row in store.manifest["selection"]]
+    if found != expected or store.split != config.split or store.classes != list(config.physics.classes):
+        raise StoreError(
+            f"{store.path}: the fileset, the classes or the split have changed since; run: hepdask prepare CONFIG"
+        )
+    return store
 
 
 def summary(store: Store) -> list[str]:
@@ -150,9 +173,9 @@ def _open_all(files: list[InputFile], config: Config, client: Client) -> tuple[l
             (lost if isinstance(result, Lost) else found).append(result)
             tracker.advance(1)
     found.sort(key=lambda content: (content.file.dataset, content.file.path))
-    identities: dict[str, FileContent] = {}
+    identities: dict[tuple[str, str], FileContent] = {}
     for content in found:
-        twin = identities.setdefault(content.uuid, content)
+        twin = identities.setdefault((content.uuid, content.file.tree), content)
         if twin is not content:
             raise InputError(
                 f"{content.file.path} and {twin.file.path} are copies of one file (UUID {content.uuid}); its events "
@@ -161,18 +184,22 @@ def _open_all(files: list[InputFile], config: Config, client: Client) -> tuple[l
     return found, lost
 
 
-def _process(missing: list[Chunk], config: Config, client: Client, total: float) -> list[Lost]:
+def _process(
+    missing: list[Chunk], config: Config, client: Client, total: float, already_lost: float
+) -> list[Lost]:
     lost: list[Lost] = []
     with track("prepare", sum(chunk.stop - chunk.start for chunk in missing), "events") as tracker:
         tasks = completed(
             client, preparation.prepare_chunk, missing, config, config.store_path.absolute(),
             name="prepare", worker_timeout=config.store.worker_timeout,
         )  # fmt: skip
-        for chunk, result in tasks:
-            tracker.advance(chunk.stop - chunk.start)
-            if isinstance(result, Lost):
-                lost.append(result)
-                _refuse_losses(lost, sum(item.stop - item.start for item in lost), total, config)
+        with closing(tasks):
+            for chunk, result in tasks:
+                tracker.advance(chunk.stop - chunk.start)
+                if isinstance(result, Lost):
+                    lost.append(result)
+                    entries = already_lost + sum(item.stop - item.start for item in lost)
+                    _refuse_losses(lost, entries, total, config)
     return lost
 
 
@@ -187,18 +214,14 @@ def _refuse_losses(lost: list[Lost], entries: float, total: float, config: Confi
     )
 
 
-def _is_complete(path: Path, plan: list[Chunk], lost: list[Lost]) -> bool:
-    if lost or not (path / MANIFEST).exists():
-        return False
-    manifest = json.loads((path / MANIFEST).read_text())
-    return not manifest["lost"] and {part["name"] for part in manifest["parts"]} == {
-        chunk.name for chunk in plan
-    }
-
-
 def _manifest(
     config: Config, parts: list[dict[str, Any]], contents: list[FileContent], lost: list[Lost]
 ) -> dict[str, Any]:
+    labels = {
+        name: config.physics.classes.index(dataset.metadata["label"])
+        for name, dataset in config.fileset.items()
+    }
+    parts = [part | {"label": labels[part["dataset"]]} for part in parts]
     parts = sorted(parts, key=lambda part: (part["dataset"], part["file"], part["start"]))
     selection = []
     for dataset, settings in config.fileset.items():
@@ -236,7 +259,6 @@ def _manifest(
         "notes": notes,
         "lost": [asdict(item) for item in lost],
         "parts": parts,
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in _PACKAGES},

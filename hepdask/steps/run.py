@@ -9,7 +9,7 @@ from hepdask.config import Config
 from hepdask.steps.evaluate import Evaluated, evaluate
 from hepdask.steps.prepare import prepare
 from hepdask.steps.simulate import simulate_samples
-from hepdask.steps.train import train
+from hepdask.steps.train import require_horovod, train
 
 
 def run(config: Config, client: Client | None = None) -> Evaluated:
@@ -32,6 +32,7 @@ def run(config: Config, client: Client | None = None) -> Evaluated:
     HepdaskError
         What the steps raise.
     """
+    require_horovod(config)
     with clusters.connect(config.cluster, client) as client:
         made = [sample for sample in simulate_samples(config, client) if sample.fresh]
         if made:

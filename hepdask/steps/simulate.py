@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def simulate(
     out = Path(out)
     if process not in simulation.PROCESSES:
         raise ConfigError(f"process: {process!r} is not one of {', '.join(simulation.PROCESSES)}")
-    if events < 1 or seed < 0 or pileup < 0:
+    if events < 1 or seed < 0 or not 0 <= pileup < float("inf"):
         raise ConfigError("events must be at least 1, seed and pileup not negative")
     settings = {
         "process": process, "events": events, "seed": seed, "pileup": pileup, "enrich": enrich,
@@ -159,14 +160,14 @@ def _blocks(settings: dict[str, Any], client: Client, tracker: Any) -> Iterator[
     early: dict[int, ak.Array] = {}
     awaited = 0
     name = f"simulate-{settings['process']}"
-    for (number, size), made in completed(
-        client, make_block, blocks, settings, name=name, worker_timeout=_WORKER_TIMEOUT
-    ):
-        tracker.advance(size)
-        early[number] = made
-        while awaited in early:
-            yield early.pop(awaited)
-            awaited += 1
+    tasks = completed(client, make_block, blocks, settings, name=name, worker_timeout=_WORKER_TIMEOUT)
+    with closing(tasks):
+        for (number, size), made in tasks:
+            tracker.advance(size)
+            early[number] = made
+            while awaited in early:
+                yield early.pop(awaited)
+                awaited += 1
 
 
 def _is_up_to_date(out: Path, settings: dict[str, Any]) -> bool:
@@ -182,4 +183,6 @@ def _is_up_to_date(out: Path, settings: dict[str, Any]) -> bool:
         raise InputError(
             f"{out}: exists and was not made by hepdask simulate; remove it or give another name"
         )
+    if provenance != settings:
+        say(f"{out}: was made with other settings, and is made anew")
     return provenance == settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ from distributed import Client
 
 from hepdask import artifacts, clusters, distributed, models
 from hepdask.config import Config
-from hepdask.errors import TrainingError
+from hepdask.errors import MissingDependency, TrainingError
 from hepdask.progress import Tracker, say, track
-from hepdask.store import Store, open_store
+from hepdask.steps.prepare import open_prepared
+from hepdask.store import Store
 from hepdask.training import ENVIRONMENT, TrainedModel, train_rank
 
 
@@ -74,7 +76,8 @@ def train(config: Config, model: str | None = None, client: Client | None = None
     hepdask.distributed.RankFailed
         A rank died.
     """
-    store = open_store(config.store_path)
+    require_horovod(config)
+    store = open_prepared(config)
     _check(store, config)
     names: Sequence[str] = (model,) if model else config.training.models
     for name in names:
@@ -82,7 +85,7 @@ def train(config: Config, model: str | None = None, client: Client | None = None
             name, config.models, store.features["hlf"]
         )  # refuses unknown features before anything starts
     found = [load_trained(config, name) for name in names]
-    wanted = [_key(store, config, name) for name in names]
+    wanted = [training_key(store, config, name) for name in names]
     if all(old and old.record["key"] == key for old, key in zip(found, wanted, strict=True)):
         say(f"models: up to date, {', '.join(names)}")
         return [old for old in found if old]
@@ -93,11 +96,22 @@ def train(config: Config, model: str | None = None, client: Client | None = None
         ]
 
 
+def require_horovod(config: Config) -> None:
+    """Refuse more than one rank where Horovod is not installed, before anything else is done."""
+    if config.training.ranks > 1 and importlib.util.find_spec("horovod") is None:
+        raise MissingDependency(
+            f"training.ranks is {config.training.ranks}, and more than one rank needs Horovod, which is not "
+            "installed: install a C++ compiler, cmake and make (on Debian and Ubuntu: apt install g++ cmake "
+            "make), then say: make horovod; or train on one rank: --set training.ranks=1"
+        )
+
+
 def load_trained(config: Config, name: str) -> Trained | None:
     """Find a model that was trained before; None where there is none."""
     folder = config.folder / "models" / name
     record = artifacts.read_json(folder / "training.json")
-    return Trained(name, folder, record, fresh=False) if record else None
+    complete = record and (folder / "model.keras").exists()
+    return Trained(name, folder, record, fresh=False) if complete else None
 
 
 def _train_one(name: str, key: str, store: Store, config: Config, client: Client) -> Trained:
@@ -134,12 +148,14 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
             "cpu_s": trained.cpu_s,
         },
     }
+    (folder / "training.json").unlink(missing_ok=True)  # a new model never stands beside an old record
     artifacts.write_bytes(folder / "model.keras", trained.keras_file)
     artifacts.write_json(folder / "training.json", record)
     return Trained(name, folder, record, fresh=True)
 
 
-def _key(store: Store, config: Config, name: str) -> str:
+def training_key(store: Store, config: Config, name: str) -> str:
+    """Digest of everything a trained model depends on."""
     return artifacts.digest(
         [
             store.fingerprint,
@@ -152,11 +168,6 @@ def _key(store: Store, config: Config, name: str) -> str:
 
 
 def _check(store: Store, config: Config) -> None:
-    if store.split != config.split:
-        raise TrainingError(
-            f"{store.path} was made with another split ({store.split}) than the configuration says "
-            f"({config.split}); run: hepdask prepare CONFIG"
-        )
     counts = np.bincount(store.labels("fit"), minlength=len(store.classes))
     missing = [name for name, count in zip(store.classes, counts, strict=True) if not count]
     if len(store.classes) - len(missing) < 2:
@@ -165,7 +176,7 @@ def _check(store: Store, config: Config) -> None:
             f"{', '.join(missing)}. Add files of them, or look at the selection: hepdask inspect {store.path}"
         )
     for name in missing:
-        say(f"warning: no training event of class {name}; the models will never answer {name}")
+        say(f"warning: no training event of class {name}; the models cannot learn it")
     if counts.sum() < config.training.ranks:
         raise TrainingError(
             f"{counts.sum()} training events cannot be shared by {config.training.ranks} ranks"

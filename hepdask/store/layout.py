@@ -14,9 +14,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
 from hepdask import names
 
-SCHEMA = 1
+SCHEMA = 2
 
 #: Type of each flat particle column.
 PARTICLE_DTYPES = {name: "int8" if name in ("kind", "Charge") else "float32" for name in names.STORED}
@@ -26,3 +31,9 @@ DTYPES = {"offsets": "int64", "entry": "int64", "group": "int64", "high_level": 
 
 MANIFEST = "manifest.json"
 PARTS = "parts"
+
+
+def checksum(values: NDArray) -> str:
+    """Digest of an array's bytes, BLAKE2b-128 in hex."""
+    contiguous = np.ascontiguousarray(values)
+    return hashlib.blake2b(contiguous.data if contiguous.size else b"", digest_size=16).hexdigest()

@@ -16,13 +16,16 @@ import zarr
 from numpy.typing import NDArray
 
 from hepdask import names
+from hepdask.artifacts import read_json
 from hepdask.config import Split
 from hepdask.errors import StoreError
 from hepdask.features import expand_columns, sequences
 from hepdask.features.conventions import CONVENTIONS, Convention
 from hepdask.scaling import Moments, Scaler
 from hepdask.split import balanced, event_hash, is_test, is_validation
-from hepdask.store.layout import DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA
+from hepdask.store.layout import DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA, checksum
+
+_MEND = "remove the folder of this part and run: hepdask prepare CONFIG"
 
 Sample = Literal["train", "test", "fit", "validation"]
 
@@ -78,7 +81,7 @@ def open_store(path: str | Path) -> Store:
         raise StoreError(f"{path}: there is no store; make it with: hepdask prepare CONFIG")
     if not (path / MANIFEST).exists():
         raise StoreError(f"{path}: not complete; go on with: hepdask prepare CONFIG")
-    manifest = json.loads((path / MANIFEST).read_text())
+    manifest = read_json(path / MANIFEST)
     if manifest["schema"] != SCHEMA:
         raise StoreError(
             f"{path}: schema {manifest['schema']}, this version reads {SCHEMA}; prepare it again"
@@ -125,7 +128,7 @@ class Store:
     @property
     def fingerprint(self) -> str:
         """Digest of what the store holds; equal stores have equal ones."""
-        content = [(part["name"], part["events"], part["checksums"]) for part in self.parts]
+        content = [(part["name"], part["label"], part["events"], part["checksums"]) for part in self.parts]
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     @cached_property
@@ -174,7 +177,9 @@ class Store:
         """
         keep = self._members(sample)
         loaded = [
-            _load(group, mask) for group, mask in zip(self._groups(), keep, strict=True) if mask.any()
+            _load(group, mask, part)
+            for group, mask, part in zip(self._groups(), keep, self.parts, strict=True)
+            if mask.any()
         ] or [_nothing(len(self.features["hlf"]))]
         used = [index for index, mask in enumerate(keep) if mask.any()]
         counts = [len(arrays["entry"]) for arrays in loaded]
@@ -249,7 +254,7 @@ class Store:
         index %= len(self)
         for group, part in zip(self._groups(), self.parts, strict=True):
             if index < part["events"]:
-                arrays = _load(group, np.arange(part["events"]) == index)
+                arrays = _load(group, np.arange(part["events"]) == index, part)
                 stored = {name: arrays[name] for name in PARTICLE_DTYPES}
                 return sequences(stored, arrays["offsets"], self.max_particles, self.particle_scaler)[0]
             index -= part["events"]
@@ -259,10 +264,10 @@ class Store:
         """Compute all checksums again; list the arrays that differ from what was written."""
         wrong = []
         for group, part in zip(self._groups(), self.parts, strict=True):
-            for array, expected in part["checksums"].items():
-                values = np.ascontiguousarray(_read(group, array))
-                found = hashlib.blake2b(values.data if values.size else b"", digest_size=16).hexdigest()
-                if found != expected:
+            for array in part["checksums"]:
+                try:
+                    _read_checked(group, array, part)
+                except StoreError:
                     wrong.append(f"{part['name']}/{array}")
         return wrong
 
@@ -312,14 +317,25 @@ def _read(group: zarr.Group, name: str) -> NDArray:
     return np.asarray(cast(zarr.Array, group[name])[:])
 
 
-def _load(group: zarr.Group, keep: NDArray[np.bool_]) -> dict[str, NDArray]:
+def _read_checked(group: zarr.Group, name: str, part: dict[str, Any]) -> NDArray:
+    """Read an array, and make sure that it is what was written."""
+    try:
+        values = np.ascontiguousarray(_read(group, name))
+    except Exception as error:
+        raise StoreError(f"{part['name']}/{name}: cannot be read ({error}); {_MEND}") from None
+    if checksum(values) != part["checksums"][name]:
+        raise StoreError(f"{part['name']}/{name}: not what was written; {_MEND}")
+    return values
+
+
+def _load(group: zarr.Group, keep: NDArray[np.bool_], part: dict[str, Any]) -> dict[str, NDArray]:
     """Load the chosen events of a part."""
-    offsets = _read(group, "offsets")
+    offsets = _read_checked(group, "offsets", part)
     counts = np.diff(offsets)
     rows = np.repeat(keep, counts)
-    loaded: dict[str, NDArray] = {name: _read(group, name)[rows] for name in PARTICLE_DTYPES}
+    loaded: dict[str, NDArray] = {name: _read_checked(group, name, part)[rows] for name in PARTICLE_DTYPES}
     loaded["offsets"] = np.concatenate(([0], np.cumsum(counts[keep])))
-    loaded.update({name: _read(group, name)[keep] for name in ("entry", "high_level")})
+    loaded.update({name: _read_checked(group, name, part)[keep] for name in ("entry", "high_level")})
     return loaded
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import uuid
@@ -16,9 +14,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from hepdask.artifacts import write_json
+from hepdask.artifacts import read_json, write_json
 from hepdask.errors import StoreError
-from hepdask.store.layout import DTYPES, MANIFEST, PARTS, SCHEMA
+from hepdask.store.layout import DTYPES, MANIFEST, PARTS, SCHEMA, checksum
 
 _CHUNK_BYTES = 4 << 20
 _TEMPORARY = ".writing-"
@@ -47,12 +45,17 @@ def start_store(path: Path, identity: Mapping[str, Any]) -> None:
         )
         root.create_group(PARTS)
         return
+    refuse_others(path, identity)
+    for leftover in (path / PARTS).glob(_TEMPORARY + "*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def refuse_others(path: Path, identity: Mapping[str, Any]) -> None:
+    """Raise a StoreError that names each setting in which a store differs from `identity`."""
     attributes: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
     found: dict[str, Any] = attributes.get("hepdask", {})
     if found.get("schema") != SCHEMA:
-        raise StoreError(
-            f"{path}: its schema is {found.get('schema')}, this version writes {SCHEMA}; use a new store.path"
-        )
+        raise StoreError(f"{path}: its schema is {found.get('schema')}, this version has {SCHEMA}; remove it")
     before = found["identity"]
     differing = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
     if differing:
@@ -62,8 +65,6 @@ def start_store(path: Path, identity: Mapping[str, Any]) -> None:
             + "\n  ".join(lines)
             + f"\nGive another store.path, or remove {path}."
         )
-    for leftover in (path / PARTS).glob(_TEMPORARY + "*"):
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def has_part(path: Path, name: str) -> bool:
@@ -73,7 +74,7 @@ def has_part(path: Path, name: str) -> bool:
 
 def part_attributes(path: Path, name: str) -> dict[str, Any]:
     """Read what a part says of itself."""
-    return json.loads((path / PARTS / name / "zarr.json").read_text())["attributes"]
+    return read_json(path / PARTS / name / "zarr.json")["attributes"]
 
 
 def write_part(path: Path, name: str, arrays: Mapping[str, NDArray], attributes: Mapping[str, Any]) -> None:
@@ -99,15 +100,17 @@ def write_part(path: Path, name: str, arrays: Mapping[str, NDArray], attributes:
     group = zarr.create_group(store=temporary)
     for array, dtype in DTYPES.items():
         values = np.ascontiguousarray(arrays[array], dtype=dtype)
-        checksums[array] = hashlib.blake2b(values.data if values.size else b"", digest_size=16).hexdigest()
+        checksums[array] = checksum(values)
         _write_array(group, array, values)
     group.attrs.update({**attributes, "checksums": checksums})
     try:
         os.rename(temporary, path / PARTS / name)
     except OSError:
-        if not has_part(path, name):
-            raise
-        shutil.rmtree(temporary)
+        if has_part(path, name):
+            shutil.rmtree(temporary)
+            return
+        shutil.rmtree(path / PARTS / name)  # what a lost machine left of a part
+        os.rename(temporary, path / PARTS / name)
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
