@@ -111,6 +111,14 @@ def test_simulated_files_do_not_depend_on_the_cluster(tmp_path):
             {"fileset": {"a": {"files": ["x.root"], "metadata": {"label": "higgs"}}}},
             "fileset.a.metadata.label is 'higgs', not one of physics.classes (qcd, ttbar, wjets)",
         ),
+        ({"training": {"models": ["hlf", "hlf"]}}, "training.models names something twice"),
+        ({"training": {"port_range": [5, 1]}}, "training.port_range goes from 5 down to 1"),
+        (
+            {"physics": {"isolation_cone": 1e-6}},
+            "physics.isolation_cone: Input should be greater than or equal",
+        ),
+        ({"store": {"retry_wait": float("inf")}}, "store.retry_wait: Input should be a finite number"),
+        ({"cluster": "foo://bar"}, "cluster: foo://bar is not the address of a scheduler"),
         ({"training": {"models": ["hfl"]}}, "training.models.0: Input should be 'hlf' or 'inclusive'"),
         ({"cluster": {"kind": "local", "worker": 2}}, "cluster: worker: unknown key; did you mean workers?"),
         ({"cluster": "nowhere"}, "cluster: 'nowhere' is neither a file, an address, nor one of:"),
@@ -149,7 +157,23 @@ def test_a_failure_names_the_file_and_shows_no_traceback_unless_asked(document, 
     assert "gone.root: No such file or directory" in done.stderr
     assert "check the path in fileset.ttbar" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
     assert "Traceback" in hepdask("prepare", path, "-vv").stderr
+
+
+def test_more_ranks_without_horovod_are_refused_before_anything_is_done(document, tmp_path):
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked/sitecustomize.py").write_text(
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, package=None: None if name == 'horovod' else find(name, package)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "hepdask", "run", str(document()), "--set", "training.ranks=2"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path / "blocked")},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "more than one rank needs Horovod, which is not installed: install a C++ compiler" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_event_selected(document, tmp_path):

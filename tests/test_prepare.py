@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import zarr
 
-from hepdask import names, open_store, prepare
-from hepdask.errors import ConfigError, InputError, StoreError
+from hepdask import names, open_store, preparation, prepare
+from hepdask.config import Config
+from hepdask.errors import ConfigError, HepdaskError, InputError, StoreError
+from hepdask.features import BadEvent
 from hepdask.fileset import input_files
 from hepdask.scaling import Moments
 from hepdask.source import FileContent, InputFile, chunks
@@ -206,6 +208,69 @@ def test_a_half_written_part_is_not_believed(make_config, client):
     assert not list((config.store_path / PARTS).glob(".writing-*"))
 
 
+def test_a_changed_label_is_taken_up(make_config, client, sample_files):
+    first = prepare(make_config(files={"wjets": [sample_files["wjets"]]}), client).store
+    config = make_config(files={"wjets": [sample_files["wjets"]]})
+    document = config.model_dump()
+    document["fileset"]["wjets"]["metadata"]["label"] = "qcd"
+    second = prepare(Config.model_validate(document), client)
+    assert second.tasks == 0
+    assert set(first.labels()) == {2}
+    assert set(second.store.labels()) == {0}
+    assert second.store.fingerprint != first.fingerprint
+
+
+def test_another_tree_of_the_same_file_is_other_data(make_config, client, tmp_path, sample_files):
+    import uproot
+
+    path = str(tmp_path / "two.root")
+    with uproot.open(sample_files["ttbar"]) as old, uproot.recreate(path) as new:
+        arrays = old["Delphes"].arrays(library="ak", how=dict)
+        kept = {name: array for name, array in arrays.items() if not name.endswith("_size")}
+        types = {name: ak.type(array).content for name, array in kept.items()}
+        for tree, part in (("A", slice(0, 40)), ("B", slice(40, 70))):
+            made_tree = new.mktree(tree, types, counter_name=lambda name: f"n{name}")
+            made_tree.extend({name: array[part] for name, array in kept.items()})
+
+    def of(tree):
+        document = make_config(files={"ttbar": [path]}).model_dump()
+        document["fileset"]["ttbar"]["files"] = {path: tree}
+        return prepare(Config.model_validate(document), client)
+
+    one, other = of("A"), of("B")
+    assert other.tasks == 2
+    assert one.store.manifest["selection"][0]["events_read"] == 40
+    assert other.store.manifest["selection"][0]["events_read"] == 30
+
+
+def test_balance_and_validation_can_be_changed_without_new_parts(make_config, client):
+    balanced = prepare(make_config(), client).store
+    other = prepare(make_config(split={"balance": False, "validation_fraction": 0.3}), client)
+    assert other.tasks == 0
+    assert len(other.store.labels("train")) > len(balanced.labels("train"))
+
+
+def test_a_part_that_is_gone_is_made_again(make_config, client):
+    config = make_config()
+    before = prepare(config, client).store
+    gone = config.store_path / PARTS / before.parts[1]["name"]
+    shutil.rmtree(gone)
+    gone.mkdir()  # a folder without its end, as a lost machine may leave it
+    again = prepare(config, client)
+    assert again.tasks == 1
+    assert again.store.fingerprint == before.fingerprint
+
+
+def test_damaged_data_are_not_used(make_config, client):
+    store = prepare(make_config(), client).store
+    next((store.path / PARTS / store.parts[0]["name"] / "Pt" / "c").rglob("*")).unlink()
+    with pytest.raises(StoreError, match=rf"{store.parts[0]['name']}/Pt: not what was written"):
+        store.events()
+    (store.path / MANIFEST).write_text("{")
+    with pytest.raises(HepdaskError, match=r"manifest\.json: damaged"):
+        open_store(store.path)
+
+
 def test_damage_is_found(make_config, client):
     store = prepare(make_config(), client).store
     assert store.damaged_parts() == []
@@ -299,6 +364,22 @@ class TestBadInput:
         path = made.write_root(tmp_path / "nan.root", plain)
         with pytest.raises(InputError, match=r"nan\.root: entry 33: EFlowTrack\.PT is not a finite number"):
             prepare(make_config(files={"ttbar": [path]}), client)
+
+    def test_what_does_not_fit_into_float32(self, make_config, client, tmp_path):
+        plain = made.random_events(40, 1)
+        chosen = next(i for i, e in enumerate(plain) if naive.event_features(e))
+        plain[chosen]["tracks"].append(made.track(5, 200, 0))
+        path = made.write_root(tmp_path / "far.root", plain)
+        with pytest.raises(InputError, match=rf"far\.root: entry {chosen}: the energy .* is too large"):
+            prepare(make_config(files={"ttbar": [path]}), client)
+
+    def test_no_parent(self, make_config, client, tmp_path):
+        path = made.write_root(tmp_path / "orphans.root", made.random_events(5, 1), parents=range(5))
+        config = make_config(files={"ttbar": [path]})
+        assert len(prepare(config, client).store)
+        events = ak.Array({"GenInfo": ak.zip({"Parent": ak.Array([[1], [], [3]])}, depth_limit=2)})
+        with pytest.raises(BadEvent, match=r"event 1: GenInfo\.Parent does not hold one number"):
+            preparation._parents(events, "GenInfo")
 
     def test_no_event_selected(self, make_config, client, tmp_path):
         path = made.write_root(tmp_path / "none.root", made.random_events(5, 1, leptons=0))

@@ -228,10 +228,25 @@ def test_two_of_three_classes_are_trained_and_the_third_is_said(
     assert metrics["models"]["hlf"]["classes"]["ttbar"]["auc"] is not None
 
 
-def test_another_split_than_the_store_has(config, client):
-    other = config.model_copy(update={"split": config.split.model_copy(update={"validation_fraction": 0.2})})
-    with pytest.raises(TrainingError, match="another split"):
-        train(other, client=client)
+def test_a_store_or_model_of_another_configuration_is_not_used(config, client):
+    def changed(section, **update):
+        return config.model_copy(update={section: getattr(config, section).model_copy(update=update)})
+
+    for other in (changed("split", validation_fraction=0.2), config.model_copy(update={"fileset": {}})):
+        with pytest.raises(StoreError, match="have changed since; run: hepdask prepare"):
+            train(other, client=client)
+    with pytest.raises(StoreError, match=r"physics\.lepton_min_pt: 23\.0 in the store, 60\.0 now"):
+        train(changed("physics", lepton_min_pt=60.0), client=client)
+
+    alone = with_training(config, models=("hlf",))
+    trained = train(alone, client=client)[0]
+    smaller = config.models.model_copy(update={"hlf": config.models.hlf.model_copy(update={"hidden": (3,)})})
+    with pytest.raises(TrainingError, match="with other settings than the configuration says"):
+        evaluate(alone.model_copy(update={"models": smaller}), client)
+    trained.keras_file.unlink()
+    with pytest.raises(TrainingError, match="model hlf is not trained"):
+        evaluate(alone, client)
+    assert train(alone, client=client)[0].fresh
 
 
 def test_a_loss_that_is_no_number_names_the_events(config):

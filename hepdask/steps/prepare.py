@@ -102,7 +102,7 @@ def prepare(config: Config, client: Client | None = None) -> Prepared:
     if {key: before.get(key) for key in manifest} == json.loads(json.dumps(manifest)):
         store = open_store(path)
         say(f"{path}: up to date, {len(store):,} events")
-        return Prepared(store, 0, time.monotonic() - begin, 0.0)
+        return Prepared(store, len(missing), time.monotonic() - begin, cpu if missing else 0.0)
     written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     cost = {"written": written, "wall_s": time.monotonic() - begin, "cpu_s": cpu}
     writer.write_manifest(path, manifest | cost)
