@@ -75,6 +75,6 @@ horovod:
 
 lock:
 	@$(UV) pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --all-extras --generate-hashes \
-		--no-emit-index-url --no-header pyproject.toml -o requirements.lock
+		--no-header pyproject.toml -o requirements.lock
 	@echo horovod==0.28.1 | $(UV) pip compile --quiet --no-deps --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-header --no-annotate - -o horovod.lock
+		--no-header --no-annotate - -o horovod.lock
