@@ -282,7 +282,7 @@ def test_rendezvous_protocol():
         assert ask(server, "GET", f"{base}/global/0") == (200, b"\0value")
         assert ask(server, "GET", f"{base}/local_a/0")[0] == 404
         assert ask(server, "DELETE", f"{base}/global/0")[0] == 200
-        assert ask(server, "PUT", f"{base}/global/1", b"x" * (2 << 20))[0] == 413
+        assert ask(server, "PUT", f"{base}/global/1", b"x" * (16 << 20))[0] == 413
         with ThreadPoolExecutor(1) as pool:  # a GET waits for the value
             coming = pool.submit(ask, server, "GET", f"{base}/global/2")
             time.sleep(0.1)

@@ -8,8 +8,10 @@ can hold a path, and the path a secret: ADDR is ``host:port/secret``, and what t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
+import socket
 import socketserver
 import threading
 import time
@@ -117,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         if where := self._where():
             length = self.headers.get("Content-Length", "")
             if not length.isdigit() or int(length) > LARGEST_VALUE:
-                self._answer(413)
+                self._refuse(413)
                 return
             value = self.rfile.read(int(length))
             if len(value) == int(length):
@@ -136,8 +138,17 @@ class _Handler(BaseHTTPRequestHandler):
             parts[1].encode(), self.server.rendezvous.prefix.encode()
         ):
             return parts[2], parts[3]
-        self._answer(403)
+        self._refuse(403)
         return None
+
+    def _refuse(self, status: int) -> None:
+        """Answer, then read off what still comes: closing on unread data resets the connection, answer included."""
+        self._answer(status)
+        self.connection.shutdown(socket.SHUT_WR)
+        give_up = time.monotonic() + REQUEST_TIMEOUT
+        with contextlib.suppress(OSError):
+            while time.monotonic() < give_up and self.connection.recv(1 << 16):
+                pass
 
     def _answer(self, status: int, body: bytes = b"") -> None:
         self.send_response_only(status)
