@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-import numba
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -31,23 +29,13 @@ def expand(stored: Mapping[str, NDArray], dtype: DTypeLike = np.float32) -> NDAr
     out = np.empty((len(names.PARTICLE), len(stored["Pt"])), dtype)
     for place, name in enumerate(names.STORED[:9]):
         out[4 + place] = stored[name]
-    _derive(out, stored["kind"], stored["Charge"])
+    energy, px, py, pz, pt, eta, phi = out[:7]
+    for component, function, angle in (
+        (energy, np.cosh, eta), (px, np.cos, phi), (py, np.sin, phi), (pz, np.sinh, eta),
+    ):  # fmt: skip
+        function(angle, out=component)
+        component *= pt
+    for kind in range(5):
+        np.equal(stored["kind"], kind, out=out[13 + kind], casting="unsafe")
+    out[18] = stored["Charge"]
     return out
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _derive(out: NDArray, kind: NDArray, charge: NDArray) -> None:
-    """Fill in what follows from pT, eta, phi (rows 4 to 6), kind and charge, in the precision of `out`."""
-    energy, px, py, pz, pt, eta, phi = out[0], out[1], out[2], out[3], out[4], out[5], out[6]
-    for i in range(len(kind)):
-        growth = math.exp(eta[i])
-        shrink = 1 / growth
-        energy[i] = pt[i] * (growth + shrink) / 2
-        # near zero the difference of two exponentials has lost its digits
-        pz[i] = pt[i] * (math.sinh(eta[i]) if abs(eta[i]) < 1 else (growth - shrink) / 2)
-        px[i] = pt[i] * math.cos(phi[i])
-        py[i] = pt[i] * math.sin(phi[i])
-    out[13:18] = 0.0
-    for i in range(len(kind)):
-        out[13 + kind[i], i] = 1.0
-        out[18, i] = charge[i]

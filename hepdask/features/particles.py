@@ -14,7 +14,7 @@ from hepdask.config import Physics
 from hepdask.features.candidates import NEUTRAL, PHOTON, TRACK, Inputs, Scratch, gather, make_scratch
 from hepdask.features.columns import Columns
 from hepdask.features.conventions import CONVENTIONS, Convention
-from hepdask.features.isolation import cone_sums, fill_grid, make_grid, wrap
+from hepdask.features.isolation import cone_sums, delta_phi, fill_strips, make_strips
 from hepdask.features.lepton import Leptons
 
 #: Stored kind of each kind of candidate.
@@ -109,23 +109,22 @@ def _fill(
 ) -> NDArray[np.int64]:
     """Write the rows of all events behind one another; give the offsets."""
     scratch = make_scratch(inputs)
-    grid = make_grid(len(scratch.pt), radius)
+    strips = make_strips(len(scratch.pt))
     kept = np.empty(len(scratch.pt) + 1, np.int64)
+    away = np.empty(len(scratch.pt))
     distance = np.empty(len(scratch.pt) + 1)
     order = np.empty(len(scratch.pt) + 1, np.int64)
     sums = np.empty((len(scratch.pt), 3))
-    is_kept = np.empty(len(scratch.pt), np.bool_)
     objects = np.empty(len(scratch.pt), np.int64)
     pt, eta, phi, kinds, _ = scratch
     offsets = np.zeros(len(events) + 1, np.int64)
     for which, event in enumerate(events):
         tracks, photons, count = gather(inputs, event, scratch)
+        _distances(away, eta, phi, count, lepton_eta[which], lepton_phi[which])
         wanted = 0
         for i in range(count):
-            away = _distance(eta[i], phi[i], lepton_eta[which], lepton_phi[which])
-            if kinds[i] != TRACK or away > own_radius:
-                kept[wanted], distance[wanted] = i, away
-                wanted += 1
+            kept[wanted], distance[wanted] = i, away[i]
+            wanted += kinds[i] != TRACK or away[i] > own_radius
         if tracks > caps[TRACK] or photons - tracks > caps[PHOTON] or count - photons > caps[NEUTRAL]:
             wanted = _cap(kept, distance, wanted, caps, scratch, convention.hardest_fill_up)
         first = offsets[which]
@@ -144,11 +143,8 @@ def _fill(
             lepton_isolation[which], lepton_is_electron[which],
         )  # fmt: skip
         if wanted:
-            frame = fill_grid(grid, scratch, count, radius, convention.wraps_cone)
-            is_kept[:count] = False
-            for place in range(wanted):
-                is_kept[objects[place]] = True
-            cone_sums(sums, grid, frame, radius, is_kept)
+            fill_strips(strips, scratch, count, radius, convention.wraps_cone)
+            cone_sums(sums, strips, scratch, objects, wanted, radius, convention.wraps_cone)
             for place in range(wanted):
                 i = objects[place]
                 sums[i, kinds[i] if convention.leaves_itself_out else TRACK] -= pt[i]
@@ -157,10 +153,13 @@ def _fill(
 
 
 @numba.njit(nogil=True, cache=True)
-def _distance(eta: float, phi: float, other_eta: float, other_phi: float) -> float:
-    """Delta R of two directions; both conventions wrap here."""
-    deta, dphi = eta - other_eta, wrap(phi - other_phi)
-    return math.sqrt(deta * deta + dphi * dphi)
+def _distances(
+    away: NDArray[np.float64], etas: NDArray, phis: NDArray, count: int, eta: float, phi: float
+) -> None:
+    """Compute Delta R of the first candidates and one direction; both conventions wrap here."""
+    for i in range(count):
+        deta, dphi = etas[i] - eta, delta_phi(phis[i], phi, True)
+        away[i] = math.sqrt(deta * deta + dphi * dphi)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -176,18 +175,43 @@ def _cap(
 
     The hardest, of equally hard ones the first stored; or simply the first stored.
     """
-    allowed = np.ones(wanted, np.bool_)
-    kinds = scratch.kind[kept[:wanted]]
+    left = stop = 0
     for kind in range(3):
-        mine = np.flatnonzero(kinds == kind)
-        if len(mine) > caps[kind]:
-            if hardest:
-                mine = mine[np.argsort(-scratch.pt[kept[mine]], kind="mergesort")]
-            allowed[mine[caps[kind] :]] = False
-    left = np.flatnonzero(allowed)
-    for place in range(len(left)):
-        kept[place], distance[place] = kept[left[place]], distance[left[place]]
-    return len(left)
+        start = stop
+        while stop < wanted and scratch.kind[kept[stop]] == kind:
+            stop += 1
+        # those harder than the softest one kept, and as many of just its pT as there is room for
+        softest, room = -1.0, caps[kind]
+        if hardest and stop - start > room:
+            pts = scratch.pt[kept[start:stop]]
+            softest = nth_largest(pts, room)
+            room -= np.count_nonzero(pts > softest)
+        for place in range(start, stop):
+            is_harder = hardest and scratch.pt[kept[place]] > softest
+            keep = is_harder or (room > 0 and scratch.pt[kept[place]] >= softest)
+            kept[left], distance[left] = kept[place], distance[place]
+            left += keep
+            room -= keep and not is_harder
+    return left
+
+
+@numba.njit(nogil=True, cache=True)
+def nth_largest(values: NDArray[np.float64], n: int) -> float:
+    """Find the n-th largest (from 1) of numbers that are not negative.
+
+    The leading bits of such a number are ordered as the numbers are: counting them leaves few to be looked at.
+    """
+    leading = values.view(np.int64) >> 44  # exponent and 8 bits of the fraction
+    low, high = leading.min(), leading.max()
+    counts = np.zeros(high - low + 1, np.int32)
+    for bits in leading:
+        counts[bits - low] += 1
+    larger, place = 0, high - low
+    while larger + counts[place] < n:
+        larger += counts[place]
+        place -= 1
+    near = np.sort(values[leading == low + place])
+    return near[len(near) - (n - larger)]
 
 
 @numba.njit(nogil=True, cache=True)
