@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from peers import naive, vectorised
 from peers.spark import Form, SparkJob, missing
 
-from hepdask.config import Physics
+from hepdask.config import Physics, Reading
 from hepdask.features import branches, expand_columns, extract
 from hepdask.source import Chunk, InputFile, inspect_file, read
 
@@ -151,7 +151,7 @@ def _from_file(
     chunks = {codec: _root_chunk(folder / f"{codec}.root", events, codec) for codec in CODECS}
 
     def ours(chunk: Chunk) -> Task:
-        return Task(lambda: _compute(read(chunk, branches(PHYSICS), {})), len(events))
+        return Task(lambda: _compute(read(chunk, branches(PHYSICS))), len(events))
 
     with SparkJob(python) as job:
 
@@ -184,7 +184,8 @@ def _from_file(
 
 def _root_chunk(path: Path, events: ak.Array, codec: str) -> Chunk:
     made.write_root(path, events, CODECS[codec])
-    content = inspect_file(InputFile("benchmark", 0, str(path), made.TREE), {})
+    file = InputFile("benchmark", 0, str(path), made.TREE)
+    content = inspect_file(file, str(path), branches(PHYSICS), {}, Reading(chunk_memory=1 << 20))
     return Chunk(content.file, content.uuid, 0, content.entries)
 
 

@@ -19,6 +19,8 @@ def digest(value: Any) -> str:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file under a temporary name beside it, then rename it into place: it is whole or not there.
 
+    Objects of an object store appear whole by themselves.
+
     Parameters
     ----------
     path : Path
@@ -31,6 +33,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     OSError
         The folder cannot be written; nothing is left behind then.
     """
+    if not isinstance(path, Path):
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:

@@ -140,13 +140,14 @@ def simulate(
 
 @cli.command()
 @_with_config
+@click.option("--retry-lost", is_flag=True, help="Try again what a finished run could not read.")
 @_everywhere
-def prepare(config: str, overrides: dict[str, Any], cluster: str | None) -> None:
+def prepare(config: str, overrides: dict[str, Any], cluster: str | None, retry_lost: bool) -> None:
     """Turn ROOT files into a store of selected events and their features.
 
     Killed or repeated, it goes on where it stopped.
     """
-    hepdask.prepare(_load(config, overrides, cluster))
+    hepdask.prepare(_load(config, overrides, cluster), retry_lost=retry_lost)
 
 
 @cli.command()

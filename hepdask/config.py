@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hepdask.errors import ConfigError
+from hepdask.folders import folder
 from hepdask.names import HIGH_LEVEL
 
 T = TypeVar("T", bound=BaseModel)
@@ -43,11 +44,41 @@ class Sample(Section):
     )
 
 
+class File(Section):
+    """One file of a dataset, in the form that coffea's `preprocess` gives, and with a checksum if there is one."""
+
+    object_path: str = Field("Delphes", description="name of the tree or RNTuple")
+    num_entries: int | None = Field(None, ge=0, description="its entries")
+    steps: tuple[tuple[int, int], ...] | None = Field(
+        None, description="ranges of entries to read, each at once; default all"
+    )
+    uuid: str | None = Field(None, description="its UUID, without which the file is opened first")
+    checksum: str | None = Field(
+        None,
+        pattern=r"^(adler32|md5|sha1|sha256|sha512):[0-9a-fA-F]+$",
+        description="`adler32:…`, `md5:…`, `sha256:…`: the whole file is read and compared before it is used",
+    )
+    format: Literal["root"] | None = Field(None, description="what coffea calls the format")
+    num_selected_entries: int | None = Field(None, description="as coffea writes it; not used")
+
+    @model_validator(mode="after")
+    def _steps_are_in_order(self) -> File:
+        last = 0
+        for start, stop in self.steps or ():
+            if not last <= start < stop or (self.num_entries is not None and stop > self.num_entries):
+                raise ValueError(
+                    f"steps: {start} to {stop} is empty, overlaps others, or lies outside the file"
+                )
+            last = stop
+        return self
+
+
 class Dataset(Section):
     """One dataset of a fileset, in coffea's format."""
 
-    files: dict[str, str] | list[str] = Field(
-        description="{path: tree} or a list of paths (tree `Delphes`); globs and root:// directories expand"
+    files: dict[str, str | File] | list[str] = Field(
+        description="{path: tree}, {path: {object_path, steps, num_entries, uuid, checksum}}, or a list of paths (tree "
+        "`Delphes`); globs and root:// directories expand"
     )
     metadata: dict[str, Any] = Field(
         description="must hold `label`, the name of the class; other keys are kept"
@@ -60,9 +91,14 @@ class Dataset(Section):
         return self
 
     @property
-    def trees(self) -> dict[str, str]:
-        """Path (or pattern) to the name of its tree."""
-        return self.files if isinstance(self.files, dict) else dict.fromkeys(self.files, "Delphes")
+    def trees(self) -> dict[str, File]:
+        """Path (or pattern) to what is known of it."""
+        if not isinstance(self.files, dict):
+            return {path: File() for path in self.files}
+        return {
+            path: File(object_path=file) if isinstance(file, str) else file
+            for path, file in self.files.items()
+        }
 
 
 class Collections(Section):
@@ -158,18 +194,48 @@ class XRootD(Section):
         }
 
 
-class Store(Section):
+class Reading(Section):
+    """How input is read, and what happens when it cannot be."""
+
+    routes: tuple[str, ...] = Field(
+        ("{url}",),
+        min_length=1,
+        description="addresses tried in turn: `{url}` is the one of the fileset, `{path}` the absolute path in it; "
+        "for example `root://cache.example//{url}` or `root://other.example/{path}`",
+    )
+    read_retries: int = Field(
+        2, ge=0, description="further rounds over all routes where none leads to the file"
+    )
+    retry_wait: float = Field(1.0, ge=0, description="wait before the first of them [s], doubled each time")
+    chunk_memory: Count = Field(
+        256, description="entries read at once fill about this much memory [MB, uncompressed branches]"
+    )
+    chunk_events: Count | None = Field(
+        None, description="most entries read at once; default what chunk_memory allows"
+    )
+    xrootd: XRootD = Field(default_factory=XRootD, description="time-outs of root:// input")
+
+
+class Store(Reading):
     """Where prepared events go and how input is read."""
 
-    path: str | None = Field(None, description="the Zarr store; default OUTPUT/store.zarr")
-    chunk_events: Count = Field(5_000, description="most input events a task reads")
-    read_retries: int = Field(2, ge=0, description="further attempts at a file that cannot be read")
-    retry_wait: float = Field(1.0, ge=0, description="wait before the first of them [s], doubled each time")
+    path: str | None = Field(
+        None,
+        description="the Zarr store, a folder or an address such as s3://bucket/name; default OUTPUT/store.zarr",
+    )
+    codec: Literal["lz4", "zstd"] = Field(
+        "lz4", description="compressor: `lz4`, or `zstd`, which makes parts smaller and takes twice the time"
+    )
+    mantissa_bits: int = Field(
+        23,
+        ge=4,
+        le=23,
+        description="bits kept of the particles' fractions; 23 is float32 as it is, 10 about 1e-3",
+    )
     worker_timeout: Positive = Field(300.0, description="longest time without any worker [s]")
     max_lost_fraction: float = Field(
         0.0, ge=0, le=1, description="share of input entries that may be lost before the run fails"
     )
-    xrootd: XRootD = Field(default_factory=XRootD, description="time-outs of root:// input")
 
 
 class Split(Section):
@@ -286,8 +352,8 @@ class Config(Section):
 
     @property
     def store_path(self) -> Path:
-        """The Zarr store."""
-        return Path(self.store.path) if self.store.path else self.folder / "store.zarr"
+        """The Zarr store; a `upath.UPath` where it is not on a file system."""
+        return folder(self.store.path) if self.store.path else self.folder / "store.zarr"
 
     def to_yaml(self) -> str:
         """Print the document with every key and its value."""

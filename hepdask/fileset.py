@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Iterator, Mapping
 
-from hepdask.config import Config, Dataset
+from hepdask.config import Config, Dataset, File
 from hepdask.errors import ConfigError, InputError, MissingDependency
 from hepdask.source import InputFile
 
@@ -25,9 +25,18 @@ def input_files(config: Config) -> list[InputFile]:
         raise ConfigError("fileset: no dataset is given; name the ROOT files and their class")
     classes = config.physics.classes
     files = [
-        InputFile(name, classes.index(dataset.metadata["label"]), path, tree)
+        InputFile(
+            name,
+            classes.index(dataset.metadata["label"]),
+            path,
+            file.object_path,
+            file.checksum,
+            file.uuid,
+            file.num_entries,
+            file.steps,
+        )
         for name, dataset in config.fileset.items()
-        for path, tree in _expand(name, dataset, config.store.xrootd.environment())
+        for path, file in _expand(name, dataset, config.store.xrootd.environment())
     ]
     seen: set[tuple[str, str]] = set()
     for file in files:
@@ -39,8 +48,8 @@ def input_files(config: Config) -> list[InputFile]:
     return sorted(files, key=lambda file: (file.dataset, file.path))
 
 
-def _expand(name: str, dataset: Dataset, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for pattern, tree in dataset.trees.items():
+def _expand(name: str, dataset: Dataset, environment: Mapping[str, str]) -> Iterator[tuple[str, File]]:
+    for pattern, file in dataset.trees.items():
         if "://" in pattern:
             is_directory = pattern.startswith(("root://", "xroot://")) and pattern.endswith("/")
             paths = _list_xrootd(pattern, environment) if is_directory else [pattern]
@@ -52,7 +61,11 @@ def _expand(name: str, dataset: Dataset, environment: Mapping[str, str]) -> Iter
             paths = [pattern]
         if not paths:
             raise InputError(f"fileset.{name}: {pattern} matches no ROOT file (relative to {os.getcwd()})")
-        yield from ((path, tree) for path in paths)
+        if paths != [pattern] and file != File(object_path=file.object_path):
+            raise ConfigError(
+                f"fileset.{name}: {pattern} stands for several files; steps, uuid and checksum belong to one file each"
+            )
+        yield from ((path, file) for path in paths)
 
 
 def _list_xrootd(directory: str, environment: Mapping[str, str]) -> list[str]:

@@ -1,13 +1,12 @@
-"""One chunk of input on its way into the store: read, select, compute, write."""
+"""Chunks of input on their way into the store: read, select, compute, write."""
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -18,11 +17,10 @@ from hepdask.config import Config
 from hepdask.errors import InputError
 from hepdask.features import BadEvent, Extracted, branches, expand_columns, extract
 from hepdask.names import PARTICLE
+from hepdask.retries import read_with_retries
 from hepdask.scaling import Moments
 from hepdask.split import is_test
 from hepdask.store import writer
-
-T = TypeVar("T")
 
 _BLOCK = 1 << 16
 
@@ -47,21 +45,48 @@ class Lost:
     reason: str
 
 
-def describe(file: source.InputFile, config: Config) -> source.FileContent | Lost:
-    """Say what a file holds, trying again where the storage fails."""
-    try:
-        return _retry(lambda: source.inspect_file(file, config.store.xrootd.environment()), config)
-    except (InputError, OSError) as error:
-        return Lost(file.path, -1, -1, _reason(error, file.path, config))
-
-
-def prepare_chunk(chunk: source.Chunk, config: Config, store: Path) -> dict[str, Any] | Lost:
-    """Bring a chunk into the store.
+def describe(
+    file: source.InputFile, config: Config, known: dict[str, source.FileContent]
+) -> source.FileContent | Lost:
+    """Say what a file holds.
 
     Parameters
     ----------
-    chunk : Chunk
-        Which entries of which file.
+    file : InputFile
+        Which file.
+    config : Config
+        Physics and reading.
+    known : dict
+        What files held when they were last opened, by path; a file that has not changed since is not opened again.
+
+    Returns
+    -------
+    FileContent or Lost
+    """
+
+    def look(address: str) -> source.FileContent:
+        before = known.get(file.path)
+        if before is not None and before.stamp == source.file_stamp(address, config.store.xrootd):
+            return before
+        return source.inspect_file(
+            file, address, branches(config.physics), config.physics.branches, config.store
+        )
+
+    try:
+        return read_with_retries(look, file.path, config.store)
+    except InputError as error:
+        return Lost(file.path, -1, -1, str(error))
+
+
+def prepare_chunks(
+    chunks: Sequence[source.Chunk], config: Config, store: Path
+) -> list[dict[str, Any] | Lost]:
+    """Bring chunks into the store; the next is read while one is worked on.
+
+    Parameters
+    ----------
+    chunks : sequence of Chunk
+        Which entries of which files.
     config : Config
         Physics, split and reading.
     store : Path
@@ -69,32 +94,55 @@ def prepare_chunk(chunk: source.Chunk, config: Config, store: Path) -> dict[str,
 
     Returns
     -------
-    dict or Lost
-        Attributes of the part, or what could not be read and why.
+    list of dict or Lost
+        For each chunk the attributes of its part, or what could not be read and why.
     """
-    physics = config.physics
-    collections, parent = branches(physics), {physics.collections.generator: ("Parent",)}
-    try:
-        events = _retry(
-            lambda: source.read(
-                chunk, collections, config.store.xrootd.environment(), parent, physics.branches
-            ),
-            config,
+    results: list[dict[str, Any] | Lost] = []
+    for chunk, events in _read_ahead(chunks, config):
+        # a worker that died may have done some of its chunks
+        done = writer.part_attributes(store, chunk.name)
+        results.append(
+            done or (events if isinstance(events, Lost) else _prepare(chunk, events, config, store))
         )
-        extracted = extract(events, physics)
-        parents = _parents(events, physics.collections.generator)
+    return results
+
+
+def _read_ahead(
+    chunks: Sequence[source.Chunk], config: Config
+) -> Iterator[tuple[source.Chunk, ak.Array | Lost]]:
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        coming: Future[ak.Array | Lost] | None = None
+        for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
+            events = coming.result() if coming else _read(chunk, config)
+            coming = pool.submit(_read, following, config) if following else None
+            yield chunk, events
+            del events
+
+
+def _read(chunk: source.Chunk, config: Config) -> ak.Array | Lost:
+    physics = config.physics
+    parent = {physics.collections.generator: ("Parent",)}
+
+    def attempt(address: str) -> ak.Array:
+        return source.read(chunk, branches(physics), parent, physics.branches, address, config.store.xrootd)
+
+    try:
+        return read_with_retries(attempt, chunk.file.path, config.store)
+    except InputError as error:
+        return Lost(chunk.file.path, chunk.start, chunk.stop, str(error))
+
+
+def _prepare(chunk: source.Chunk, events: ak.Array, config: Config, store: Path) -> dict[str, Any] | Lost:
+    try:
+        extracted = extract(events, config.physics)
+        parents = _parents(events, config.physics.collections.generator)
     except BadEvent as error:
         return Lost(
             chunk.file.path, chunk.start, chunk.stop,
             f"{chunk.file.path}: entry {chunk.start + error.event}: {error.what}",
         )  # fmt: skip
-    except (InputError, OSError) as error:
-        return Lost(chunk.file.path, chunk.start, chunk.stop, _reason(error, chunk.file.path, config))
-
     entry = chunk.start + np.flatnonzero(extracted.selected)
-    group = entry
-    if parents is not None:
-        group = parents[extracted.selected]
+    group = entry if parents is None else parents[extracted.selected]
     arrays = {
         "offsets": extracted.particles.offsets,
         "entry": entry,
@@ -115,8 +163,9 @@ def prepare_chunk(chunk: source.Chunk, config: Config, store: Path) -> dict[str,
         "particles": len(extracted.particles),
         "moments": _moments(extracted, training),
     }
-    writer.write_part(store, chunk.name, arrays, attributes)
-    return writer.part_attributes(store, chunk.name)
+    return writer.write_part(
+        store, chunk.name, arrays, attributes, config.store.codec, config.store.mantissa_bits
+    )
 
 
 def _parents(events: ak.Array, collection: str) -> NDArray[np.int64] | None:
@@ -146,24 +195,3 @@ def _moments(extracted: Extracted, training: np.ndarray) -> dict[str, Any]:
         "high_level": Moments.of(high_level[training]).to_json(),
         "high_level_all": Moments.of(high_level).to_json(),
     }
-
-
-def _retry(attempt: Callable[[], T], config: Config) -> T:
-    """Try again where the storage fails; wrong content (`InputError`) will not mend itself."""
-    wait = config.store.retry_wait
-    for _ in range(config.store.read_retries):
-        try:
-            return attempt()
-        except OSError:
-            time.sleep(wait * random.uniform(0.5, 1.5))
-            wait *= 2
-    return attempt()
-
-
-def _reason(error: Exception, path: str, config: Config) -> str:
-    if isinstance(error, InputError):
-        return str(error)
-    said = " ".join(str(error).split())
-    return (
-        f"{path}: not readable after {config.store.read_retries + 1} attempts: {type(error).__name__}: {said}"
-    )

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,19 +14,50 @@ from itertools import pairwise
 from typing import Any
 
 import awkward as ak
+import fsspec
 import uproot
 
-from hepdask.errors import InputError
+from hepdask.config import Reading, XRootD
+from hepdask.errors import InputError, MissingDependency
+
+#: Collections and their fields.
+Fields = Mapping[str, tuple[str, ...]]
+
+_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of a dataset, before it is opened."""
+    """A file of a dataset, before it is opened, and what the fileset says of it.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of its dataset.
+    label : int
+        Class of its events.
+    path : str
+        Its address, by which it is known.
+    tree : str
+        Name of its TTree or RNTuple.
+    checksum : str or None
+        ``algorithm:hexadecimal``.
+    uuid : str or None
+        The UUID it must have.
+    entries : int or None
+        The entries it must have.
+    steps : tuple of (int, int) or None
+        Ranges of entries to read; None for all entries.
+    """
 
     dataset: str
     label: int
     path: str
     tree: str
+    checksum: str | None = None
+    uuid: str | None = None
+    entries: int | None = None
+    steps: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,13 +70,27 @@ class FileContent:
         Which file.
     uuid : str
         The UUID that ROOT wrote into it: the identity of its events, wherever it lies.
-    entries : int
-        Entries of its tree.
+    bounds : tuple of (int, int)
+        The ranges of entries in which it is read.
+    stamp : str or None
+        Size and time of change (or what the storage has of the kind): as long as it stays the same, so does the
+        file. None where nothing of the kind is known.
     """
 
     file: InputFile
     uuid: str
-    entries: int
+    bounds: tuple[tuple[int, int], ...]
+    stamp: str | None = None
+
+    @property
+    def entries(self) -> int:
+        """Entries that are read."""
+        return sum(stop - start for start, stop in self.bounds)
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """The ranges as chunks."""
+        return [Chunk(self.file, self.uuid, start, stop) for start, stop in self.bounds]
 
 
 @dataclass(frozen=True)
@@ -65,33 +111,150 @@ class Chunk:
         return f"{dataset}-{digest}-{self.start:012d}-{self.stop:012d}"
 
 
-def inspect_file(file: InputFile, environment: Mapping[str, str]) -> FileContent:
-    """Open a file and say what it holds.
+def inspect_file(
+    file: InputFile, address: str, wanted: Fields, renamed: Mapping[str, str], reading: Reading
+) -> FileContent:
+    """Open a file, say what it holds, and cut it into ranges to be read at once.
+
+    Ranges end where clusters do, if a cluster fits into ``reading.chunk_memory``.
+
+    Parameters
+    ----------
+    file : InputFile
+        Which file.
+    address : str
+        Where to open it.
+    wanted, renamed : mapping
+        Fields that will be read, see `read`.
+    reading : Reading
+        How much to read at once.
 
     Raises
     ------
     InputError
-        The file is missing, not readable, not a ROOT file, or has no such tree.
+        The file is missing, not readable, not a ROOT file, has no such tree, or is not the one that the fileset
+        describes.
     OSError
         The storage did not answer; worth another attempt.
     """
-    with _tree(file, environment) as tree:
-        return FileContent(file, str(tree.file.uuid), int(tree.num_entries))
+    with _tree(file, address, reading.xrootd) as tree:
+        stamp = file_stamp(address, reading.xrootd)
+        if file.checksum is not None:
+            _verify(file, address)
+        uuid, entries = str(tree.file.uuid), int(tree.num_entries)
+        for what, expected, found in (
+            ("UUID", file.uuid, uuid),
+            ("number of entries", file.entries, entries),
+        ):
+            if expected is not None and expected != found:
+                raise InputError(
+                    f"{address}: its {what} is {found}, the fileset (fileset.{file.dataset}) says {expected}"
+                )
+        if file.steps is not None:
+            if file.steps and file.steps[-1][1] > entries:
+                raise InputError(
+                    f"{address}: has {entries} entries, steps in fileset.{file.dataset} go to {file.steps[-1][1]}"
+                )
+            return FileContent(file, uuid, file.steps, stamp)
+        keys = {
+            _branch_of(renamed, collection, field)
+            for collection, fields in wanted.items()
+            for field in fields
+        }
+        size, edges = _size_and_clusters(tree, keys)
+    most = max(1, int(reading.chunk_memory * 1e6 * entries / size)) if size else entries
+    most = min(most, reading.chunk_events or most)
+    return FileContent(file, uuid, tuple(cut(edges, most)), stamp)
 
 
-def chunks(content: FileContent, most: int) -> list[Chunk]:
-    """Cut a file into ranges of at most `most` entries, all of nearly the same size."""
-    pieces = -(-content.entries // most)
-    bounds = [content.entries * i // pieces for i in range(pieces + 1)] if pieces else []
-    return [Chunk(content.file, content.uuid, start, stop) for start, stop in pairwise(bounds)]
+def file_stamp(address: str, xrootd: XRootD) -> str | None:
+    """Describe the state of a file by what its storage knows without reading it; None where that is nothing.
+
+    Raises
+    ------
+    OSError
+        The storage did not answer, or there is no such file.
+    """
+    if "://" not in address:
+        found = os.stat(address)
+        return f"{found.st_size} {found.st_mtime_ns}"
+    if address.startswith(("root://", "xroot://")):
+        status, info = _xrootd_stat(address, xrootd)
+        return f"{info.size} {info.modtime}" if status.ok else None
+    path_fs, path = fsspec.core.url_to_fs(address)
+    info = path_fs.info(path)
+    known = {key: str(info[key]) for key in ("size", "ETag", "mtime", "LastModified") if info.get(key)}
+    return " ".join(known.values()) if len(known) > 1 else None
+
+
+def _xrootd_stat(address: str, xrootd: XRootD) -> tuple[Any, Any]:
+    _set_environment(xrootd)
+    try:
+        from XRootD.client import URL, FileSystem  # type: ignore[attr-defined]
+    except ImportError:
+        raise MissingDependency(
+            f"{address}: needs the XRootD client: pip install 'hepdask[xrootd]'"
+        ) from None
+    url = URL(address)
+    return FileSystem(f"{url.protocol}://{url.hostid}").stat(url.path)
+
+
+def _verify(file: InputFile, address: str) -> None:
+    """Read the whole file and compare its checksum with the fileset's."""
+    assert file.checksum is not None
+    algorithm, _, expected = file.checksum.partition(":")
+    digest = None if algorithm == "adler32" else hashlib.new(algorithm)
+    adler = 1
+    with fsspec.open(address, "rb") as opened:
+        while block := opened.read(_BLOCK):
+            if digest is None:
+                adler = zlib.adler32(block, adler)
+            else:
+                digest.update(block)
+    found = f"{adler:08x}" if digest is None else digest.hexdigest()
+    if found != expected.lower().rjust(len(found), "0"):
+        raise InputError(
+            f"{address}: damaged or another file: its {algorithm} is {found}, fileset.{file.dataset} says {expected}"
+        )
+
+
+def _size_and_clusters(tree: Any, keys: set[str]) -> tuple[float, list[int]]:
+    """Give the uncompressed bytes of some branches, and the entries at which clusters of all of them begin and end."""
+    if _is_rntuple(tree):
+        # what is wanted of an RNTuple is taken for half of it, and what compression saves for a half
+        clusters = tree.cluster_summaries
+        return float(tree.num_bytes), [*(int(c.num_first_entry) for c in clusters), int(tree.num_entries)]
+    branches = [branch for branch in tree.itervalues(recursive=True) if branch.name in keys]
+    if not branches:
+        return 0.0, [0, int(tree.num_entries)]
+    edges = set.intersection(*(set(map(int, branch.entry_offsets)) for branch in branches))
+    edges |= {0, int(tree.num_entries)}
+    return float(sum(branch.uncompressed_bytes for branch in branches)), sorted(edges)
+
+
+def cut(edges: list[int], most: int) -> Iterator[tuple[int, int]]:
+    """Cut entries into ranges of at most `most`, at edges where possible, in equal pieces in between."""
+    start = 0
+    for edge, following in pairwise(edges):
+        if following - start > most and edge > start:
+            yield start, edge
+            start = edge
+        while following - start > most:
+            pieces = -(-(following - start) // most)
+            stop = start + (following - start) // pieces
+            yield start, stop
+            start = stop
+    if start < edges[-1]:
+        yield start, edges[-1]
 
 
 def read(
     chunk: Chunk,
-    wanted: Mapping[str, tuple[str, ...]],
-    environment: Mapping[str, str],
-    optional: Mapping[str, tuple[str, ...]] | None = None,
+    wanted: Fields,
+    optional: Fields | None = None,
     renamed: Mapping[str, str] | None = None,
+    address: str | None = None,
+    xrootd: XRootD | None = None,
 ) -> ak.Array:
     """Read the wanted fields of a chunk.
 
@@ -100,13 +263,15 @@ def read(
     chunk : Chunk
         Which entries of which file.
     wanted : mapping
-        Collection to its fields; branches `Collection.Field`, in Delphes' own files or flat.
-    environment : mapping
-        Variables of the XRootD client.
+        Collection to its fields; branches `Collection.Field`, in Delphes' own files or flat, or an RNTuple's fields.
     optional : mapping, optional
         The same for fields that are read where they are.
     renamed : mapping, optional
         ``Collection.Field`` to the branch that holds it, where it is not called so.
+    address : str, optional
+        Where to read the file, if not at its path.
+    xrootd : XRootD, optional
+        Bounds of the XRootD client.
 
     Returns
     -------
@@ -120,92 +285,125 @@ def read(
     OSError
         The storage did not answer; worth another attempt.
     """
-    with _tree(chunk.file, environment) as tree:
+    address = address or chunk.file.path
+    renamed = renamed or {}
+    with _tree(chunk.file, address, xrootd or XRootD()) as tree:
         if str(tree.file.uuid) != chunk.uuid:
             raise InputError(
-                f"{chunk.file.path}: the file was replaced while the run was using it; start again"
+                f"{address}: its UUID is {tree.file.uuid}, not {chunk.uuid}: the file was replaced while the run was "
+                "using it; start again"
             )
-        found = {branch.name for branch in tree.itervalues(recursive=True)}
-
-        def branch_of(collection: str, field: str) -> str:
-            return (renamed or {}).get(f"{collection}.{field}", f"{collection}.{field}")
-
+        found = _branch_names(tree)
         present = dict(wanted)
         for collection, fields in (optional or {}).items():
-            if all(branch_of(collection, field) in found for field in fields):
+            if all(_branch_of(renamed, collection, field) in found for field in fields):
                 present[collection] = (*present.get(collection, ()), *fields)
-        keys = {branch_of(collection, field) for collection, fields in present.items() for field in fields}
+        keys = {
+            _branch_of(renamed, collection, field)
+            for collection, fields in present.items()
+            for field in fields
+        }
         for key in sorted(keys):
-            _require_branch(chunk.file, found, key)
+            _require_branch(chunk.file, address, found, key)
         try:
-            arrays = tree.arrays(
-                filter_branch=lambda branch: branch.name in keys,
-                entry_start=chunk.start, entry_stop=chunk.stop, library="ak", how=dict,
-            )  # fmt: skip
+            by_name = _arrays(tree, keys, chunk.start, chunk.stop)
         except (OSError, TimeoutError):
             raise
         except Exception as error:
             raise InputError(
-                f"{chunk.file.path}: entries {chunk.start} to {chunk.stop} cannot be decoded: "
+                f"{address}: entries {chunk.start} to {chunk.stop} cannot be decoded: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        by_name = {name.rsplit("/", 1)[-1]: array for name, array in arrays.items()}
         collections = {
             collection: _zip(
-                chunk.file, collection, {field: by_name[branch_of(collection, field)] for field in fields}
+                address,
+                collection,
+                {field: by_name[_branch_of(renamed, collection, field)] for field in fields},
             )
             for collection, fields in present.items()
         }
         return ak.zip(collections, depth_limit=1)
 
 
-def _zip(file: InputFile, collection: str, fields: dict[str, ak.Array]) -> ak.Array:
+def _branch_of(renamed: Mapping[str, str], collection: str, field: str) -> str:
+    return renamed.get(f"{collection}.{field}", f"{collection}.{field}")
+
+
+def _is_rntuple(tree: Any) -> bool:
+    return "RNTuple" in tree.classname
+
+
+def _branch_names(tree: Any) -> set[str]:
+    return (
+        set(tree.keys()) if _is_rntuple(tree) else {branch.name for branch in tree.itervalues(recursive=True)}
+    )
+
+
+def _arrays(tree: Any, keys: set[str], start: int, stop: int) -> dict[str, ak.Array]:
+    """Read some branches, by name."""
+    if _is_rntuple(tree):
+        record = tree.arrays(filter_name=sorted(keys), entry_start=start, entry_stop=stop)
+        return {key: record[tuple(key.split("."))] for key in keys}
+    arrays = tree.arrays(
+        filter_branch=lambda branch: branch.name in keys,
+        entry_start=start, entry_stop=stop, library="ak", how=dict,
+    )  # fmt: skip
+    return {name.rsplit("/", 1)[-1]: array for name, array in arrays.items()}
+
+
+def _zip(address: str, collection: str, fields: dict[str, ak.Array]) -> ak.Array:
     for field, array in fields.items():
         if array.ndim != 2:
-            raise InputError(f"{file.path}: {collection}.{field} is not a list of numbers for each event")
+            raise InputError(f"{address}: {collection}.{field} is not a list of numbers for each event")
     try:
         return ak.zip(fields, depth_limit=2)
     except ValueError:
         raise InputError(
-            f"{file.path}: the branches {', '.join(f'{collection}.{field}' for field in fields)} "
+            f"{address}: the branches {', '.join(f'{collection}.{field}' for field in fields)} "
             "do not have equally many entries in every event"
         ) from None
 
 
 @contextmanager
-def _tree(file: InputFile, environment: Mapping[str, str]) -> Iterator[Any]:
-    """Open the tree of a file; whatever goes wrong names the file."""
-    for name, value in environment.items():
-        os.environ.setdefault(name, value)
+def _tree(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
+    """Open the tree of a file; whatever goes wrong names the address."""
+    _set_environment(xrootd)
     try:
-        opened = uproot.open(file.path)
+        opened = uproot.open(address)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise InputError(
-            f"{file.path}: {_reason(error)}; check the path in fileset.{file.dataset}"
-        ) from error
+        raise InputError(f"{address}: {_reason(error)}; check the path in fileset.{file.dataset}") from error
     except OSError as error:
         if "[3011]" in str(error) or "[3010]" in str(error):
-            raise InputError(f"{file.path}: {_reason(error)}; check fileset.{file.dataset}") from error
+            raise InputError(f"{address}: {_reason(error)}; check fileset.{file.dataset}") from error
         raise
     except Exception as error:
-        raise InputError(f"{file.path}: not a readable ROOT file: {_reason(error)}") from error
+        raise InputError(f"{address}: not a readable ROOT file: {_reason(error)}") from error
     with opened:
         try:
             tree = opened[file.tree]
         except KeyError:
-            trees = [name for name, kind in opened.classnames(cycle=False).items() if "Tree" in kind]
+            trees = [
+                name
+                for name, kind in opened.classnames(cycle=False).items()
+                if kind.endswith(("Tree", "RNTuple"))
+            ]
             raise InputError(
-                f"{file.path}: no tree is called {file.tree}; there are: {', '.join(trees) or 'none'}"
+                f"{address}: no tree is called {file.tree}; there are: {', '.join(trees) or 'none'}"
             ) from None
         yield tree
 
 
-def _require_branch(file: InputFile, found: set[str], key: str) -> None:
+def _set_environment(xrootd: XRootD) -> None:
+    for name, value in xrootd.environment().items():
+        os.environ.setdefault(name, value)
+
+
+def _require_branch(file: InputFile, address: str, found: set[str], key: str) -> None:
     if key not in found:
         near = difflib.get_close_matches(key, sorted(found), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(
-            f"{file.path}: tree {file.tree} has no branch {key}{hint} "
+            f"{address}: tree {file.tree} has no branch {key}{hint} "
             "(physics.collections and physics.branches set the names)"
         )
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from itertools import pairwise
 from pathlib import Path
 
 import awkward as ak
@@ -16,6 +17,8 @@ import naive
 import numpy as np
 import pytest
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hepdask import names, open_store, preparation, prepare
 from hepdask.config import Config
@@ -23,7 +26,7 @@ from hepdask.errors import ConfigError, HepdaskError, InputError, StoreError
 from hepdask.features import BadEvent
 from hepdask.fileset import input_files
 from hepdask.scaling import Moments
-from hepdask.source import FileContent, InputFile, chunks
+from hepdask.source import cut
 from hepdask.store.layout import MANIFEST, PARTS
 
 SIZES = {"ttbar": (70, 11), "wjets": (60, 12), "qcd": (50, 13)}
@@ -451,12 +454,17 @@ class TestXRootD:
             )
 
 
-def test_chunks_cover_a_file_once():
-    file = InputFile("d", 0, "f.root", "t")
-    for entries in (0, 1, 24, 25, 26, 49, 1001):
-        ranges = [(c.start, c.stop) for c in chunks(FileContent(file, str(uuid.uuid4()), entries), 25)]
-        assert [entry for start, stop in ranges for entry in range(start, stop)] == list(range(entries))
-        assert all(0 < stop - start <= 25 for start, stop in ranges)
+@given(
+    clusters=st.lists(st.integers(1, 100), max_size=20),
+    most=st.integers(1, 60),
+)
+def test_ranges_cover_a_file_once_and_respect_clusters(clusters, most):
+    edges = [0, *np.cumsum(clusters).tolist()]
+    ranges = list(cut(edges, most))
+    assert [entry for start, stop in ranges for entry in range(start, stop)] == list(range(edges[-1]))
+    assert all(0 < stop - start <= most for start, stop in ranges)
+    for _, stop in ranges:  # only a cluster that is too large is cut
+        assert all(b - a > most for a, b in pairwise(edges) if a < stop < b)
 
 
 def test_merged_moments_are_those_of_the_whole():

@@ -27,6 +27,7 @@ from hepdask.scaling import Scaler
 
 __all__ = [
     "BadEvent", "Extracted", "branches", "expand_columns", "extract", "high_level", "particles", "select", "sequences",
+    "warm_up",
 ]  # fmt: skip
 
 
@@ -92,6 +93,26 @@ def extract(events: ak.Array, physics: Physics) -> Extracted:
     high_level = _high_level(events, leptons, physics)
     _refuse_overflow(leptons, sequence, high_level)
     return Extracted(leptons.selected, sequence, high_level)
+
+
+def warm_up(physics: Physics) -> None:
+    """Compile the kernels, or load what was compiled before: once, not in every worker at the same time."""
+    extract(_no_events(branches(physics)), physics.model_copy(update={"selections": {}, "features": {}}))
+
+
+def _no_events(wanted: dict[str, tuple[str, ...]]) -> ak.Array:
+    """Make an array of no events in the types of Delphes."""
+    types = {"Charge": np.int32, "PID": np.int32, "BTag": np.uint32}
+    none = np.zeros(0, np.int64)
+    return ak.zip(
+        {
+            collection: ak.zip(
+                {field: ak.unflatten(np.zeros(0, types.get(field, np.float32)), none) for field in fields}
+            )
+            for collection, fields in wanted.items()
+        },
+        depth_limit=1,
+    )
 
 
 def select(events: ak.Array, physics: Physics | None = None) -> NDArray[np.bool_]:

@@ -7,26 +7,32 @@ import importlib.metadata
 import json
 import platform
 import time
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 from distributed import Client
 
-from hepdask import clusters, preparation
-from hepdask.artifacts import read_json
-from hepdask.config import Config
+from hepdask import clusters, features, preparation
+from hepdask.artifacts import read_json, write_json
+from hepdask.config import Config, XRootD
 from hepdask.errors import InputError, StoreError
 from hepdask.fileset import input_files
+from hepdask.folders import is_local
 from hepdask.preparation import Lost
 from hepdask.progress import say, track
 from hepdask.scaling import Moments
-from hepdask.source import Chunk, FileContent, InputFile, chunks
+from hepdask.source import Chunk, FileContent, InputFile, file_stamp
 from hepdask.store import Store, open_store, writer
-from hepdask.store.layout import MANIFEST, SCHEMA
+from hepdask.store.layout import INPUTS, LEDGER, MANIFEST, SCHEMA
+from hepdask.store.lock import locked
 from hepdask.tasks import completed
 
+_STORE_KEYS = ("chunk_events", "chunk_memory", "codec", "mantissa_bits")
+_CHUNKS_OF_A_TASK = 8
 _PACKAGES = ("hepdask", "awkward", "numba", "numpy", "uproot", "zarr")
 
 
@@ -50,10 +56,11 @@ class Prepared:
     cpu_s: float
 
 
-def prepare(config: Config, client: Client | None = None) -> Prepared:
+def prepare(config: Config, client: Client | None = None, retry_lost: bool = False) -> Prepared:
     """Read, select, compute features, and write the store.
 
-    Repeated or killed at any moment, it goes on where it stopped: parts that are there are complete.
+    Repeated or killed at any moment, it goes on where it stopped: parts that are there are complete. Input that an
+    earlier, finished run lost stays lost until it is asked for.
 
     Parameters
     ----------
@@ -61,6 +68,8 @@ def prepare(config: Config, client: Client | None = None) -> Prepared:
         Uses `fileset`, `physics`, `store`, `split` and `cluster`.
     client : distributed.Client, optional
         Where the tasks run; by default on `config.cluster`.
+    retry_lost : bool
+        Try again what a finished run has lost.
 
     Returns
     -------
@@ -71,45 +80,123 @@ def prepare(config: Config, client: Client | None = None) -> Prepared:
     InputError
         More input than `store.max_lost_fraction` cannot be read, or no event passes the selection.
     StoreError
-        The store was made with another configuration.
+        The store was made with another configuration, or another driver is writing it.
     ClusterError
         The cluster has no workers for too long.
     """
     begin = time.monotonic()
-    files = input_files(config)
     path = config.store_path
-    with clusters.connect(config.cluster, client) as client:
-        cpu_before = clusters.cpu_seconds(client)
-        contents, unopened = _open_all(files, config, client)
-        plan = [chunk for content in contents for chunk in chunks(content, config.store.chunk_events)]
-        entries = sum(content.entries for content in contents)
-        # a file that cannot be opened is taken to be as long as the others are on average
-        total = entries + len(unopened) * (entries / len(contents) if contents else 1.0)
-        _refuse_losses(unopened, total - entries, total, config)
+    files = input_files(config)
+    with ExitStack() as stack:
+        cluster = _Cluster(config, client, stack)
+        writer.refuse_strangers(path)
+        if is_local(path):
+            path.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locked(path))
         writer.start_store(path, identity(config))
-        missing = [chunk for chunk in plan if not writer.has_part(path, chunk.name)]
-        lost = unopened + _process(missing, config, client, total, total - entries)
-        cpu = clusters.cpu_seconds(client) - cpu_before
-    parts = [writer.part_attributes(path, chunk.name) for chunk in plan if writer.has_part(path, chunk.name)]
-    if not any(part["events"] for part in parts):
-        raise InputError(
-            f"no event passes the selection: {entries:,} entries were read from {len(files)} files, none has an "
-            f"electron or muon with pT > {config.physics.lepton_min_pt} GeV and isolation < "
-            f"{config.physics.lepton_max_isolation}; check physics.* and the files"
-        )
-    manifest = _manifest(config, parts, contents, lost)
-    before = read_json(path / MANIFEST) or {}
-    if {key: before.get(key) for key in manifest} == json.loads(json.dumps(manifest)):
-        store = open_store(path)
-        say(f"{path}: up to date, {len(store):,} events")
-        return Prepared(store, len(missing), time.monotonic() - begin, cpu if missing else 0.0)
-    written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    cost = {"written": written, "wall_s": time.monotonic() - begin, "cpu_s": cpu}
-    writer.write_manifest(path, manifest | cost)
+        before = read_json(path / MANIFEST) or {}
+        accepted = [] if retry_lost else [Lost(**item) for item in before.get("lost", [])]
+        contents, unopened = _open_all(files, config, cluster, _inputs_known(path), accepted)
+        _refuse_copies(contents)
+        write_json(path / INPUTS, [asdict(content) for content in contents if content.stamp])
+
+        plan = [chunk for content in contents for chunk in content.chunks]
+        there = writer.parts(path)
+        given_up = {(item.path, item.start, item.stop): item for item in accepted}
+        missing, lost = [], list(unopened)
+        for chunk in plan:
+            known = given_up.get((chunk.file.path, chunk.start, chunk.stop))
+            if chunk.name not in there:
+                if known:
+                    lost.append(known)
+                else:
+                    missing.append(chunk)
+        ledger = _Ledger(config, contents, lost)
+        ledger.check()
+        if missing:
+            there |= _process(missing, config, cluster.client_when_compiled(), ledger)
+        parts = [there[chunk.name] for chunk in plan if chunk.name in there]
+        if not any(part["events"] for part in parts):
+            raise InputError(
+                f"no event passes the selection: {sum(c.entries for c in contents):,} entries were read from "
+                f"{len(files)} files, none has an electron or muon with pT > {config.physics.lepton_min_pt} GeV and "
+                f"isolation < {config.physics.lepton_max_isolation}; check physics.* and the files"
+            )
+        manifest = _manifest(config, parts, files, ledger.lost)
+        cpu = cluster.cpu_seconds()
+        if {key: before.get(key) for key in manifest} == json.loads(json.dumps(manifest)):
+            store = open_store(path)
+            say(f"{path}: up to date, {len(store):,} events")
+            return Prepared(store, len(missing), time.monotonic() - begin, cpu)
+        written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        cost = {"written": written, "wall_s": time.monotonic() - begin, "cpu_s": cpu}
+        writer.write_manifest(path, manifest | cost)
+        (path / LEDGER).unlink(missing_ok=True)
     store = open_store(path)
     for line in summary(store):
         say(line)
     return Prepared(store, len(missing), time.monotonic() - begin, cpu)
+
+
+class _Cluster:
+    """The cluster, started when it is first needed: a store that is up to date needs none."""
+
+    def __init__(self, config: Config, client: Client | None, stack: ExitStack) -> None:
+        self._config, self._given, self._stack = config, client, stack
+        self._client: Client | None = None
+        self._compiled: Future[None]
+        self._cpu_before = 0.0
+
+    def client(self) -> Client:
+        if self._client is None:
+            compiler = self._stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="compile"))
+            self._compiled = compiler.submit(features.warm_up, self._config.physics)
+            self._client = self._stack.enter_context(clusters.connect(self._config.cluster, self._given))
+            self._cpu_before = clusters.cpu_seconds(self._client)
+        return self._client
+
+    def client_when_compiled(self) -> Client:
+        """Give the client once the kernels are compiled, so that not every worker compiles them."""
+        client = self.client()
+        self._compiled.result()
+        return client
+
+    def cpu_seconds(self) -> float:
+        """CPU time [s] the workers have used for us."""
+        return clusters.cpu_seconds(self._client) - self._cpu_before if self._client else 0.0
+
+
+class _Ledger:
+    """What was lost, and whether that is too much.
+
+    A file that cannot be opened is taken to be as long as the others are on average.
+    """
+
+    def __init__(self, config: Config, contents: list[FileContent], lost: list[Lost]) -> None:
+        self._config = config
+        self.lost = lost
+        entries = sum(content.entries for content in contents)
+        self._typical = entries / len(contents) if contents else 1.0
+        self._total = entries + self._typical * sum(item.start < 0 for item in lost)
+
+    def add(self, item: Lost) -> None:
+        self.lost.append(item)
+        self.check()
+
+    def check(self) -> None:
+        """Raise an InputError, and write the ledger, where more is lost than the configuration allows."""
+        cost = sum(item.stop - item.start if item.start >= 0 else self._typical for item in self.lost)
+        allowed = self._config.store.max_lost_fraction
+        if not self.lost or cost <= allowed * self._total:
+            return
+        file = self._config.store_path / LEDGER
+        write_json(file, [asdict(item) for item in self.lost])
+        reasons = "\n  ".join(item.reason for item in self.lost[:5])
+        more = f"\n  and {len(self.lost) - 5} more, all of them in {file}" if len(self.lost) > 5 else ""
+        raise InputError(
+            f"input cannot be read (about {cost / self._total:.2%} of all entries, store.max_lost_fraction is "
+            f"{allowed:.2%}):\n  {reasons}{more}"
+        )
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -121,7 +208,7 @@ def identity(config: Config) -> dict[str, Any]:
         **{f"physics.{key}": value for key, value in physics.items()},
         **{f"physics.collections.{key}": value for key, value in collections.items()},
         **split,
-        "store.chunk_events": config.store.chunk_events,
+        **{f"store.{key}": getattr(config.store, key) for key in _STORE_KEYS},
     }
 
 
@@ -150,6 +237,7 @@ def summary(store: Store) -> list[str]:
     for row in store.manifest["selection"]:
         share = row["events_selected"] / row["events_read"] if row["events_read"] else 0.0
         lost = f", {row['events_lost']:,} lost" if row["events_lost"] else ""
+        lost += f", {row['files_lost']:,} files lost" if row["files_lost"] else ""
         lines.append(
             f"{row['dataset']} ({row['label']}): {row['events_selected']:,} of {row['events_read']:,} events "
             f"selected ({share:.1%}), {row['files']} files{lost}"
@@ -157,76 +245,112 @@ def summary(store: Store) -> list[str]:
     return lines + store.manifest["notes"]
 
 
-def _open_all(files: list[InputFile], config: Config, client: Client) -> tuple[list[FileContent], list[Lost]]:
+def _inputs_known(path: Path) -> dict[str, FileContent]:
+    """Read what the files held when they were last opened, by path."""
+    known = {}
+    for item in read_json(path / INPUTS) or []:
+        file = InputFile(**item["file"] | {"steps": _pairs(item["file"]["steps"])})
+        known[file.path] = FileContent(file, item["uuid"], _pairs(item["bounds"]) or (), item["stamp"])
+    return known
+
+
+def _pairs(ranges: list[list[int]] | None) -> tuple[tuple[int, int], ...] | None:
+    return None if ranges is None else tuple((start, stop) for start, stop in ranges)
+
+
+def _open_all(
+    files: list[InputFile],
+    config: Config,
+    cluster: _Cluster,
+    known: dict[str, FileContent],
+    accepted: list[Lost],
+) -> tuple[list[FileContent], list[Lost]]:
+    """Say what each file holds: from the fileset, from before, or by opening it."""
+    known = {path: content for path, content in known.items() if any(content.file == file for file in files)}
+    given_up = {item.path: item for item in accepted if item.start < 0}
     found: list[FileContent] = []
     lost: list[Lost] = []
-    with track("open files", len(files), "files") as tracker:
-        tasks = completed(
-            client,
-            preparation.describe,
-            files,
-            config,
-            name="open",
-            worker_timeout=config.store.worker_timeout,
-        )
-        for _, result in tasks:
-            (lost if isinstance(result, Lost) else found).append(result)
-            tracker.advance(1)
+    unknown: list[InputFile] = []
+    for file in files:
+        before = known.get(file.path)
+        if file.path in given_up:
+            lost.append(given_up[file.path])
+        elif file.uuid and file.steps is not None and not file.checksum:
+            found.append(FileContent(file, file.uuid, file.steps))
+        elif before and "://" not in file.path and before.stamp == _local_stamp(file.path):
+            found.append(before)
+        else:
+            unknown.append(file)
+    if unknown:
+        with track("open files", len(unknown), "files") as tracker:
+            tasks = completed(
+                cluster.client(), preparation.describe, unknown, config, known,
+                name="open", worker_timeout=config.store.worker_timeout,
+            )  # fmt: skip
+            with closing(tasks):
+                for _, result in tasks:
+                    (lost if isinstance(result, Lost) else found).append(result)
+                    tracker.advance(1)
     found.sort(key=lambda content: (content.file.dataset, content.file.path))
+    lost.sort(key=lambda item: item.path)
+    return found, lost
+
+
+def _local_stamp(path: str) -> str | None:
+    try:
+        return file_stamp(path, XRootD())
+    except OSError:
+        return None
+
+
+def _refuse_copies(contents: list[FileContent]) -> None:
     identities: dict[tuple[str, str], FileContent] = {}
-    for content in found:
+    for content in contents:
         twin = identities.setdefault((content.uuid, content.file.tree), content)
         if twin is not content:
             raise InputError(
                 f"{content.file.path} and {twin.file.path} are copies of one file (UUID {content.uuid}); its events "
                 "would count double. Name one of them in the fileset."
             )
-    return found, lost
 
 
 def _process(
-    missing: list[Chunk], config: Config, client: Client, total: float, already_lost: float
-) -> list[Lost]:
-    lost: list[Lost] = []
+    missing: list[Chunk], config: Config, client: Client, ledger: _Ledger
+) -> dict[str, dict[str, Any]]:
+    """Bring the missing chunks into the store; give the attributes of their parts by name."""
+    done: dict[str, dict[str, Any]] = {}
+    # some chunks a task, so that one is read while another is worked on, and yet several tasks for each thread
+    size = max(1, min(_CHUNKS_OF_A_TASK, len(missing) // (4 * max(1, sum(client.nthreads().values())))))
+    tasks_of = [missing[start : start + size] for start in range(0, len(missing), size)]
     with track("prepare", sum(chunk.stop - chunk.start for chunk in missing), "events") as tracker:
         tasks = completed(
-            client, preparation.prepare_chunk, missing, config, config.store_path.absolute(),
+            client, preparation.prepare_chunks, tasks_of, config, config.store_path.absolute(),
             name="prepare", worker_timeout=config.store.worker_timeout,
         )  # fmt: skip
         with closing(tasks):
-            for chunk, result in tasks:
-                tracker.advance(chunk.stop - chunk.start)
-                if isinstance(result, Lost):
-                    lost.append(result)
-                    entries = already_lost + sum(item.stop - item.start for item in lost)
-                    _refuse_losses(lost, entries, total, config)
-    return lost
-
-
-def _refuse_losses(lost: list[Lost], entries: float, total: float, config: Config) -> None:
-    if not lost or entries <= config.store.max_lost_fraction * total:
-        return
-    reasons = "\n  ".join(item.reason for item in lost[:5])
-    more = f"\n  and {len(lost) - 5} more" if len(lost) > 5 else ""
-    raise InputError(
-        f"input cannot be read (about {entries / total:.2%} of all entries, store.max_lost_fraction is "
-        f"{config.store.max_lost_fraction:.2%}):\n  {reasons}{more}"
-    )
+            for chunks, results in tasks:
+                for chunk, result in zip(chunks, results, strict=True):
+                    tracker.advance(chunk.stop - chunk.start)
+                    if isinstance(result, Lost):
+                        ledger.add(result)
+                    else:
+                        done[chunk.name] = result
+    return done
 
 
 def _manifest(
-    config: Config, parts: list[dict[str, Any]], contents: list[FileContent], lost: list[Lost]
+    config: Config, parts: list[dict[str, Any]], files: list[InputFile], lost: list[Lost]
 ) -> dict[str, Any]:
     labels = {
         name: config.physics.classes.index(dataset.metadata["label"])
         for name, dataset in config.fileset.items()
     }
-    parts = [part | {"label": labels[part["dataset"]]} for part in parts]
     parts = sorted(parts, key=lambda part: (part["dataset"], part["file"], part["start"]))
+    lost = sorted(lost, key=lambda item: (item.path, item.start))
     selection = []
     for dataset, settings in config.fileset.items():
         mine = [part for part in parts if part["dataset"] == dataset]
-        paths = {content.file.path for content in contents if content.file.dataset == dataset}
+        paths = {file.path for file in files if file.dataset == dataset}
         selection.append(
             {
                 "dataset": dataset,
@@ -234,6 +358,7 @@ def _manifest(
                 "files": len(paths),
                 "events_read": sum(part["stop"] - part["start"] for part in mine),
                 "events_selected": sum(part["events"] for part in mine),
+                "files_lost": sum(item.start < 0 for item in lost if item.path in paths),
                 "events_lost": sum(item.stop - item.start for item in lost if item.path in paths),
             }
         )
@@ -258,7 +383,11 @@ def _manifest(
         "selection": selection,
         "notes": notes,
         "lost": [asdict(item) for item in lost],
-        "parts": parts,
+        "parts": [
+            {key: value for key, value in part.items() if key != "moments"}
+            | {"label": labels[part["dataset"]]}
+            for part in parts
+        ],
         "versions": {
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in _PACKAGES},

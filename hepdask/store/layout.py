@@ -4,6 +4,9 @@
 
     STORE/zarr.json              group; attribute `hepdask`: schema and identity (what must not be mixed)
     STORE/manifest.json          written last: the parts that make up the store, scalings, lost input
+    STORE/inputs.json            what the input files held when they were last opened
+    STORE/lost.json              what a run that failed could not read
+    STORE/lock.json              who is writing
     STORE/parts/NAME/            group, one for each chunk of input, written by one task
         offsets      int64   (n + 1,)     particles of event i are offsets[i]:offsets[i + 1]
         entry        int64   (n,)         entry in the input file
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 
 from hepdask import names
 
-SCHEMA = 2
+SCHEMA = 3
 
 #: Type of each flat particle column.
 PARTICLE_DTYPES = {name: "int8" if name in ("kind", "Charge") else "float32" for name in names.STORED}
@@ -30,6 +33,8 @@ PARTICLE_DTYPES = {name: "int8" if name in ("kind", "Charge") else "float32" for
 DTYPES = {"offsets": "int64", "entry": "int64", "group": "int64", "high_level": "float32", **PARTICLE_DTYPES}
 
 MANIFEST = "manifest.json"
+INPUTS = "inputs.json"
+LEDGER = "lost.json"
 PARTS = "parts"
 
 

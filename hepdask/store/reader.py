@@ -21,6 +21,7 @@ from hepdask.config import Split
 from hepdask.errors import StoreError
 from hepdask.features import expand_columns, sequences
 from hepdask.features.conventions import CONVENTIONS, Convention
+from hepdask.folders import folder, zarr_store
 from hepdask.scaling import Moments, Scaler
 from hepdask.split import balanced, event_hash, is_test, is_validation
 from hepdask.store.layout import DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA, checksum
@@ -76,7 +77,7 @@ def open_store(path: str | Path) -> Store:
     StoreError
         There is no store, it is not complete, or another version wrote it.
     """
-    path = Path(path)
+    path = folder(path)
     if not (path / "zarr.json").exists():
         raise StoreError(f"{path}: there is no store; make it with: hepdask prepare CONFIG")
     if not (path / MANIFEST).exists():
@@ -273,7 +274,7 @@ class Store:
 
     def _groups(self) -> Iterator[zarr.Group]:
         for part in self.parts:
-            yield zarr.open_group(self.path / PARTS / part["name"], mode="r")
+            yield zarr.open_group(zarr_store(self.path / PARTS / part["name"]), mode="r")
 
     def _members(self, sample: Sample | None) -> list[NDArray[np.bool_]]:
         """Mark the events of a sample in each part."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
+import tempfile
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from zarr.codecs import BloscCodec
 
 from hepdask.artifacts import read_json, write_json
 from hepdask.errors import StoreError
-from hepdask.store.layout import DTYPES, MANIFEST, PARTS, SCHEMA, checksum
+from hepdask.folders import is_local, remove, zarr_store
+from hepdask.store.layout import DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA, checksum
+from hepdask.store.lock import LOCK
 
 _CHUNK_BYTES = 4 << 20
 _TEMPORARY = ".writing-"
+_READERS = 16
 
 
 def start_store(path: Path, identity: Mapping[str, Any]) -> None:
@@ -35,24 +39,30 @@ def start_store(path: Path, identity: Mapping[str, Any]) -> None:
     Raises
     ------
     StoreError
-        The folder holds something else, or a store made with other settings (each is named).
+        The store was made with other settings (each is named).
     """
     if not (path / "zarr.json").exists():
-        if path.exists() and any(path.iterdir()):
-            raise StoreError(f"{path}: not a hepdask store, and not empty; give another store.path")
         root = zarr.create_group(
-            store=path, attributes={"hepdask": {"schema": SCHEMA, "identity": dict(identity)}}
+            store=zarr_store(path), attributes={"hepdask": {"schema": SCHEMA, "identity": dict(identity)}}
         )
         root.create_group(PARTS)
         return
     refuse_others(path, identity)
     for leftover in (path / PARTS).glob(_TEMPORARY + "*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove(leftover)
+
+
+def refuse_strangers(path: Path) -> None:
+    """Raise a StoreError where a folder holds something that is not a store."""
+    if not path.exists() or (path / "zarr.json").exists():
+        return
+    if not path.is_dir() or any(found.name != LOCK for found in path.iterdir()):
+        raise StoreError(f"{path}: not a hepdask store, and not empty; give another store.path")
 
 
 def refuse_others(path: Path, identity: Mapping[str, Any]) -> None:
     """Raise a StoreError that names each setting in which a store differs from `identity`."""
-    attributes: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
+    attributes: dict[str, Any] = zarr.open_group(zarr_store(path), mode="r").attrs.asdict()
     found: dict[str, Any] = attributes.get("hepdask", {})
     if found.get("schema") != SCHEMA:
         raise StoreError(f"{path}: its schema is {found.get('schema')}, this version has {SCHEMA}; remove it")
@@ -67,17 +77,30 @@ def refuse_others(path: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def has_part(path: Path, name: str) -> bool:
-    """Say whether a part is there; a part that is there is complete."""
-    return (path / PARTS / name / "zarr.json").exists()
+def parts(path: Path) -> dict[str, dict[str, Any]]:
+    """Read what all complete parts of a store say of themselves, by name."""
+    folder = path / PARTS
+    names = [part.name for part in folder.iterdir() if not part.name.startswith((_TEMPORARY, "zarr.json"))]
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = zip(names, pool.map(lambda name: part_attributes(path, name), names), strict=True)
+        return {name: attributes for name, attributes in found if attributes is not None}
 
 
-def part_attributes(path: Path, name: str) -> dict[str, Any]:
-    """Read what a part says of itself."""
-    return read_json(path / PARTS / name / "zarr.json")["attributes"]
+def part_attributes(path: Path, name: str) -> dict[str, Any] | None:
+    """Read what a part says of itself; None where it is not there or not complete."""
+    document = read_json(path / PARTS / name / "zarr.json") or {}
+    attributes = document.get("attributes", {})
+    return attributes if "checksums" in attributes else None
 
 
-def write_part(path: Path, name: str, arrays: Mapping[str, NDArray], attributes: Mapping[str, Any]) -> None:
+def write_part(
+    path: Path,
+    name: str,
+    arrays: Mapping[str, NDArray],
+    attributes: Mapping[str, Any],
+    codec: str = "lz4",
+    mantissa_bits: int = 23,
+) -> dict[str, Any]:
     """Write a part under a temporary name and move it into place.
 
     Parameters
@@ -90,27 +113,80 @@ def write_part(path: Path, name: str, arrays: Mapping[str, NDArray], attributes:
         The arrays of `layout.DTYPES`.
     attributes : mapping
         JSON-ready provenance; checksums are added.
+    codec : str
+        Compressor: ``"lz4"``, or ``"zstd"`` for smaller parts that cost more time.
+    mantissa_bits : int
+        Bits kept of the particles' floating-point columns, see `round_mantissa`.
+
+    Returns
+    -------
+    dict
+        The attributes as written.
 
     Notes
     -----
-    Where another task has written the same part meanwhile, that one stays: both are the same.
+    Where another task has written the same part meanwhile, that one stays: both are the same. An object store cannot
+    rename: there the part is made on a local disk and copied, what makes it complete last. Two tasks that copy the
+    same part at once copy the same bytes.
     """
-    temporary = path / PARTS / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    place = path / PARTS / name
+    if is_local(path):
+        temporary = path / PARTS / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        written = _write_group(temporary, arrays, attributes, codec, mantissa_bits)
+        _move(temporary, place)
+        return written
+    with tempfile.TemporaryDirectory(prefix="hepdask-") as made:
+        written = _write_group(Path(made), arrays, attributes, codec, mantissa_bits)
+        _copy(Path(made), place)
+    return written
+
+
+def _write_group(
+    place: Path, arrays: Mapping[str, NDArray], attributes: Mapping[str, Any], codec: str, mantissa_bits: int
+) -> dict[str, Any]:
     checksums = {}
-    group = zarr.create_group(store=temporary)
+    group = zarr.create_group(store=place)
     for array, dtype in DTYPES.items():
         values = np.ascontiguousarray(arrays[array], dtype=dtype)
+        if values.dtype == np.float32 and array in PARTICLE_DTYPES:
+            values = round_mantissa(values, mantissa_bits)
         checksums[array] = checksum(values)
-        _write_array(group, array, values)
-    group.attrs.update({**attributes, "checksums": checksums})
+        _write_array(group, array, values, codec)
+    written = {**attributes, "checksums": checksums}
+    group.attrs.update(written)
+    return written
+
+
+def _copy(made: Path, place: Path) -> None:
+    """Copy a group into an object store, its attributes last."""
+    files = [file for file in made.rglob("*") if file.is_file()]
+    for file in sorted(files, key=lambda file: file == made / "zarr.json"):
+        (place / file.relative_to(made).as_posix()).write_bytes(file.read_bytes())
+
+
+def round_mantissa(values: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    """Round float32 to the nearest with so many bits of the fraction (ties to even); 23 changes nothing.
+
+    The relative error is at most ``2 ** -(bits + 1)``: 0.0005 with 10 bits.
+    """
+    drop = 23 - bits
+    if drop == 0:
+        return values
+    raw = values.view(np.uint32)
+    half = np.uint32((1 << (drop - 1)) - 1)
+    rounded = raw + half + ((raw >> np.uint32(drop)) & np.uint32(1))
+    return (rounded & ~np.uint32((1 << drop) - 1)).view(np.float32)
+
+
+def _move(temporary: Path, place: Path) -> None:
     try:
-        os.rename(temporary, path / PARTS / name)
+        os.rename(temporary, place)
     except OSError:
-        if has_part(path, name):
-            shutil.rmtree(temporary)
+        if (read_json(place / "zarr.json") or {}).get("attributes", {}).get("checksums"):
+            remove(temporary)
             return
-        shutil.rmtree(path / PARTS / name)  # what a lost machine left of a part
-        os.rename(temporary, path / PARTS / name)
+        remove(place)  # what a lost machine left of a part
+        os.rename(temporary, place)
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -118,7 +194,7 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     write_json(path / MANIFEST, manifest)
 
 
-def _write_array(group: zarr.Group, name: str, values: NDArray) -> None:
+def _write_array(group: zarr.Group, name: str, values: NDArray, codec: str) -> None:
     row = max(1, values.itemsize * int(np.prod(values.shape[1:])))
     rows = max(1, min(len(values), _CHUNK_BYTES // row))
     pieces = -(-len(values) // rows) if len(values) else 1
@@ -127,5 +203,12 @@ def _write_array(group: zarr.Group, name: str, values: NDArray) -> None:
         data=values,
         chunks=(rows, *values.shape[1:]),
         shards=(rows * pieces, *values.shape[1:]) if pieces > 1 else None,
-        compressors=BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=values.itemsize),
+        compressors=_compressor(codec, values.itemsize),
     )
+
+
+def _compressor(codec: str, size: int) -> BloscCodec:
+    """Give the compressor; which shuffle serves which was measured: docs/benchmarks.md."""
+    if codec == "zstd":
+        return BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size)
+    return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=size)

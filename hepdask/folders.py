@@ -1,0 +1,57 @@
+"""Where a store lies: a folder of a file system, or a prefix of an object store such as S3.
+
+Both are used through the same paths: `pathlib.Path`, or `upath.UPath`, which has its methods.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+from hepdask.errors import MissingDependency
+
+
+def folder(address: str | Path) -> Path:
+    """Give the path of an address: a `Path`, or a `UPath` where it begins with a protocol.
+
+    Raises
+    ------
+    MissingDependency
+        The library for this protocol is not installed.
+    """
+    if "://" not in str(address):
+        return Path(address)
+    from upath import UPath
+
+    try:
+        path = UPath(address)
+        path.fs  # noqa: B018  the file system is looked up here
+    except ImportError as error:
+        raise MissingDependency(f"{address}: {error}; for S3: pip install 'hepdask[s3]'") from None
+    return cast(Path, path)
+
+
+def is_local(path: Path) -> bool:
+    """Say whether a path is one of a file system, on which files can be renamed and locked."""
+    return isinstance(path, pathlib.Path)
+
+
+def zarr_store(path: Path) -> Any:
+    """Give what zarr opens groups on."""
+    if is_local(path):
+        return path
+    import zarr.storage
+
+    remote = cast(Any, path)
+    return zarr.storage.FsspecStore.from_url(str(remote), storage_options=dict(remote.storage_options))
+
+
+def remove(path: Path) -> None:
+    """Remove a folder and all in it; nothing happens where there is none."""
+    if is_local(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.exists():
+        remote = cast(Any, path)
+        remote.fs.rm(remote.path, recursive=True)
