@@ -59,7 +59,11 @@ class File(Section):
         description="`adler32:…`, `md5:…`, `sha256:…`: the whole file is read and compared before it is used",
     )
     format: Literal["root"] | None = Field(None, description="what coffea calls the format")
-    num_selected_entries: int | None = Field(None, description="as coffea writes it; not used")
+    num_selected_entries: int | None = Field(
+        None, description="as coffea writes it; not used, as are the next two"
+    )
+    lfn: str | None = Field(None, description="logical file name")
+    pfn: str | None = Field(None, description="physical file name")
 
     @model_validator(mode="after")
     def _steps_are_in_order(self) -> File:

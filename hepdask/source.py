@@ -293,7 +293,7 @@ def read(
                 f"{address}: its UUID is {tree.file.uuid}, not {chunk.uuid}: the file was replaced while the run was "
                 "using it; start again"
             )
-        found = _branch_names(tree)
+        found = branch_names(tree)
         present = dict(wanted)
         for collection, fields in (optional or {}).items():
             if all(_branch_of(renamed, collection, field) in found for field in fields):
@@ -333,7 +333,8 @@ def _is_rntuple(tree: Any) -> bool:
     return "RNTuple" in tree.classname
 
 
-def _branch_names(tree: Any) -> set[str]:
+def branch_names(tree: Any) -> set[str]:
+    """Name the branches of a TTree, or the fields of an RNTuple, at every level."""
     return (
         set(tree.keys()) if _is_rntuple(tree) else {branch.name for branch in tree.itervalues(recursive=True)}
     )

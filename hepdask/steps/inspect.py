@@ -11,6 +11,8 @@ from hepdask import artifacts
 from hepdask.config import Physics
 from hepdask.errors import InputError
 from hepdask.features import branches
+from hepdask.folders import folder
+from hepdask.source import branch_names
 from hepdask.store import open_store
 
 
@@ -36,11 +38,12 @@ def inspect(path: str | Path, deep: bool = False) -> dict[str, Any]:
     StoreError
         The store is not complete.
     """
-    local = Path(path)
-    if (local / "zarr.json").exists():
-        return _store(local, deep)
-    if local.is_dir():
-        return _run(local, deep)
+    if not str(path).endswith(".root"):
+        place = folder(path)
+        if (place / "zarr.json").exists():
+            return _store(place, deep)
+        if place.is_dir():
+            return _run(place, deep)
     return _file(str(path))
 
 
@@ -55,9 +58,9 @@ def _file(path: str) -> dict[str, Any]:
     try:
         with uproot.open(path) as file:
             for name, kind in file.classnames(cycle=False).items():
-                if kind != "TTree":
+                if not kind.endswith(("TTree", "RNTuple")):
                     continue
-                found = {branch.name for branch in file[name].itervalues(recursive=True)}
+                found = branch_names(file[name])
                 missing = [
                     f"{c}.{f}" for c, fields in wanted.items() for f in fields if f"{c}.{f}" not in found
                 ]
