@@ -12,7 +12,7 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
-from hepdask import source
+from hepdask import histograms, source
 from hepdask.config import Config
 from hepdask.errors import InputError
 from hepdask.features import BadEvent, Extracted, branches, expand_columns, extract
@@ -162,6 +162,7 @@ def _prepare(chunk: source.Chunk, events: ak.Array, config: Config, store: Path)
         "events": len(entry),
         "particles": len(extracted.particles),
         "moments": _moments(extracted, training),
+        "histograms": histograms.fill(extracted, config.physics),
     }
     return writer.write_part(
         store, chunk.name, arrays, attributes, config.store.codec, config.store.mantissa_bits

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import queue
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-from distributed import Client, Future, wait
+from distributed import Client, Future
 
 from hepdask.errors import ClusterError
 
@@ -57,30 +59,33 @@ def completed(
     """
     waiting = iter(items)
     running: dict[Future, Item] = {}
-    last_seen = time.monotonic()
+    done: queue.SimpleQueue[Future] = queue.SimpleQueue()
+    threads, looked, last_seen = 0, -math.inf, time.monotonic()
     try:
         while True:
-            threads = sum(client.nthreads().values())
-            if threads:
-                last_seen = time.monotonic()
-            elif time.monotonic() - last_seen > worker_timeout:
-                raise ClusterError(
-                    f"{name}: no worker for {worker_timeout:.0f} s; look at the cluster's jobs, "
-                    "or raise store.worker_timeout"
-                )
+            now = time.monotonic()
+            if now - looked > _POLL:
+                threads, looked = sum(client.nthreads().values()), now
+                if threads:
+                    last_seen = now
+                elif now - last_seen > worker_timeout:
+                    raise ClusterError(
+                        f"{name}: no worker for {worker_timeout:.0f} s; look at the cluster's jobs, "
+                        "or raise store.worker_timeout"
+                    )
             while len(running) < max(8, 4 * threads) and (item := next(waiting, running)) is not running:
                 future = client.submit(
                     function, item, *arguments, pure=False, key=f"{name}-{id(item):x}-{time.monotonic_ns()}"
                 )
                 running[future] = item  # type: ignore[assignment]
+                future.add_done_callback(done.put)
             if not running:
                 return
             try:
-                done = wait(list(running), timeout=_POLL, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
+                future = done.get(timeout=_POLL)
+            except queue.Empty:
                 continue
-            for future in done:
-                yield running.pop(future), _result(future, name)
+            yield running.pop(future), _result(future, name)
     finally:
         client.cancel(list(running))
 

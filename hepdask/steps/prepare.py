@@ -16,7 +16,7 @@ from typing import Any
 
 from distributed import Client
 
-from hepdask import clusters, features, preparation
+from hepdask import clusters, features, histograms, preparation
 from hepdask.artifacts import read_json, write_json
 from hepdask.config import Config, XRootD
 from hepdask.errors import InputError, StoreError
@@ -33,6 +33,7 @@ from hepdask.tasks import completed
 
 _STORE_KEYS = ("chunk_events", "chunk_memory", "codec", "mantissa_bits")
 _CHUNKS_OF_A_TASK = 8
+_SUMMED = ("moments", "histograms")  # of all parts together in the manifest
 _PACKAGES = ("hepdask", "awkward", "numba", "numpy", "uproot", "zarr")
 
 
@@ -379,6 +380,12 @@ def _manifest(
                 Moments.merge, (Moments.from_json(part["moments"][kind]) for part in parts)
             ).to_json()
             for kind in ("particles", "high_level", "high_level_all")
+        },
+        "histograms": {
+            dataset: reduce(
+                histograms.merge, (part["histograms"] for part in parts if part["dataset"] == dataset)
+            )
+            for dataset in {part["dataset"]: None for part in parts}
         },
         "selection": selection,
         "notes": notes,
