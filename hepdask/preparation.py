@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from hepdask import histograms, source
 from hepdask.config import Config
 from hepdask.errors import InputError
-from hepdask.features import BadEvent, Extracted, branches, expand_columns, extract
+from hepdask.features import BadEvent, Extracted, branches, extract
+from hepdask.features.expand import expand
 from hepdask.names import PARTICLE
 from hepdask.retries import read_with_retries
 from hepdask.scaling import Moments
 from hepdask.split import is_test
 from hepdask.store import writer
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _moments(extracted: Extracted, training: np.ndarray) -> dict[str, Any]:
     particles = Moments.of(np.empty((0, len(PARTICLE))))
     for start in range(0, len(sample), _BLOCK):
         block = {name: column[start : start + _BLOCK] for name, column in sample.values.items()}
-        particles = particles.merge(Moments.of(np.stack(list(expand_columns(block).values()), axis=1)))
+        particles = particles.merge(Moments.of_columns(expand(block)))
     high_level = extracted.high_level.astype(np.float32)
     return {
         "particles": particles.to_json(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,13 +31,21 @@ class Moments:
     @classmethod
     def of(cls, rows: NDArray[np.floating]) -> Moments:
         """Take the moments of rows (n, n_features), in float64."""
-        n, width = rows.shape
+        return cls.of_columns(np.ascontiguousarray(rows.T))
+
+    @classmethod
+    def of_columns(cls, columns: NDArray[np.floating]) -> Moments:
+        """Take the moments of columns (n_features, n), in float64."""
+        width, n = columns.shape
         if n == 0:
             zero = np.zeros(width)
             return cls(0, zero, zero, np.full(width, np.inf), np.full(width, -np.inf))
-        mean = rows.mean(axis=0, dtype=np.float64)
-        squares = np.square(rows - mean, dtype=np.float64).sum(axis=0)
-        return cls(n, mean, squares, rows.min(axis=0).astype(float), rows.max(axis=0).astype(float))
+        # sums of differences from some value of the column keep their digits where the mean is large
+        shift = columns[:, 0].astype(np.float64)
+        sums, squares = _sums_of_differences(columns, shift)
+        mean = shift + sums / n
+        squares = np.maximum(squares - sums**2 / n, 0.0)
+        return cls(n, mean, squares, columns.min(axis=1).astype(float), columns.max(axis=1).astype(float))
 
     def merge(self, other: Moments) -> Moments:
         """Join two samples (Chan, Golub, LeVeque, Am. Stat. 37 (1983) 242: stable for any sizes)."""
@@ -104,3 +113,20 @@ class Scaler:
     def from_json(cls, plain: dict[str, list[float]]) -> Scaler:
         """Read what `to_json` gave."""
         return cls(np.array(plain["shift"], np.float32), np.array(plain["factor"], np.float32))
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _sums_of_differences(
+    columns: NDArray, shift: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sum ``x - shift`` and its square over each column."""
+    sums, squares = np.zeros(len(columns)), np.zeros(len(columns))
+    for j in range(len(columns)):
+        column, from_ = columns[j], shift[j]
+        total = square = 0.0
+        for i in range(len(column)):
+            difference = column[i] - from_
+            total += difference
+            square += difference * difference
+        sums[j], squares[j] = total, square
+    return sums, squares
