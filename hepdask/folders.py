@@ -26,7 +26,8 @@ def folder(address: str | Path) -> Path:
     from upath import UPath
 
     try:
-        path = UPath(address)
+        # other processes write into it, so no list of files may be kept
+        path = UPath(address, use_listings_cache=False)
         path.fs  # noqa: B018  the file system is looked up here
     except ImportError as error:
         raise MissingDependency(f"{address}: {error}; for S3: pip install 'hepdask[s3]'") from None
