@@ -1,0 +1,120 @@
+"""Histograms of the features: against numpy and hist, in pieces, and at the edges."""
+
+import functools
+import json
+
+import awkward as ak
+import events as made
+import hist
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hepdask import histograms, names
+from hepdask.config import Physics
+from hepdask.features import expand_columns, extract
+
+PHYSICS = Physics()
+
+
+@pytest.fixture(scope="module")
+def events():
+    return made.to_awkward(made.random_events(60, 5), np.float32)
+
+
+@pytest.fixture(scope="module")
+def whole(events):
+    return histograms.fill(extract(events, PHYSICS), PHYSICS)
+
+
+def refilled(axis, values):
+    """Count with boost-histogram."""
+    other = hist.Hist(hist.axis.Variable(axis.edges()))
+    other.fill(np.asarray(values, np.float64))
+    return other.values(flow=True).tolist()
+
+
+def test_every_high_level_value_is_counted(events, whole):
+    extracted = extract(events, PHYSICS)
+    assert {name for name in whole if name.startswith("hlf.")} == {f"hlf.{name}" for name in names.HIGH_LEVEL}
+    for column, name in enumerate(names.HIGH_LEVEL):
+        values = extracted.high_level[:, column].astype(np.float32)
+        assert whole[f"hlf.{name}"]["counts"] == refilled(histograms.AXES[f"hlf.{name}"], values)
+        assert sum(whole[f"hlf.{name}"]["counts"]) == extracted.selected.sum() > 20
+
+
+def test_particles_are_a_fair_sample(whole):
+    particles = extract(made.to_awkward(made.random_events(300, 6), np.float32), PHYSICS).particles
+    chosen = histograms._sampled(particles["Pt"], particles["Phi"])
+    assert len(chosen) == pytest.approx(len(particles) / 16, rel=0.1)
+    leptons = np.isin(particles.offsets[1:] - 1, chosen).sum()
+    assert leptons == pytest.approx((len(particles.offsets) - 1) / 16, rel=0.7)
+    for name, column in expand_columns(particles.values).items():
+        expected, error = column.mean(), column.std() / np.sqrt(len(chosen))
+        assert column[chosen].mean() == pytest.approx(expected, abs=4 * error + 1e-6), name
+    sizes = {sum(found["counts"]) for name, found in whole.items() if name.startswith("particles.")}
+    assert len(sizes) == 1
+    assert sizes.pop() > 50
+
+
+def test_pieces_add_up_to_the_whole(events, whole):
+    pieces = [
+        histograms.fill(extract(events[start:stop], PHYSICS), PHYSICS)
+        for start, stop in ((40, 60), (0, 7), (7, 8), (8, 40), (3, 3))
+    ]
+    assert functools.reduce(histograms.merge, pieces) == whole
+    assert json.loads(json.dumps(whole)) == whole
+
+
+def test_a_document_becomes_hist(whole):
+    converted = histograms.to_hist(whole, "particles.Eta")
+    assert converted.axes[0].name == "Eta"
+    assert converted.values(flow=True).tolist() == whole["particles.Eta"]["counts"]
+    assert converted.sum(flow=True) == sum(whole["particles.Eta"]["counts"])
+    with pytest.raises(KeyError):
+        histograms.to_hist(whole, "Eta")
+
+
+@pytest.mark.parametrize("axis", [*dict.fromkeys(histograms.AXES.values()), histograms.OWN])
+def test_edges_belong_to_the_bin_above(axis):
+    edges = axis.edges()
+    assert len(edges) == axis.bins + 1
+    assert (np.diff(edges) > 0).all()
+    assert (edges[0], edges[-1]) == (axis.low, axis.high)
+    near = edges.astype(np.float32)
+    values = np.concatenate(
+        (near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, -np.float32(np.inf)))
+    )
+    assert axis.count(values).tolist() == refilled(axis, values)
+    beyond = axis.count(np.array([axis.high, np.inf, np.nan, -np.inf], np.float32))
+    assert (beyond[0], beyond[-1], beyond.sum()) == (1, 3, 4)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), max_size=40))
+@settings(deadline=None, max_examples=50)
+def test_any_value_is_counted_once(values):
+    for axis in (histograms.AXES["particles.Pt"], histograms.AXES["particles.Pz"], histograms.OWN):
+        assert axis.count(np.array(values, np.float32)).tolist() == refilled(axis, values)
+
+
+def test_own_features_and_the_published_convention_have_axes(tmp_path, events):
+    (tmp_path / "mine.py").write_text(
+        "def tracks(events):\n    import awkward as ak\n    return ak.num(events.EFlowTrack)\n"
+    )
+    physics = Physics(features={"tracks": f"{tmp_path}/mine.py:tracks"}, convention="reference")
+    extracted = extract(events, physics)
+    found = histograms.fill(extracted, physics)
+    assert sum(found["hlf.tracks"]["counts"]) == extracted.selected.sum()
+    own = histograms.to_hist(found, "hlf.tracks")
+    mean = np.average(own.axes[0].centers, weights=own.values())
+    assert mean == pytest.approx(ak.mean(ak.num(events.EFlowTrack[extracted.selected])), rel=0.1)
+    assert histograms.axis_of(found["hlf.MT"]) == histograms.SQUARED_MT
+    with pytest.raises(ValueError, match=r"hlf\.(MT|tracks)"):
+        histograms.merge(found, histograms.fill(extract(events, PHYSICS), PHYSICS))
+
+
+def test_no_event_gives_empty_histograms(events, whole):
+    nothing = histograms.fill(extract(events[:0], PHYSICS), PHYSICS)
+    assert nothing.keys() == whole.keys()
+    assert not any(sum(found["counts"]) for found in nothing.values())
