@@ -19,15 +19,17 @@ _HOMES = {
     "evaluate": "hepdask.steps.evaluate",
     "run": "hepdask.steps.run",
     "inspect": "hepdask.steps.inspect",
+    "export": "hepdask.steps.export",
 }
 
 __all__ = [
-    "evaluate", "inspect", "load_config", "open_store", "prepare", "run", "simulate", "train",
+    "evaluate", "export", "inspect", "load_config", "open_store", "prepare", "run", "simulate", "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from hepdask.config import load_config
     from hepdask.steps.evaluate import evaluate
+    from hepdask.steps.export import export
     from hepdask.steps.inspect import inspect
     from hepdask.steps.prepare import prepare
     from hepdask.steps.run import run

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import click
 import yaml
@@ -197,6 +197,24 @@ def inspect(path: str, deep: bool, as_json: bool) -> int:
     facts = hepdask.inspect(path, deep)
     click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(describe(facts)))
     return 1 if facts.get("damaged") else 0
+
+
+@cli.command()
+@click.argument("store")
+@click.option(
+    "--format", required=True, type=click.Choice(["parquet", "padded-parquet", "tfrecord"]),
+    help="Jagged physical values, or the published layout of scaled, padded ones.",
+)  # fmt: skip
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder to write; empty or new.")
+@click.option("--split", type=click.Choice(["train", "test"]), help="These events alone.")
+@_everywhere
+def export(store: str, format: str, out: str, split: Literal["train", "test"] | None) -> None:
+    r"""Write the events of a store for those who train elsewhere.
+
+    \b
+    hepdask export runs/demo/store.zarr --format tfrecord --split train --out train.tfrecord
+    """
+    hepdask.export(store, format, out, split)
 
 
 @cli.group()

@@ -79,7 +79,7 @@ class Axis:
         return _count(values, self.coordinate(values), self.edges(), start, self.bins / (end - start))
 
 
-_ANGLE = Axis(64, -3.2, 3.2)
+_ANGLE = Axis(64, -3.141593, 3.141593)  # pi, rounded up so that float32's lies within
 _YES_OR_NO = Axis(2, -0.5, 1.5)
 _CHARGE = Axis(3, -1.5, 1.5)
 _LEPTON_ISOLATION = Axis(55, -0.05, 0.5)

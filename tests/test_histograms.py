@@ -2,18 +2,25 @@
 
 import functools
 import json
+from html import escape
+from pathlib import Path
 
 import awkward as ak
 import events as made
 import hist
 import numpy as np
 import pytest
+import test_evaluation as reports
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hepdask import histograms, names
 from hepdask.config import Physics
+from hepdask.evaluation import descriptions
+from hepdask.evaluation.figures import Gallery
 from hepdask.features import expand_columns, extract
+from hepdask.steps.evaluate import _histograms
+from hepdask.store import Store
 
 PHYSICS = Physics()
 
@@ -87,7 +94,8 @@ def test_edges_belong_to_the_bin_above(axis):
         (near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, -np.float32(np.inf)))
     )
     assert axis.count(values).tolist() == refilled(axis, values)
-    beyond = axis.count(np.array([axis.high, np.inf, np.nan, -np.inf], np.float32))
+    above = np.nextafter(np.float32(axis.high), np.float32(np.inf))
+    beyond = axis.count(np.array([above, np.inf, np.nan, -np.inf], np.float32))
     assert (beyond[0], beyond[-1], beyond.sum()) == (1, 3, 4)
 
 
@@ -118,3 +126,47 @@ def test_no_event_gives_empty_histograms(events, whole):
     nothing = histograms.fill(extract(events[:0], PHYSICS), PHYSICS)
     assert nothing.keys() == whole.keys()
     assert not any(sum(found["counts"]) for found in nothing.values())
+
+
+def test_the_report_shows_every_histogram(whole, tmp_path):
+    labels = np.arange(60) % 3
+    nothing = histograms.fill(extract(made.to_awkward([]), PHYSICS), PHYSICS)
+    written = reports.small_report(
+        tmp_path, labels, np.eye(3)[labels], features={}, histograms={"ttbar": whole, "qcd": nothing}
+    )
+    reports.check_page(written.html)
+    html = written.html.read_text()
+    assert '<section id="inputs"' in html
+    for name in histograms.AXES:
+        label = escape(reports.plots.input_label(name))
+        assert f'aria-label="Distribution of {label} by class. ttbar: median' in html, name
+    assert "mathdefault" not in html
+    assert {"inputs_hlf.pdf", "inputs_particles.pdf"} <= {path.name for path in written.figures}
+
+
+def test_without_histograms_the_report_has_no_such_section():
+    run = reports.toy_run(np.arange(6) % 3, np.random.default_rng(1))
+    assert Gallery(Path("unused"), run, [], {})._inputs() == []
+
+
+def test_a_histogram_is_told_in_words():
+    axis = histograms.AXES["hlf.nJets"]
+    counts = axis.count(np.array([1, 2, 2, 30], np.float32)).tolist()
+    document = {name: getattr(axis, name) for name in ("bins", "low", "high", "scale", "unit")} | {
+        "counts": counts
+    }
+    told = descriptions.histogram("hlf.nJets", {"ttbar": document})
+    assert told == (
+        "Distribution of number of jets by class. ttbar: median from 1.5 to 2.5, 25.0\u202f% beyond the axis."
+    )
+
+
+def test_datasets_of_one_class_are_added(whole):
+    parts = [{"dataset": name, "label": label} for name, label in (("a", 1), ("b", 1), ("c", 0))]
+    manifest = {"parts": parts, "classes": ["qcd", "ttbar"]}
+    assert _histograms(Store(Path("unused"), manifest)) == {}
+    manifest["histograms"] = dict.fromkeys("abc", whole)
+    assert _histograms(Store(Path("unused"), manifest)) == {
+        "ttbar": histograms.merge(whole, whole),
+        "qcd": whole,
+    }

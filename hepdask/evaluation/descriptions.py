@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.evaluation import formats
-from hepdask.evaluation.plots import FEATURE_LABELS, RocCurve, series
+from hepdask.evaluation.plots import FEATURE_LABELS, RocCurve, input_label, series
+from hepdask.histograms import axis_of
 
 
 def roc(name: str, curves: Mapping[str, RocCurve]) -> str:
@@ -72,6 +73,24 @@ def feature(name: str, values: Mapping[str, NDArray[np.floating]]) -> str:
     """Describe a feature's distribution by its median in every class."""
     finite = {true: np.asarray(v)[np.isfinite(v)] for true, v in values.items()}
     return f"Distribution of {FEATURE_LABELS.get(name, name)} by class. Median: {_medians(finite)}."
+
+
+def histogram(name: str, by_class: Mapping[str, Mapping[str, Any]]) -> str:
+    """Describe a histogram by the bin that holds each class's median, and by what lies beyond its axis."""
+    sentences = [f"Distribution of {input_label(name)} by class."]
+    for true, found in by_class.items():
+        counts = np.array(found["counts"])
+        if not counts.sum():
+            sentences.append(f"{true} is empty.")
+            continue
+        edges = np.concatenate(([-np.inf], axis_of(found).edges(), [np.inf]))
+        middle = int(np.searchsorted(np.cumsum(counts), (counts.sum() + 1) // 2))
+        beyond = (counts[0] + counts[-1]) / counts.sum()
+        sentences.append(
+            f"{true}: median from {edges[middle]:.3g} to {edges[middle + 1]:.3g}, "
+            f"{formats.percent(beyond)} beyond the axis."
+        )
+    return " ".join(sentences)
 
 
 def _medians(values: Mapping[str, NDArray[np.floating]]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from hepdask.artifacts import write_bytes
@@ -68,6 +69,7 @@ class Gallery:
                 "training": [drawing for model in self.models if (drawing := self._training(model)).panels],
                 "scores": [self._scores(model) for model in self.models],
                 "features": self._features(),
+                "inputs": self._inputs(),
             }
 
     def _curves(self) -> dict[str, dict[str, plots.RocCurve]]:
@@ -170,10 +172,38 @@ class Gallery:
         caption = "Each class is scaled to unit area; the bins at the ends hold what lies beyond them."
         return [Drawing(caption, panels, files)] if panels else []
 
+    def _inputs(self) -> list[Drawing]:
+        """Draw the histograms that were filled while preparing: those of events, then those of particles."""
+        documents = self.run.histograms
+        names = list(next(iter(documents.values()), {}))
+        drawings = []
+        for kind, title in (("hlf", "High-level features"), ("particles", "Particles")):
+            figures: list[Figure] = []
+            panels: list[Markup] = []
+            for feature in [name for name in names if name.startswith(f"{kind}.")]:
+                by_class = {name: document[feature] for name, document in documents.items()}
+                figures.append(plots.histogram(feature, by_class, self.run.classes))
+                slug = f"inputs-{kind}-{len(panels)}"
+                panels.append(svg.inline(figures[-1], slug, descriptions.histogram(feature, by_class)))
+            if panels:
+                drawings.append(Drawing(title, panels, [self._pages(figures, f"inputs_{kind}")]))
+        return drawings
+
+    def _pages(self, figures: Sequence[Figure], name: str) -> str:
+        """Write figures as the pages of one PDF; return its path from the report."""
+        buffer = io.BytesIO()
+        with PdfPages(buffer, metadata={"CreationDate": None}) as pages:
+            for figure in figures:
+                pages.savefig(figure)
+        return self._keep(buffer, name)
+
     def _pdf(self, figure: Figure, name: str) -> str:
         """Write a figure as PDF, the same bytes for the same data; return its path from the report."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+        return self._keep(buffer, name)
+
+    def _keep(self, buffer: io.BytesIO, name: str) -> str:
         path = self.folder / f"{name}.pdf"
         write_bytes(path, buffer.getvalue())
         self.files.append(path)

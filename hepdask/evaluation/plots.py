@@ -13,11 +13,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
+from matplotlib.ticker import (
+    AsinhLocator,
+    FuncFormatter,
+    MaxNLocator,
+    MultipleLocator,
+    NullFormatter,
+    NullLocator,
+)
 from numpy.typing import NDArray
 
 from hepdask.evaluation import formats, style
 from hepdask.evaluation.metrics import TRUE_POSITIVE_RATES
+from hepdask.histograms import axis_of
 
 FloatArray = NDArray[np.floating]
 
@@ -38,6 +46,29 @@ FEATURE_LABELS = {
     "LepIsEle": "lepton is an electron",
 }
 """Axis titles of the high-level features; one that is not listed keeps its name."""
+
+PARTICLE_LABELS = {
+    "Energy": "energy [GeV]",
+    "Px": "px [GeV]",
+    "Py": "py [GeV]",
+    "Pz": "pz [GeV]",
+    "Pt": "pT [GeV]",
+    "Eta": "η",
+    "Phi": "φ [rad]",
+    "vtxX": "vertex x [mm]",
+    "vtxY": "vertex y [mm]",
+    "vtxZ": "vertex z [mm]",
+    "ChPFIso": "isolation, charged",
+    "GammaPFIso": "isolation, photons",
+    "NeuPFIso": "isolation, neutral hadrons",
+    "isChHad": "is a charged hadron",
+    "isNeuHad": "is a neutral hadron",
+    "isGamma": "is a photon",
+    "isEle": "is an electron",
+    "isMu": "is a muon",
+    "Charge": "charge",
+}
+"""Axis titles of the features of particles."""
 
 _SCORE_BINS = 40
 _FEATURE_BINS = 36
@@ -231,6 +262,58 @@ def feature(name: str, values: Mapping[str, FloatArray], classes: Sequence[str])
     return figure
 
 
+def histogram(name: str, by_class: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> Figure:
+    """Draw a histogram that was filled while preparing, each class to unit area, where there is anything to see.
+
+    Parameters
+    ----------
+    name : str
+        As in `hepdask.histograms`: ``hlf.HT`` or ``particles.Pt``.
+    by_class : mapping of mapping
+        The histogram of each class, all on one axis.
+    classes : sequence of str
+        Names of the classes; one may be absent.
+    """
+    figure, (axes,) = _row(1)
+    axis = axis_of(next(iter(by_class.values())))
+    counts = {c: _with_ends(by_class[c]["counts"]) for c in classes if c in by_class}
+    first, last = _occupied(np.sum(list(counts.values()), axis=0))
+    edges = axis.edges()[first : last + 1]
+    for true, values in counts.items():
+        if values.any():
+            axes.stairs(
+                values[first:last] / values.sum(), edges, color=style.class_colours(classes)[true],
+                linestyle=style.class_dashes(classes)[true], linewidth=1.6, label=true,
+            )  # fmt: skip
+    if axis.scale == "log":
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    elif axis.scale == "asinh":
+        axes.set_xscale("asinh", linear_width=axis.unit)
+        axes.xaxis.set_major_locator(AsinhLocator(axis.unit, numticks=6))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda x, _: f"{x:g}" if abs(x) > axis.unit or not x else "")
+        )
+        axes.xaxis.set_minor_locator(NullLocator())
+    elif axis.bins <= 20:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlim=(edges[0], edges[-1]), xlabel=input_label(name), ylabel=f"fraction of {_counted(name)}")
+    if axis.bins > 20 and axes.dataLim.ymax > _PILED_UP:
+        _logarithmic(axes)
+    else:
+        axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.2)
+    _legend_above(axes)
+    return figure
+
+
+def input_label(name: str) -> str:
+    """Give the axis title of a histogram."""
+    kind, _, feature = name.partition(".")
+    return (FEATURE_LABELS if kind == "hlf" else PARTICLE_LABELS).get(feature, feature)
+
+
 def series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[FloatArray, FloatArray]:
     """Return epochs and values of one quantity, float (e,) each, without the epochs that lack it."""
     pairs = [
@@ -240,6 +323,24 @@ def series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[FloatArray, 
     ]
     table = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
+
+
+def _counted(name: str) -> str:
+    return "events" if name.startswith("hlf.") else "particles"
+
+
+def _with_ends(counts: Sequence[int]) -> NDArray[np.int64]:
+    """Add what lies beyond the axis to the bins at its ends."""
+    bins = np.array(counts[1:-1], np.int64)
+    bins[0] += counts[0]
+    bins[-1] += counts[-1]
+    return bins
+
+
+def _occupied(counts: NDArray[np.int64]) -> tuple[int, int]:
+    """Find the range of bins outside which there is nothing, half open; all of them where all are empty."""
+    filled = np.flatnonzero(counts)
+    return (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, len(counts))
 
 
 def _row(count: int) -> tuple[Figure, list[Axes]]:

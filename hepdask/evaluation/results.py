@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from hepdask.histograms import Document
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class RunFacts:
         Version of each piece of software.
     steps : list of dict
         For each step: ``step``, ``wall_s``, ``cpu_s``.
+    histograms : dict of dict
+        For each class name, the histograms of all its selected events (see `hepdask.histograms`); may be empty.
     """
 
     title: str
@@ -67,3 +71,4 @@ class RunFacts:
     configuration: str
     versions: dict[str, str]
     steps: list[dict[str, Any]]
+    histograms: dict[str, Document] = field(default_factory=dict)

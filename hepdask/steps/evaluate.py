@@ -13,7 +13,7 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
-from hepdask import artifacts, clusters, distributed
+from hepdask import artifacts, clusters, distributed, histograms
 from hepdask.config import Config
 from hepdask.errors import TrainingError
 from hepdask.evaluation import ModelResult, RunFacts, write_report
@@ -29,7 +29,7 @@ _PACKAGES = (
 )  # fmt: skip
 
 #: Raised whenever the same scores give another report than before.
-_REPORT = 1
+_REPORT = 2
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,19 @@ def _run_facts(config: Config, store: Store, steps: dict[str, Any]) -> RunFacts:
         configuration=config.to_yaml(),
         versions={"python": platform.python_version()} | _versions(),
         steps=[{"step": step, **facts} for step, facts in steps.items()],
+        histograms=_histograms(store),
     )
+
+
+def _histograms(store: Store) -> dict[str, histograms.Document]:
+    """Add up the histograms of all datasets of a class."""
+    by_class: dict[str, histograms.Document] = {}
+    labels = {part["dataset"]: store.classes[part["label"]] for part in store.parts}
+    for dataset, document in store.manifest.get("histograms", {}).items():
+        name = labels.get(dataset)
+        if name is not None:  # else nothing of it was selected
+            by_class[name] = histograms.merge(by_class[name], document) if name in by_class else document
+    return by_class
 
 
 def _versions() -> dict[str, str]:

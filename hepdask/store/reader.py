@@ -195,6 +195,34 @@ class Store:
             np.concatenate([arrays["entry"] for arrays in loaded]),
         )
 
+    def pieces(self, sample: Sample | None = None) -> Iterator[Events]:
+        """Load the events of `events` part by part, for those who cannot hold all of them.
+
+        Parameters
+        ----------
+        sample : str, optional
+            As in `events`.
+
+        Yields
+        ------
+        Events
+            The events of one part; a part without any is left out.
+        """
+        keep = self._members(sample)
+        for index, (group, mask, part) in enumerate(zip(self._groups(), keep, self.parts, strict=True)):
+            if not mask.any():
+                continue
+            arrays = _load(group, mask, part)
+            count = len(arrays["entry"])
+            yield Events(
+                arrays["offsets"],
+                {name: arrays[name] for name in PARTICLE_DTYPES},
+                arrays["high_level"],
+                np.full(count, part["label"], np.int64),
+                np.full(count, index, np.int64),
+                arrays["entry"],
+            )
+
     def labels(self, sample: Sample | None = None) -> NDArray[np.int64]:
         """Class of each event of a sample, int64 (n,), without loading the features."""
         return np.repeat(
