@@ -232,6 +232,11 @@ class Training(Section):
     port_range: tuple[Port, Port] | None = Field(
         None, description="first and last port the rendezvous server may take; default any"
     )
+    restarts: int = Field(
+        2, ge=0, description="times to go on from the last epoch after a rank or its worker died"
+    )
+    min_ranks: Count = Field(1, description="... with as few ranks as this where workers are gone for good")
+    regroup_timeout: float = Field(30.0, ge=0, description="... after waiting for workers to come back [s]")
 
 
 class Config(Section):

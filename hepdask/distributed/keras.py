@@ -102,8 +102,18 @@ def broadcast_variables(variables: Iterable[Any], root: int = 0) -> None:
     if collective.size() == 1:
         return
     mine = list(variables)
-    values = [_value(variable) for variable in mine] if collective.rank() == root else None
-    for variable, value in zip(mine, collective.broadcast(values, root), strict=True):
+    values = get_values(mine) if collective.rank() == root else None
+    set_values(mine, collective.broadcast(values, root))
+
+
+def get_values(variables: Iterable[Any]) -> list[np.ndarray]:
+    """Return the values of variables, as a :class:`~hepdask.distributed.Checkpoint` can keep them."""
+    return [_value(variable) for variable in variables]
+
+
+def set_values(variables: Iterable[Any], values: Iterable[np.ndarray]) -> None:
+    """Give variables the values that :func:`get_values` returned; ValueError if there are more or fewer."""
+    for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
