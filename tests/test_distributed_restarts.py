@@ -161,7 +161,7 @@ def test_restarts(client, stub, mark, tmp_path):
 
 
 def test_restarts_are_used_up(client, stub, mark, tmp_path):
-    with pytest.raises(RankFailed, match="rank 1 of 2 .* killed by SIGKILL"):
+    with pytest.raises(RankFailed, match=r"rank 1 of 2 .* killed by SIGKILL"):
         run(fail_at_first, tmp_path, 9, client=client, ranks=2, env=stub | mark, restarts=1)
     assert len(list(tmp_path.glob("start-*-1"))) == 2
 
