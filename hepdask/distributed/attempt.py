@@ -27,7 +27,7 @@ from hepdask.distributed.errors import HorovodMissing, NotEnoughSlots, RankFaile
 from hepdask.distributed.lease import Granted, Refused, Request, end_lease, take_lease
 from hepdask.distributed.placement import Slot
 from hepdask.distributed.rendezvous import Address
-from hepdask.distributed.task import LAST_LINES, Job, run_rank
+from hepdask.distributed.task import LAST_LINES, Backend, Job, run_rank
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +81,12 @@ class Wanted:
     ranks: int
     timeout: float
     cores_per_rank: int = 1
+    gpus_per_rank: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    interface: str | None = None
     port_range: tuple[int, int] | None = None
+    backend: Backend = "horovod"
+    stall_timeout: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,8 @@ class Attempt:
             wanted.ranks,
             fewest,
             wanted.cores_per_rank,
+            wanted.gpus_per_rank or 0,
+            wanted.interface,
             wanted.port_range,
             tuple(self.avoid),
         )
@@ -226,8 +232,9 @@ class Attempt:
     def _missing(self, answer: Refused) -> str:
         """Say which slots are there and how many are not."""
         free, taken = sum(answer.free.values()), sum(answer.taken.values())
+        gpus = f" and {self.wanted.gpus_per_rank} GPU(s)" if self.wanted.gpus_per_rank else ""
         text = (
-            f"{self.wanted.ranks} of {self.wanted.cores_per_rank} core(s) each are wanted, {free} are free, "
+            f"{self.wanted.ranks} of {self.wanted.cores_per_rank} core(s){gpus} each are wanted, {free} are free, "
             f"{self.wanted.ranks - free} are missing; {taken} more are on workers of other runs"
         )
         for what, slots in (("free", answer.free), ("of other runs", answer.taken)):
@@ -246,7 +253,11 @@ class Attempt:
     def _start(self, call: bytes, rendezvous: Address | None) -> None:
         """Submit one task a rank, to the worker of its slot and to no other."""
         wait = max(self.deadline - time.monotonic(), 0.0) + GRACE
-        job = Job(self.name, rendezvous, self.wanted.cores_per_rank, wait, dict(self.wanted.env))
+        wanted = self.wanted
+        job = Job(
+            self.name, rendezvous, wanted.cores_per_rank, wait, dict(wanted.env), wanted.gpus_per_rank,
+            wanted.interface, wanted.port_range, wanted.backend, wanted.stall_timeout,
+        )  # fmt: skip
         addresses = sorted({slot.address for slot in self.slots})
         shared = self.client.scatter(call, workers=addresses, broadcast=True, hash=False)
         self.futures = [
@@ -257,6 +268,7 @@ class Attempt:
                 shared,
                 key=f"{self.name}-{slot.rank}",
                 workers=[slot.address],
+                resources={"GPU": wanted.gpus_per_rank} if wanted.gpus_per_rank else None,
                 allow_other_workers=False,
                 pure=False,
                 retries=0,

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cloudpickle
 from distributed import Client
@@ -15,6 +15,7 @@ from hepdask.distributed.attempt import Attempt, Reporter, Wanted
 from hepdask.distributed.checkpoint import Checkpoint
 from hepdask.distributed.errors import RankFailed
 from hepdask.distributed.future import RunFuture
+from hepdask.distributed.task import Backend
 
 
 def run(
@@ -25,7 +26,11 @@ def run(
     timeout: float = 300.0,
     env: Mapping[str, str] | None = None,
     cores_per_rank: int = 1,
+    gpus_per_rank: int | None = None,
+    interface: str | None = None,
     port_range: tuple[int, int] | None = None,
+    backend: Backend = "horovod",
+    stall_timeout: float = 600.0,
     on_output: Callable[[int, str], None] | None = None,
     on_status: Callable[[str], None] | None = None,
     log_dir: str | Path | None = None,
@@ -62,8 +67,20 @@ def run(
     cores_per_rank : int
         Threads of a worker that each rank uses up; a worker with *t* threads offers ``t // cores_per_rank``
         slots.
+    gpus_per_rank : int, optional
+        GPUs of each rank, by the Dask resource ``GPU`` of the workers; a rank sees its own ones only
+        (``CUDA_VISIBLE_DEVICES``), none if 0. By default it sees what its worker sees.
+    interface : str, optional
+        Network interface, on all hosts and the scheduler's, over which ranks talk to each other and to the
+        rendezvous; by default the one that has the Dask worker's or the scheduler's address.
     port_range : (int, int), optional
-        First and last port on which the rendezvous may listen, on the scheduler's host.
+        First and last port on which the rendezvous may listen, on the scheduler's host; with ``tf.distribute``
+        also the ranks on theirs.
+    backend : "horovod" or "tf.distribute"
+        What the ranks find prepared: Horovod, initialised; or the environment variable ``TF_CONFIG``, from which
+        ``tf.distribute.MultiWorkerMirroredStrategy()`` learns of the others.
+    stall_timeout : float
+        Most seconds that ranks wait in a Horovod collective for one that does not join; then the run fails.
     on_output : callable, optional
         Called with ``(rank, line)`` for each line a rank prints, in the thread that called this function. By
         default lines are printed with the rank in front.
@@ -102,14 +119,28 @@ def run(
     HorovodMissing
         If Horovod cannot be imported on a worker and there is more than one rank.
     CannotListen
-        If no port of ``port_range`` is free on the scheduler's host.
+        If no port of ``port_range`` is free on the scheduler's host, or it has no such ``interface``.
     concurrent.futures.CancelledError
         If the tasks were cancelled, the connection to the scheduler was lost, or ``stop`` was set.
     """
     fewest = ranks if min_ranks is None else min_ranks
-    _check(client, ranks, cores_per_rank, fewest, restarts)
-    wanted = Wanted(ranks, timeout, cores_per_rank, dict(env or {}), port_range)
+    wanted = Wanted(
+        ranks,
+        timeout,
+        cores_per_rank,
+        gpus_per_rank,
+        dict(env or {}),
+        interface,
+        port_range,
+        backend,
+        stall_timeout,
+    )
+    _check(client, wanted, fewest, restarts)
     if checkpoint is not None:
+        if backend != "horovod":
+            raise ValueError(
+                "checkpoint needs Horovod's collectives; under tf.distribute use tf.train.Checkpoint"
+            )
         Path(checkpoint).mkdir(parents=True, exist_ok=True)
         kwargs = {**kwargs, "checkpoint": Checkpoint(checkpoint)}
     call = cloudpickle.dumps((fn, args, kwargs))
@@ -152,11 +183,18 @@ def submit(fn: Callable[..., Any], *args: Any, client: Client, ranks: int, **opt
     return RunFuture(body, stop)
 
 
-def _check(client: Client, ranks: int, cores_per_rank: int, fewest: int, restarts: int) -> None:
+def _check(client: Client, wanted: Wanted, fewest: int, restarts: int) -> None:
+    ranks, cores_per_rank = wanted.ranks, wanted.cores_per_rank
     if client.asynchronous:
         raise TypeError("run needs a synchronous client: Client(address), not Client(asynchronous=True)")
     if ranks < 1 or cores_per_rank < 1:
         raise ValueError(f"ranks and cores_per_rank must be at least 1, not {ranks} and {cores_per_rank}")
+    if wanted.gpus_per_rank is not None and wanted.gpus_per_rank < 0:
+        raise ValueError(f"gpus_per_rank must be at least 0, not {wanted.gpus_per_rank}")
+    if wanted.backend not in get_args(Backend):
+        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, not {wanted.backend!r}")
+    if wanted.stall_timeout < 1:
+        raise ValueError(f"stall_timeout must be at least 1 s, not {wanted.stall_timeout}")
     if not 1 <= fewest <= ranks:
         raise ValueError(f"min_ranks must be from 1 to ranks ({ranks}), not {fewest}")
     if restarts < 0:

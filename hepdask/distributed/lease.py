@@ -14,6 +14,7 @@ from distributed import Scheduler
 from distributed.comm.addressing import get_address_host
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from hepdask.distributed.network import address_of
 from hepdask.distributed.placement import Offer, Slot, place
 from hepdask.distributed.rendezvous import Address, Rendezvous
 
@@ -46,8 +47,10 @@ class Request:
         Identity of the client that owns it.
     ranks, fewest : int
         As many slots as the first if there are, at least as many as the second.
-    cores_per_rank : int
-        Threads of a worker that a slot takes.
+    cores_per_rank, gpus_per_rank : int
+        Threads and GPUs of a worker that a slot takes.
+    interface : str or None
+        Network interface of the scheduler's host on which the rendezvous listens; None for the scheduler's address.
     port_range : (int, int) or None
         Ports the rendezvous may use.
     avoid : tuple of str
@@ -59,6 +62,8 @@ class Request:
     ranks: int
     fewest: int
     cores_per_rank: int
+    gpus_per_rank: int
+    interface: str | None
     port_range: tuple[int, int] | None
     avoid: tuple[str, ...] = ()
 
@@ -119,18 +124,20 @@ async def take_lease(request: Request, dask_scheduler: Scheduler) -> Granted | R
     Raises
     ------
     CannotListen
-        If the rendezvous finds no port.
+        If the rendezvous finds no port, or the host has no such interface.
     """
     scheduler = dask_scheduler
     locks = scheduler.extensions["multi_locks"]
     free: list[Offer] = []
     taken: list[Offer] = []
     for worker in sorted(scheduler.running, key=lambda w: (len(w.processing), w.address)):
-        offer = Offer(worker.address, worker.server_id, get_address_host(worker.address), worker.nthreads)
+        host, gpus = get_address_host(worker.address), int(worker.resources.get("GPU", 0))
+        offer = Offer(worker.address, worker.server_id, host, worker.nthreads, gpus)
         if offer.identity not in request.avoid:
             (taken if locks.locks.get(worker.address) else free).append(offer)
     sizes = range(request.ranks, request.fewest - 1, -1)
-    slots = next((found for size in sizes if (found := place(free, size, request.cores_per_rank))), None)
+    each = (request.cores_per_rank, request.gpus_per_rank)
+    slots = next((found for size in sizes if (found := place(free, size, *each))), None)
     if slots is None:
         return Refused(_count(free, request), _count(taken, request))
 
@@ -147,7 +154,7 @@ async def take_lease(request: Request, dask_scheduler: Scheduler) -> Granted | R
     if len(slots) == 1:
         return Granted(slots, None)
     try:
-        lease.rendezvous = Rendezvous(get_address_host(scheduler.address), request.port_range)
+        lease.rendezvous = Rendezvous(_host(scheduler, request.interface), request.port_range)
     except BaseException:
         lease.end()
         raise
@@ -156,7 +163,13 @@ async def take_lease(request: Request, dask_scheduler: Scheduler) -> Granted | R
 
 def _count(offers: Sequence[Offer], request: Request) -> dict[str, int]:
     """Return the slots of each worker that has any."""
-    return {offer.address: slots for offer in offers if (slots := offer.slots(request.cores_per_rank))}
+    each = (request.cores_per_rank, request.gpus_per_rank)
+    return {offer.address: slots for offer in offers if (slots := offer.slots(*each))}
+
+
+def _host(scheduler: Scheduler, interface: str | None) -> str:
+    """Return the address on which the rendezvous is to listen."""
+    return get_address_host(scheduler.address) if interface is None else address_of(interface)
 
 
 async def end_lease(run: str, dask_scheduler: Scheduler) -> None:
