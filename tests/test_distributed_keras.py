@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+import subprocess
 import sys
+from pathlib import Path
 
 import cloudpickle
 import numpy as np
@@ -137,3 +141,18 @@ def test_horovod_ranks_train_as_one_does(horovod, client, mark, alone, ranks):
         assert one["loss"] == pytest.approx(alone["loss"], rel=1e-5)
         assert one["mean"] == {"rank": (ranks - 1) / 2, "one": 1}
         assert set(one["drift"]) >= {"sequential_5/dense_10/kernel"}
+
+
+def test_horovod_example(horovod, mark):
+    """The documentation's example, as a reader would run it, on a cluster of its own."""
+    script = Path(__file__).parents[1] / "docs" / "examples" / "digits.py"
+    assert len(script.read_text().splitlines()) <= 200
+    ran = subprocess.run(
+        [sys.executable, str(script), "--epochs", "6"],
+        capture_output=True, text=True, timeout=500, check=False, cwd=script.parents[2],
+        env=os.environ | mark | {"PYTHONPATH": str(script.parents[2])},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    right, tested = re.search(r"(\d+) of (\d+) digits read correctly by 2 rank", ran.stdout).groups()
+    assert int(tested) == 360
+    assert int(right) > 0.9 * 360
