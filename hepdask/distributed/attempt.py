@@ -86,7 +86,7 @@ class Wanted:
     interface: str | None = None
     port_range: tuple[int, int] | None = None
     backend: Backend = "horovod"
-    stall_timeout: float = 600.0
+    silence_timeout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,7 @@ class Attempt:
         self.checked_at = 0.0  # when the futures were last looked at
         self.stopping = False
         self.last_lines: list[deque[str]] = []
+        self.heard_at: list[float] = []  # when each rank last gave a sign of life
         self.logs: list[TextIO] = []
 
     def __enter__(self) -> Attempt:
@@ -247,6 +248,7 @@ class Attempt:
     def _use(self, slots: list[Slot]) -> None:
         self.slots, self.ranks = slots, len(slots)
         self.last_lines = [deque[str](maxlen=LAST_LINES) for _ in slots]
+        self.heard_at = [0.0] * len(slots)
         if self.reporter.log_dir is not None:
             self.logs = [(self.reporter.log_dir / f"rank-{slot.rank}.log").open("a") for slot in slots]
 
@@ -256,7 +258,7 @@ class Attempt:
         wanted = self.wanted
         job = Job(
             self.name, rendezvous, wanted.cores_per_rank, wait, dict(wanted.env), wanted.gpus_per_rank,
-            wanted.interface, wanted.port_range, wanted.backend, wanted.stall_timeout,
+            wanted.interface, wanted.port_range, wanted.backend,
         )  # fmt: skip
         addresses = sorted({slot.address for slot in self.slots})
         shared = self.client.scatter(call, workers=addresses, broadcast=True, hash=False)
@@ -289,6 +291,8 @@ class Attempt:
                     break
             elif len(self.started) < self.ranks and time.monotonic() > self.deadline:
                 self._raise_not_started()
+            elif self._silent():
+                self._raise_hanging()
         self._raise_failure()
 
     def _results(self) -> list[Any]:
@@ -319,6 +323,8 @@ class Attempt:
 
     def _take(self, stamp: float, event: dict[str, Any]) -> None:
         kind, rank = event["kind"], event.get("rank", -1)
+        if rank >= 0:
+            self.heard_at[rank] = time.monotonic()
         if kind == "started":
             self.started.add(rank)
         elif kind == "lines":
@@ -416,6 +422,20 @@ class Attempt:
             facts.get("traceback") or "",
             tuple(facts.get("last_lines", ())),
         ) from cause
+
+    def _silent(self) -> bool:
+        """Whether all ranks have been silent for too long."""
+        limit = self.wanted.silence_timeout
+        started = len(self.started) == self.ranks
+        return limit is not None and started and time.monotonic() > max(self.heard_at) + limit
+
+    def _raise_hanging(self) -> None:
+        """Blame the rank that was heard of least recently among those that still run."""
+        rank = min(set(range(self.ranks)) - self.ended, key=lambda number: self.heard_at[number])
+        slot = self.slots[rank]
+        reason = f"printed nothing for {self.wanted.silence_timeout:g} s, nor did any other rank: one of them hangs"
+        lines = tuple(self.last_lines[rank])
+        raise RankFailed(rank, self.ranks, slot.host, slot.address, reason, last_lines=lines)
 
     def _raise_silent(self, rank: int, consequence: _Failure) -> None:
         """Blame a rank that neither failed nor ended when others lost touch with it."""

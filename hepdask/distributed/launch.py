@@ -30,7 +30,7 @@ def run(
     interface: str | None = None,
     port_range: tuple[int, int] | None = None,
     backend: Backend = "horovod",
-    stall_timeout: float = 600.0,
+    silence_timeout: float | None = None,
     on_output: Callable[[int, str], None] | None = None,
     on_status: Callable[[str], None] | None = None,
     log_dir: str | Path | None = None,
@@ -79,8 +79,9 @@ def run(
     backend : "horovod" or "tf.distribute"
         What the ranks find prepared: Horovod, initialised; or the environment variable ``TF_CONFIG``, from which
         ``tf.distribute.MultiWorkerMirroredStrategy()`` learns of the others.
-    stall_timeout : float
-        Most seconds that ranks wait in a Horovod collective for one that does not join; then the run fails.
+    silence_timeout : float, optional
+        Most seconds in which no rank prints a line, the imports at the start included; then one of them hangs,
+        and the run fails. By default ranks may be silent.
     on_output : callable, optional
         Called with ``(rank, line)`` for each line a rank prints, in the thread that called this function. By
         default lines are printed with the rank in front.
@@ -133,7 +134,7 @@ def run(
         interface,
         port_range,
         backend,
-        stall_timeout,
+        silence_timeout,
     )
     _check(client, wanted, fewest, restarts)
     if checkpoint is not None:
@@ -193,8 +194,8 @@ def _check(client: Client, wanted: Wanted, fewest: int, restarts: int) -> None:
         raise ValueError(f"gpus_per_rank must be at least 0, not {wanted.gpus_per_rank}")
     if wanted.backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, not {wanted.backend!r}")
-    if wanted.stall_timeout < 1:
-        raise ValueError(f"stall_timeout must be at least 1 s, not {wanted.stall_timeout}")
+    if wanted.silence_timeout is not None and wanted.silence_timeout <= 0:
+        raise ValueError(f"silence_timeout must be above 0, not {wanted.silence_timeout}")
     if not 1 <= fewest <= ranks:
         raise ValueError(f"min_ranks must be from 1 to ranks ({ranks}), not {fewest}")
     if restarts < 0:

@@ -114,7 +114,7 @@ def tensorflow_cluster(wait: float, host: str, port_range: tuple[int, int] | Non
     Each rank looks for a free port and tells the others; TensorFlow takes it when ``fn`` makes its strategy.
     """
     rank, size = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
-    with free_port(host, port_range) as listener:
+    with free_port(port_range) as listener:
         mine = f"{host}:{listener.getsockname()[1]}"
         workers = [mine]
         if size > 1:
@@ -126,18 +126,21 @@ def tensorflow_cluster(wait: float, host: str, port_range: tuple[int, int] | Non
     yield
 
 
-def free_port(host: str, port_range: tuple[int, int] | None) -> socket.socket:
-    """Return a socket bound to a free port, which keeps other ranks of this host from finding the same one."""
+def free_port(port_range: tuple[int, int] | None) -> socket.socket:
+    """Return a socket bound to a free port, which keeps other ranks of this host from finding the same one.
+
+    Free on all interfaces, since TensorFlow listens on all of them.
+    """
     first, last = port_range or (0, 0)
     for port in range(first, last + 1):
         candidate = socket.socket()
         try:
-            candidate.bind((host, port))
+            candidate.bind(("", port))
         except OSError:
             candidate.close()
         else:
             return candidate
-    raise OSError(f"no free port on {host}: all of {first}-{last} are taken. Give a wider port_range")
+    raise OSError(f"no free port for TensorFlow: all of {first}-{last} are taken. Give a wider port_range")
 
 
 def meet(rank: int, size: int, wait: float) -> None:

@@ -58,7 +58,6 @@ class Job:
     interface: str | None = None
     port_range: tuple[int, int] | None = None
     backend: Backend = "horovod"
-    stall_timeout: float = 600.0
 
 
 def run_rank(slot: Slot, job: Job, call: bytes) -> bytes | None:
@@ -206,7 +205,6 @@ def rank_environment(
     env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     env |= {"OMP_NUM_THREADS": cores, "TF_NUM_INTRAOP_THREADS": cores, "OMP_WAIT_POLICY": "passive"}
     env |= {"HOROVOD_GLOO_TIMEOUT_SECONDS": "30"}
-    env |= stall_limits(job.stall_timeout)
     if job.gpus_per_rank is not None:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(
             gpus_of(inherited.get("CUDA_VISIBLE_DEVICES"), slot.worker_rank, job.gpus_per_rank)
@@ -248,14 +246,6 @@ def gpus_of(visible: str | None, worker_rank: int, gpus_per_rank: int) -> list[s
             "start it with the resource GPU set to what it sees"
         )
     return seen[first:last]
-
-
-def stall_limits(seconds: float) -> dict[str, str]:
-    """Return the variables that bound how long ranks wait in a collective for one that does not join."""
-    return {
-        "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, min(60, int(seconds / 2)))),
-        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(max(1, round(seconds))),
-    }
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

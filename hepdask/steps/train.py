@@ -129,9 +129,11 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
         results: list[TrainedModel | None] = distributed.run(
             train_rank, name, config, store.path.absolute(),
             client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
+            gpus_per_rank=training.gpus_per_rank, interface=training.interface,
             timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
-            restarts=training.restarts, min_ranks=min(training.min_ranks, training.ranks),
-            regroup_timeout=training.regroup_timeout, give_up_on=HepdaskError, checkpoint=checkpoint.absolute(),
+            restarts=training.restarts, min_ranks=training.min_ranks,
+            regroup_timeout=training.regroup_timeout, silence_timeout=training.silence_timeout,
+            give_up_on=HepdaskError, checkpoint=checkpoint.absolute(),
             on_output=listener, on_status=lambda line: say(f"{name}: {line}"), log_dir=folder / "logs",
         )  # fmt: skip
     trained = results[0]
