@@ -101,7 +101,7 @@ def tensorflow_ring(numbers: tuple[int, ...], repeats: int) -> dict[int, float]:
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=tf.distribute.experimental.CommunicationImplementation.RING
     )
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(options)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
     @tf.function(reduce_retracing=False)
     def reduce(tensor: tf.Tensor) -> tf.Tensor:

@@ -283,6 +283,42 @@ def test_cancel_while_waiting_for_slots(client, stub, mark):
     assert "2 on tcp://127.0.0.1:" in said[0]
 
 
+TERMINAL = """
+    import signal, sys, time
+    from hepdask import clusters, distributed
+
+    def work():
+        print("begin", flush=True)
+        time.sleep(600)
+
+    if __name__ == "__main__":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        try:
+            with clusters.connect({"workers": 2, "dashboard-port": 0}) as client:
+                distributed.run(work, client=client, ranks=2, env={"PYTHONPATH": sys.argv[1]})
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+"""
+
+
+def test_ctrl_c_reaches_all_processes_of_a_terminal(stub, tmp_path):
+    script, name = tmp_path / "driver.py", f"terminal-{os.getpid()}"
+    script.write_text(textwrap.dedent(TERMINAL))
+    root = Path(__file__).parents[1]
+    driver = subprocess.Popen(
+        [sys.executable, str(script), stub["PYTHONPATH"]],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root), "TEST_MARK": name},
+    )  # fmt: skip
+    while b"begin" not in driver.stdout.readline():
+        assert driver.poll() is None
+    os.killpg(driver.pid, signal.SIGINT)
+    said = driver.communicate(timeout=60)[0].decode()
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert marked(name) == []
+
+
 # With Horovod
 
 EPOCHS, STEPS, BATCH = 3, 6, 12
