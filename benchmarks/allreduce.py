@@ -105,9 +105,11 @@ def tensorflow_ring(numbers: tuple[int, ...], repeats: int) -> dict[int, float]:
 
     @tf.function(reduce_retracing=False)
     def reduce(tensor: tf.Tensor) -> tf.Tensor:
-        return strategy.run(
-            lambda mine: tf.distribute.get_replica_context().all_reduce("sum", mine), args=(tensor,)
-        )
+        def replica(mine: tf.Tensor) -> tf.Tensor:
+            here = tf.identity(mine)  # on this worker's device, which all_reduce wants to know
+            return tf.distribute.get_replica_context().all_reduce("sum", here)
+
+        return strategy.run(replica, args=(tensor,))
 
     return timed(numbers, repeats, reduce)
 
