@@ -87,6 +87,7 @@ def start(settings: Local) -> LocalCluster:
             host=settings.host,
             dashboard_address=f"{settings.host}:{_free(settings.host, settings.dashboard_port)}",
             silence_logs=40,
+            preload=["hepdask.interrupt"],
         )
 
 

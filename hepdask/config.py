@@ -299,8 +299,22 @@ class Training(Section):
     start_timeout: Positive = Field(
         300.0, description="longest wait for the ranks to be placed and to start [s]"
     )
+    gpus_per_rank: int | None = Field(
+        None, ge=0, description="GPUs (Dask resource `GPU`) of a rank; default what its worker sees"
+    )
+    interface: str | None = Field(
+        None, description="network interface between the ranks; default the one of Dask's addresses"
+    )
     port_range: tuple[Port, Port] | None = Field(
         None, description="first and last port the rendezvous server may take; default any"
+    )
+    restarts: int = Field(
+        2, ge=0, description="times to go on from the last epoch after a rank or its worker died"
+    )
+    min_ranks: Count = Field(1, description="... with as few ranks as this where workers are gone for good")
+    regroup_timeout: float = Field(30.0, ge=0, description="... after waiting for workers to come back [s]")
+    silence_timeout: Positive = Field(
+        3600.0, description="longest time without progress, after which a rank counts as dead [s]"
     )
 
 
@@ -336,6 +350,10 @@ class Config(Section):
         ports = self.training.port_range
         if ports and ports[0] > ports[1]:
             raise ValueError(f"training.port_range goes from {ports[0]} down to {ports[1]}")
+        if self.training.min_ranks > self.training.ranks:
+            raise ValueError(
+                f"training.min_ranks is {self.training.min_ranks}, training.ranks only {self.training.ranks}"
+            )
         return self
 
     @model_validator(mode="after")

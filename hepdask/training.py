@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hepdask import models
 from hepdask.batches import Batch, Batches
 from hepdask.config import Config
+from hepdask.distributed import Checkpoint
 from hepdask.errors import TrainingError
 from hepdask.scaling import Scaler
 from hepdask.store import Events, Store, open_store
@@ -51,7 +52,9 @@ class TrainedModel:
     cpu_s: float
 
 
-def train_rank(name: str, config: Config, store_path: Path) -> TrainedModel | None:
+def train_rank(
+    name: str, config: Config, store_path: Path, checkpoint: Checkpoint | None = None
+) -> TrainedModel | None:
     """Train a model together with the other ranks.
 
     Parameters
@@ -62,6 +65,8 @@ def train_rank(name: str, config: Config, store_path: Path) -> TrainedModel | No
         Uses `models` and `training`.
     store_path : Path
         The store, readable from every rank.
+    checkpoint : Checkpoint, optional
+        Written after each epoch; training goes on from what is in it.
 
     Returns
     -------
@@ -77,7 +82,13 @@ def train_rank(name: str, config: Config, store_path: Path) -> TrainedModel | No
     import tensorflow as tf
 
     from hepdask.distributed import collective
-    from hepdask.distributed.keras import DistributedOptimizer, assert_synchronised, broadcast_variables
+    from hepdask.distributed.keras import (
+        DistributedOptimizer,
+        assert_synchronised,
+        broadcast_variables,
+        get_values,
+        set_values,
+    )
 
     rank, size = collective.rank(), collective.size()
     store = open_store(store_path)
@@ -92,7 +103,14 @@ def train_rank(name: str, config: Config, store_path: Path) -> TrainedModel | No
     optimizer = DistributedOptimizer(keras.optimizers.Adam(settings.learning_rate), op="sum")
     optimizer.build(model.trainable_variables)
     state = [*model.weights, *optimizer.variables]
+    masks = [variable for variable in model.variables if not any(variable is w for w in model.weights)]
     broadcast_variables(state)
+    history: list[dict[str, float]] = []
+    if checkpoint and (saved := checkpoint.load()):
+        history = saved.shared["history"]
+        set_values(state, saved.shared["state"])
+        if len(saved.per_rank) == size:
+            set_values(masks, saved.per_rank[rank])
     assert_synchronised(state)
 
     def losses(scores: Any, label: Any) -> Any:
@@ -129,9 +147,10 @@ def train_rank(name: str, config: Config, store_path: Path) -> TrainedModel | No
                 report.advance(events)
         return _means(collective.allreduce(sums, "sum", "metrics"), len(batches.events))
 
-    history = []
-    progress = _Progress(name, len(fit.events) * settings.epochs) if rank == 0 else None
-    for epoch in range(settings.epochs):
+    progress = None
+    if rank == 0:
+        progress = _Progress(name, len(fit.events) * settings.epochs, len(fit.events) * len(history))
+    for epoch in range(len(history), settings.epochs):
         begin = time.monotonic()
         loss, accuracy = total(step, fit, fit.shuffled(config.training.seed, epoch), progress)
         seconds = time.monotonic() - begin
@@ -141,6 +160,8 @@ def train_rank(name: str, config: Config, store_path: Path) -> TrainedModel | No
             row["val_loss"], row["val_accuracy"] = total(watch, validation, validation.in_order(), None)
         row |= {"events_per_second": len(fit.events) / seconds, "seconds": seconds}
         history.append(row)
+        if checkpoint:
+            checkpoint.save({"history": history, "state": get_values(state)}, get_values(masks))
         if progress:
             progress.epoch(row, settings.epochs)
 
@@ -245,8 +266,8 @@ def _not_a_number(name: str, loss: float, batch: Batch, events: Events, store: S
 class _Progress:
     """Tells the driver how far training is, as JSON lines on standard output."""
 
-    def __init__(self, name: str, total: int) -> None:
-        self._name, self._total, self._done, self._last = name, total, 0, 0.0
+    def __init__(self, name: str, total: int, done: int) -> None:
+        self._name, self._total, self._done, self._last = name, total, done, 0.0
 
     def advance(self, events: int) -> None:
         self._done += events

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import events as made
 import pytest
+import ranks
 from distributed import Client, LocalCluster
 
 from hepdask.config import Config
@@ -77,6 +79,42 @@ def client():
         Client(cluster) as connected,
     ):
         yield connected
+
+
+@pytest.fixture
+def mark(client):
+    """Environment by which a test's ranks can be found; afterwards nothing may be left of them."""
+    name = uuid.uuid4().hex
+    yield {"TEST_MARK": name}
+    assert ranks.marked(name) == []
+    ranks.wait_until(lambda: ranks.held(client) == (0, 0), 5)
+
+
+@pytest.fixture(scope="session")
+def stub(tmp_path_factory):
+    """Environment with a Horovod that is always ready."""
+    folder = tmp_path_factory.mktemp("stub") / "horovod"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "tensorflow.py").write_text("def init(): pass\ndef shutdown(): pass\n")
+    return {"PYTHONPATH": str(folder.parent)}
+
+
+@pytest.fixture(scope="session")
+def no_horovod(tmp_path_factory):
+    """Environment in which Horovod was built for something else."""
+    folder = tmp_path_factory.mktemp("none") / "horovod"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise ImportError('not built for TensorFlow')\n")
+    return {"PYTHONPATH": str(folder.parent)}
+
+
+@pytest.fixture(scope="session")
+def horovod():
+    """Skip where there is no Horovod, fail where there has to be one."""
+    package = importlib.util.find_spec("horovod")
+    built = package and list(Path(package.submodule_search_locations[0]).glob("tensorflow/mpi_lib*.so"))
+    require(built, f"Horovod for TensorFlow is not built here ({package})")
 
 
 def free_port():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import http.client
-import importlib.util
 import logging
 import os
 import pickle
@@ -31,14 +30,12 @@ import pytest
 from distributed import Client, Future, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
+from ranks import BOUND, Clock, held, marked, pids, rank, wait_until, worker_of
 
 from hepdask.distributed import HorovodMissing, NotEnoughSlots, NotSynchronised, RankFailed, run
-from hepdask.distributed.lease import Lease
 from hepdask.distributed.placement import Offer, place
 from hepdask.distributed.rendezvous import Rendezvous
 from hepdask.distributed.task import Job, rank_environment
-
-BOUND = 10.0  # seconds in which a fault must have become an error, with no process left
 
 # What the ranks run travels by value: they need not import this module and all it imports.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -61,101 +58,6 @@ def client(cluster):
         yield client
 
 
-@pytest.fixture
-def mark(client):
-    """Environment by which a test's ranks can be found; afterwards nothing may be left of them."""
-    name = uuid.uuid4().hex
-    yield {"TEST_MARK": name}
-    assert marked(name) == []
-    wait_until(lambda: held(client) == (0, 0), 5)
-
-
-@pytest.fixture(scope="module")
-def stub(tmp_path_factory):
-    """Environment with a Horovod that is always ready."""
-    folder = tmp_path_factory.mktemp("stub") / "horovod"
-    folder.mkdir()
-    (folder / "__init__.py").touch()
-    (folder / "tensorflow.py").write_text("def init(): pass\ndef shutdown(): pass\n")
-    return {"PYTHONPATH": str(folder.parent)}
-
-
-@pytest.fixture(scope="module")
-def no_horovod(tmp_path_factory):
-    """Environment in which Horovod was built for something else."""
-    folder = tmp_path_factory.mktemp("none") / "horovod"
-    folder.mkdir()
-    (folder / "__init__.py").write_text("raise ImportError('not built for TensorFlow')\n")
-    return {"PYTHONPATH": str(folder.parent)}
-
-
-@pytest.fixture(scope="session")
-def horovod():
-    """Skip where there is no Horovod, fail where there has to be one."""
-    package = importlib.util.find_spec("horovod")
-    built = package and list(Path(package.submodule_search_locations[0]).glob("tensorflow/mpi_lib*.so"))
-    if not built:
-        reason = f"Horovod for TensorFlow is not built here ({package})"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
-def marked(name):
-    """Return the processes that have a mark in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("TEST_MARK") == name and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            pass
-    return found
-
-
-def held(client):
-    """Return the numbers of leases and of locked workers on the scheduler."""
-
-    def count(dask_scheduler):
-        locks = dask_scheduler.extensions["multi_locks"].locks
-        leases = [p for p in dask_scheduler.plugins.values() if isinstance(p, Lease)]
-        return len(leases), sum(bool(users) for users in locks.values())
-
-    return client.run_on_scheduler(count)
-
-
-def wait_until(condition, seconds):
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "did not happen in time"
-        time.sleep(0.02)
-
-
-class Clock:
-    """Runs something in a thread and keeps what it raised and when."""
-
-    def __init__(self, function):
-        self.error, self.at, self.result = None, 0.0, None
-
-        def body():
-            try:
-                self.result = function()
-            except BaseException as error:
-                self.error = error
-            self.at = time.monotonic()
-
-        self.thread = threading.Thread(target=body)
-        self.thread.start()
-
-    def error_since(self, start):
-        """Return the error, which must have come within the bound after a moment."""
-        self.thread.join(120)
-        assert not self.thread.is_alive()
-        print(f"{type(self.error).__name__} after {self.at - start:.2f} s")
-        assert self.at - start < BOUND
-        return self.error
-
-
 # Functions of the ranks
 
 
@@ -164,10 +66,6 @@ def where():
         "pid": os.getpid(),
         "parent": psutil.Process().parent().ppid(),
     }
-
-
-def rank():
-    return int(os.environ["HOROVOD_RANK"])
 
 
 def sleep_for_ever(ready):
@@ -191,14 +89,6 @@ def reduce_for_ever(ready):
         if step == 20:
             print("step 20")
             (ready / str(hvd.rank())).write_text(str(os.getpid()))
-
-
-def pids(folder, count):
-    def written():
-        return len([path for path in folder.iterdir() if path.read_text()]) == count
-
-    wait_until(written, 100)
-    return {int(path.name): int(path.read_text()) for path in folder.iterdir()}
 
 
 # Placement
@@ -589,7 +479,7 @@ def test_cancelled_tasks(client, stub, mark, tmp_path):
 
 
 DRIVER = """
-    import pathlib, sys
+    import pathlib, signal, sys
     from distributed import Client
     from hepdask.distributed import run
 
@@ -599,6 +489,7 @@ DRIVER = """
         time.sleep(600)
 
     if __name__ == "__main__":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         with Client(sys.argv[1]) as client:
             env = {"PYTHONPATH": sys.argv[3], "TEST_MARK": sys.argv[4]}
             run(sleep_for_ever, pathlib.Path(sys.argv[2]), client=client, ranks=3, env=env)
@@ -644,17 +535,6 @@ def test_scheduler_goes(stub, tmp_path):
         cluster.close()
         assert isinstance(clock.error_since(start), CancelledError | RankFailed)
         wait_until(lambda: not marked(name), BOUND)
-
-
-def worker_of(client, number):
-    """Return the address and the process of the worker that runs a rank."""
-    name = f"-{number}"
-    ((address, _),) = [
-        (address, keys)
-        for address, keys in client.processing().items()
-        if any(str(key).startswith("ranks-") and str(key).endswith(name) for key in keys)
-    ]
-    return address, client.run(os.getpid, workers=[address])[address]
 
 
 def test_worker_killed_while_ranks_hold_the_interpreter(client, stub, mark, tmp_path):

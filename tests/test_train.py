@@ -1,11 +1,17 @@
 """Training and evaluation: real ranks, batches that hold every event once, and clear refusals."""
 
 import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
 
 import events as made
 import numpy as np
 import pytest
 from conftest import require
+from ranks import marked, wait_until
 
 from hepdask import evaluate, models, open_store, prepare, train
 from hepdask.batches import Batches
@@ -255,3 +261,45 @@ def test_a_loss_that_is_no_number_names_the_events(config):
     )
     with pytest.raises(TrainingError, match=r"hlf: the loss became nan on the batch of .*\.root entry \d+"):
         train_rank("hlf", config.model_copy(update={"models": wild}), config.store_path)
+
+
+def test_a_training_that_lost_a_rank_joins_up(config, client, tmp_path):
+    """Kill a rank, then the driver, of a real `hepdask train`: the curve is that of an undisturbed run."""
+    require(has_horovod(), "Horovod is not built (make horovod)")
+    slow = config.models.model_copy(update={"hlf": config.models.hlf.model_copy(update={"epochs": 80})})
+    config = with_training(config, ranks=2).model_copy(update={"models": slow})
+    expected = train_rank("hlf", config, config.store_path).history
+
+    document = tmp_path / "config.yaml"
+    document.write_text(config.to_yaml())
+    checkpoints = config.folder / "models" / "hlf" / "checkpoint"
+
+    def start():
+        return subprocess.Popen(
+            [sys.executable, "-m", "hepdask", "train", str(document), "--model", "hlf"],
+            stderr=subprocess.PIPE, cwd=Path(__file__).parents[1], env=os.environ | {"TEST_MARK": mark},
+        )  # fmt: skip
+
+    def epochs():
+        return max((int(path.name[-8:]) for path in checkpoints.glob("*/checkpoint-*")), default=0)
+
+    mark = uuid.uuid4().hex
+    driver = start()
+    wait_until(lambda: epochs() >= 4, 120)
+    ranks = [p for p in marked(mark) if p.environ().get("HOROVOD_RANK") == "1"]
+    before = epochs()
+    ranks[-1].kill()
+    wait_until(lambda: epochs() >= before + 10, 120)
+    driver.kill()
+    assert b"killed by SIGKILL; starting again (2 restart(s) left)" in driver.communicate()[1]
+    wait_until(lambda: not marked(mark), 30)
+    assert epochs() < 80
+
+    again = start()
+    said = again.communicate(timeout=200)[1]
+    assert (again.returncode, b"hlf epoch 80/80" in said, b"hlf epoch 4/80" in said) == (0, True, False)
+    found = json.loads((config.folder / "models" / "hlf" / "training.json").read_text())["history"]
+    assert [row["epoch"] for row in found] == list(range(1, 81))
+    for name in ("loss", "val_loss"):
+        assert [row[name] for row in found] == pytest.approx([row[name] for row in expected], rel=1e-4)
+    assert not checkpoints.exists()

@@ -1,11 +1,33 @@
 """Run any function as the ranks of a Horovod job on the workers of a Dask cluster.
 
-:func:`run` is all that a driver needs. Inside the ranks, :mod:`hepdask.distributed.keras` makes a Keras 3
-optimizer average its gradients, and :mod:`hepdask.distributed.collective` holds the few collectives that
-work the same with one rank and no Horovod at all.
+:func:`run` is all that a driver needs, or :func:`submit` to leave it running; a :class:`Checkpoint` lets a run
+go on after a failure. Inside the ranks, :mod:`hepdask.distributed.keras` makes a Keras 3 optimizer average its
+gradients, and :mod:`hepdask.distributed.collective` holds the few collectives that work the same with one rank
+and no Horovod at all.
 """
 
-from hepdask.distributed.errors import HorovodMissing, NotEnoughSlots, NotSynchronised, RankFailed
-from hepdask.distributed.launch import run
+from hepdask.distributed.checkpoint import Checkpoint, Saved
+from hepdask.distributed.errors import (
+    CannotListen,
+    CheckpointDamaged,
+    HorovodMissing,
+    NotEnoughSlots,
+    NotSynchronised,
+    RankFailed,
+)
+from hepdask.distributed.future import RunFuture
+from hepdask.distributed.launch import run, submit
 
-__all__ = ["HorovodMissing", "NotEnoughSlots", "NotSynchronised", "RankFailed", "run"]
+__all__ = [
+    "CannotListen",
+    "Checkpoint",
+    "CheckpointDamaged",
+    "HorovodMissing",
+    "NotEnoughSlots",
+    "NotSynchronised",
+    "RankFailed",
+    "RunFuture",
+    "Saved",
+    "run",
+    "submit",
+]

@@ -56,8 +56,13 @@ class RankFailed(RuntimeError):
             rank, size, host, worker, reason, exit_status, signal, remote_traceback, self.last_lines
         )
 
+    @property
+    def headline(self) -> str:
+        """What happened, in one sentence."""
+        return f"rank {self.rank} of {self.size} on {self.host} (worker {self.worker}) {self.reason}"
+
     def __str__(self) -> str:
-        text = f"rank {self.rank} of {self.size} on {self.host} (worker {self.worker}) {self.reason}"
+        text = self.headline
         if self.remote_traceback:
             text += f"\n\nOn the rank:\n{self.remote_traceback.rstrip()}"
         if self.last_lines:
@@ -82,6 +87,14 @@ class NotEnoughSlots(TimeoutError):
 
     def __reduce__(self) -> tuple[type[NotEnoughSlots], tuple[str, int, int, int]]:
         return type(self), (str(self), self.wanted, self.free, self.taken)
+
+
+class CannotListen(OSError):
+    """The rendezvous has no place to listen: no free port in the range, or no such network interface."""
+
+
+class CheckpointDamaged(RuntimeError):
+    """None of the checkpoints in a folder is what was written."""
 
 
 class HorovodMissing(RuntimeError):

@@ -14,6 +14,7 @@ from distributed import Scheduler
 from distributed.comm.addressing import get_address_host
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from hepdask.distributed.network import address_of
 from hepdask.distributed.placement import Offer, Slot, place
 from hepdask.distributed.rendezvous import Address, Rendezvous
 
@@ -28,10 +29,43 @@ class Granted:
 
 @dataclass(frozen=True)
 class Refused:
-    """Too few slots: how many are free, and how many are on workers that another run holds."""
+    """Too few slots: those that are free, and those on workers that another run holds, by worker."""
 
-    free: int
-    taken: int
+    free: dict[str, int]
+    taken: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run asks of the scheduler.
+
+    Attributes
+    ----------
+    run : str
+        Name of the run: of its lease, of its lock, and of the topic its events go under.
+    client : str
+        Identity of the client that owns it.
+    ranks, fewest : int
+        As many slots as the first if there are, at least as many as the second.
+    cores_per_rank, gpus_per_rank : int
+        Threads and GPUs of a worker that a slot takes.
+    interface : str or None
+        Network interface of the scheduler's host on which the rendezvous listens; None for the scheduler's address.
+    port_range : (int, int) or None
+        Ports the rendezvous may use.
+    avoid : tuple of str
+        Identities of workers that are not to be used.
+    """
+
+    run: str
+    client: str
+    ranks: int
+    fewest: int
+    cores_per_rank: int
+    gpus_per_rank: int
+    interface: str | None
+    port_range: tuple[int, int] | None
+    avoid: tuple[str, ...] = ()
 
 
 class Lease(SchedulerPlugin):
@@ -72,26 +106,13 @@ class Lease(SchedulerPlugin):
         self.scheduler._broker.truncate(self.name)
 
 
-async def take_lease(
-    run: str,
-    client: str,
-    ranks: int,
-    cores_per_rank: int,
-    port_range: tuple[int, int] | None,
-    dask_scheduler: Scheduler,
-) -> Granted | Refused:
+async def take_lease(request: Request, dask_scheduler: Scheduler) -> Granted | Refused:
     """Find slots for a run and lock them, all or none; runs on the scheduler.
 
     Parameters
     ----------
-    run : str
-        Name of the run: of its lease, of its lock, and of the topic its events go under.
-    client : str
-        Identity of the client that owns it.
-    ranks, cores_per_rank : int
+    request : Request
         What is wanted.
-    port_range : (int, int) or None
-        Ports the rendezvous may use.
     dask_scheduler : Scheduler
         Given by Dask.
 
@@ -102,40 +123,53 @@ async def take_lease(
 
     Raises
     ------
-    OSError
-        If the rendezvous finds no port.
+    CannotListen
+        If the rendezvous finds no port, or the host has no such interface.
     """
     scheduler = dask_scheduler
     locks = scheduler.extensions["multi_locks"]
-    free, taken = [], 0
+    free: list[Offer] = []
+    taken: list[Offer] = []
     for worker in sorted(scheduler.running, key=lambda w: (len(w.processing), w.address)):
-        host = get_address_host(worker.address)
-        offer = Offer(worker.address, worker.server_id, host, worker.nthreads)
-        if locks.locks.get(worker.address):
-            taken += offer.slots(cores_per_rank)
-        else:
-            free.append(offer)
-    slots = place(free, ranks, cores_per_rank)
+        host, gpus = get_address_host(worker.address), int(worker.resources.get("GPU", 0))
+        offer = Offer(worker.address, worker.server_id, host, worker.nthreads, gpus)
+        if offer.identity not in request.avoid:
+            (taken if locks.locks.get(worker.address) else free).append(offer)
+    sizes = range(request.ranks, request.fewest - 1, -1)
+    each = (request.cores_per_rank, request.gpus_per_rank)
+    slots = next((found for size in sizes if (found := place(free, size, *each))), None)
     if slots is None:
-        return Refused(sum(offer.slots(cores_per_rank) for offer in free), taken)
+        return Refused(_count(free, request), _count(taken, request))
 
     # Nothing was awaited since the locks were looked at, so they are still free.
+    run, client = request.run, request.client
     lease = Lease(scheduler, run, client, slots)
     names = list(lease.workers)
     await locks.acquire(locks=names, id=run, timeout=0, num_locks=len(names))
     scheduler.add_plugin(lease, name=run)
     if client not in scheduler.clients:  # it left while we waited
         lease.end()
-        return Refused(0, 0)
+        return Refused({}, {})
     scheduler.subscribe_topic(run, client)
-    if ranks == 1:
+    if len(slots) == 1:
         return Granted(slots, None)
     try:
-        lease.rendezvous = Rendezvous(get_address_host(scheduler.address), port_range)
+        lease.rendezvous = Rendezvous(_host(scheduler, request.interface), request.port_range)
     except BaseException:
         lease.end()
         raise
     return Granted(slots, lease.rendezvous.address)
+
+
+def _count(offers: Sequence[Offer], request: Request) -> dict[str, int]:
+    """Return the slots of each worker that has any."""
+    each = (request.cores_per_rank, request.gpus_per_rank)
+    return {offer.address: slots for offer in offers if (slots := offer.slots(*each))}
+
+
+def _host(scheduler: Scheduler, interface: str | None) -> str:
+    """Return the address on which the rendezvous is to listen."""
+    return get_address_host(scheduler.address) if interface is None else address_of(interface)
 
 
 async def end_lease(run: str, dask_scheduler: Scheduler) -> None:

@@ -21,23 +21,28 @@ class Offer:
         IP address of its machine, as the other workers see it.
     threads : int
         Number of threads it computes with.
+    gpus : int
+        Number of GPUs it has, by its Dask resource ``GPU``.
     """
 
     address: str
     identity: str
     host: str
     threads: int
+    gpus: int = 0
 
-    def slots(self, cores_per_rank: int) -> int:
-        """Return how many ranks of ``cores_per_rank`` cores fit."""
-        return self.threads // cores_per_rank
+    def slots(self, cores_per_rank: int, gpus_per_rank: int = 0) -> int:
+        """Return how many ranks of so many cores and GPUs fit."""
+        slots = self.threads // cores_per_rank
+        return min(slots, self.gpus // gpus_per_rank) if gpus_per_rank else slots
 
 
 @dataclass(frozen=True)
 class Slot:
     """The place of one rank, and its coordinates in Horovod's terms.
 
-    ``local`` counts the ranks of one host; ``cross`` counts the hosts that have a rank of this local rank.
+    ``local`` counts the ranks of one host; ``cross`` counts the hosts that have a rank of this local rank;
+    ``worker_rank`` counts the ranks of one worker.
     """
 
     address: str
@@ -49,6 +54,7 @@ class Slot:
     local_size: int
     cross_rank: int
     cross_size: int
+    worker_rank: int = 0
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which Horovod learns where it is."""
@@ -57,7 +63,9 @@ class Slot:
         return {"HOROVOD_HOSTNAME": self.host, **found}
 
 
-def place(offers: Sequence[Offer], ranks: int, cores_per_rank: int = 1) -> list[Slot] | None:
+def place(
+    offers: Sequence[Offer], ranks: int, cores_per_rank: int = 1, gpus_per_rank: int = 0
+) -> list[Slot] | None:
     """Assign ranks to workers, on as few hosts and workers as possible.
 
     Ranks are numbered host by host, so that neighbours in Horovod's ring share a machine where they can.
@@ -71,6 +79,8 @@ def place(offers: Sequence[Offer], ranks: int, cores_per_rank: int = 1) -> list[
         Number of ranks, at least 1.
     cores_per_rank : int
         Cores of each rank; a worker with fewer threads offers no slot.
+    gpus_per_rank : int
+        GPUs of each rank; a worker with fewer offers no slot.
 
     Returns
     -------
@@ -79,16 +89,17 @@ def place(offers: Sequence[Offer], ranks: int, cores_per_rank: int = 1) -> list[
     """
     room: Counter[str] = Counter()
     for offer in offers:
-        room[offer.host] += offer.slots(cores_per_rank)
+        room[offer.host] += offer.slots(cores_per_rank, gpus_per_rank)
     hosts = {host: number for number, (host, _) in enumerate(room.most_common())}
     roomiest_first = sorted(offers, key=lambda offer: hosts[offer.host])
-    chosen = [o for o in roomiest_first for _ in range(o.slots(cores_per_rank))][:ranks]
+    chosen = [o for o in roomiest_first for _ in range(o.slots(cores_per_rank, gpus_per_rank))][:ranks]
     if len(chosen) < ranks:
         return None
 
     local_sizes = Counter(offer.host for offer in chosen)
     at_local_rank: Counter[int] = Counter()  # hosts seen so far with a rank of this local rank
     locals_seen: Counter[str] = Counter()
+    workers_seen: Counter[str] = Counter()
     placed = []
     for rank, offer in enumerate(chosen):
         local_rank = locals_seen[offer.host]
@@ -103,8 +114,10 @@ def place(offers: Sequence[Offer], ranks: int, cores_per_rank: int = 1) -> list[
                 local_size=local_sizes[offer.host],
                 cross_rank=at_local_rank[local_rank],
                 cross_size=sum(size > local_rank for size in local_sizes.values()),
+                worker_rank=workers_seen[offer.address],
             )
         )
         locals_seen[offer.host] += 1
+        workers_seen[offer.address] += 1
         at_local_rank[local_rank] += 1
     return placed

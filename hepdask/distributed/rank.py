@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import pickle
 import resource
 import select
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -61,13 +63,13 @@ def main(call_fd: int, reply_fd: int) -> int:
     status = 0
     try:
         with open(call_fd, "rb") as file:
-            worker_path, wait, call = pickle.load(file)
+            worker_path, wait, meeting, call = pickle.load(file)
         sys.path += [entry for entry in worker_path if entry not in sys.path]
         import cloudpickle
 
         fn, args, kwargs = cloudpickle.loads(call)
         del call
-        with horovod_running(wait):
+        with horovod_running(wait) if meeting is None else tensorflow_cluster(wait, *meeting):
             send(reply_fd, {"result": cloudpickle.dumps(fn(*args, **kwargs))})
     except BaseException as error:
         send(reply_fd, describe(error))
@@ -105,6 +107,42 @@ def horovod_running(wait: float) -> Iterator[None]:
         hvd.shutdown()
 
 
+@contextlib.contextmanager
+def tensorflow_cluster(wait: float, host: str, port_range: tuple[int, int] | None) -> Iterator[None]:
+    """Tell TensorFlow, in ``TF_CONFIG``, where all ranks listen.
+
+    Each rank looks for a free port and tells the others; TensorFlow takes it when ``fn`` makes its strategy.
+    """
+    rank, size = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
+    with free_port(port_range) as listener:
+        mine = f"{host}:{listener.getsockname()[1]}"
+        workers = [mine]
+        if size > 1:
+            ask("PUT", f"listens/{rank}", mine.encode())
+            meet(rank, size, wait)
+            workers = [ask("GET", f"listens/{other}")[1].decode() for other in range(size)]
+    task = {"type": "worker", "index": rank}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
+    yield
+
+
+def free_port(port_range: tuple[int, int] | None) -> socket.socket:
+    """Return a socket bound to a free port, which keeps other ranks of this host from finding the same one.
+
+    Free on all interfaces, since TensorFlow listens on all of them.
+    """
+    first, last = port_range or (0, 0)
+    for port in range(first, last + 1):
+        candidate = socket.socket()
+        try:
+            candidate.bind(("", port))
+        except OSError:
+            candidate.close()
+        else:
+            return candidate
+    raise OSError(f"no free port for TensorFlow: all of {first}-{last} are taken. Give a wider port_range")
+
+
 def meet(rank: int, size: int, wait: float) -> None:
     """Return when all ranks have called this; TimeoutError after ``wait`` seconds.
 
@@ -114,26 +152,27 @@ def meet(rank: int, size: int, wait: float) -> None:
     give_up = time.monotonic() + wait
     if rank > 0:
         ask("PUT", f"ready/{rank}")
-        while ask("GET", "ready/all") == 404:
+        while ask("GET", "ready/all")[0] == 404:
             if time.monotonic() > give_up:
                 raise TimeoutError(f"the other ranks did not start within {wait:.0f} s")
         return
     missing = set(range(1, size))
     while missing:
-        missing -= {other for other in sorted(missing) if ask("GET", f"ready/{other}") == 200}
+        missing -= {other for other in sorted(missing) if ask("GET", f"ready/{other}")[0] == 200}
         if missing and time.monotonic() > give_up:
             raise TimeoutError(f"ranks {sorted(missing)} did not start within {wait:.0f} s")
     ask("PUT", "ready/all")
 
 
-def ask(method: str, key: str) -> int:
-    """Send one request to the rendezvous and return its status; see ``rendezvous.py`` for the address."""
+def ask(method: str, key: str, value: bytes = b"") -> tuple[int, bytes]:
+    """Send one request to the rendezvous; return status and body. See ``rendezvous.py`` for the address."""
     where, secret = os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"].split("/")
     port = os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"]
     connection = http.client.HTTPConnection(where, timeout=30)
     try:
-        connection.request(method, f"/{secret}:{port}/{key}", body=b"")
-        status = connection.getresponse().status
+        connection.request(method, f"/{secret}:{port}/{key}", body=value)
+        answer = connection.getresponse()
+        status, body = answer.status, answer.read()
     except OSError as error:
         raise ConnectionError(
             f"the rendezvous at {where} cannot be reached from this host: {error}"
@@ -142,7 +181,7 @@ def ask(method: str, key: str) -> int:
         connection.close()
     if status not in (200, 404):
         raise ConnectionError(f"the rendezvous at {where} answered {status}")
-    return status
+    return status, body
 
 
 def describe(error: BaseException) -> dict[str, Any]:

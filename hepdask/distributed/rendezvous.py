@@ -18,6 +18,8 @@ import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 
+from hepdask.distributed.errors import CannotListen
+
 HOLD = 1.0  # seconds a GET for a missing key is kept waiting: Horovod would ask 100 times a second
 LARGEST_VALUE = 1 << 20  # bytes; gloo's own are a few hundred a rank
 REQUEST_TIMEOUT = 10.0  # seconds to send a request, after which the connection is closed
@@ -51,8 +53,10 @@ class Rendezvous:
 
     Raises
     ------
+    CannotListen
+        If no port of the range is free.
     OSError
-        If no port of the range is free, or the host has no such address.
+        If the host has no such address.
     """
 
     def __init__(self, host: str, port_range: tuple[int, int] | None = None) -> None:
@@ -170,8 +174,7 @@ def _bind(host: str, port_range: tuple[int, int] | None) -> _Server:
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
-    raise OSError(
-        errno.EADDRINUSE,
+    raise CannotListen(
         f"no free port for the rendezvous on {host}: all of {first}–{last} are taken. "
         "Give a wider port_range, or wait for other runs to end",
     )

@@ -16,7 +16,6 @@ import os
 import pickle
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,14 +24,14 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
-import psutil
 from distributed import Worker, get_worker
 from distributed.comm.addressing import get_address_host
 from distributed.core import Status
 
 from hepdask.distributed.errors import signal_name
+from hepdask.distributed.network import address_of, interface_of
 from hepdask.distributed.placement import Slot
 from hepdask.distributed.rendezvous import Address
 
@@ -41,6 +40,9 @@ LAST_LINES = 20  # kept to explain a failure
 LONGEST_LINE = 1 << 16  # bytes; a longer one is cut in pieces
 GENTLE = 2.0  # seconds between SIGTERM and SIGKILL
 LARGEST_EXCEPTION = 1 << 20  # bytes; a larger one is reported by its traceback only
+
+
+Backend = Literal["horovod", "tf.distribute"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Job:
     cores_per_rank: int
     wait: float
     env: dict[str, str] = field(default_factory=dict)
+    gpus_per_rank: int | None = None
+    interface: str | None = None
+    port_range: tuple[int, int] | None = None
+    backend: Backend = "horovod"
 
 
 def run_rank(slot: Slot, job: Job, call: bytes) -> bytes | None:
@@ -104,14 +110,21 @@ def _run_process(
     worker: Worker, slot: Slot, job: Job, call: bytes, tell: Any, unwanted: Any
 ) -> tuple[bytes | None, dict[str, Any] | None]:
     """Return the result, or what is known about the failure."""
+    interface = job.interface or interface_of(get_address_host(worker.address))
+    meeting = None
+    if job.backend == "tf.distribute":  # there each rank listens by itself, where the others can reach it
+        host = get_address_host(worker.address) if job.interface is None else address_of(job.interface)
+        meeting = (host, job.port_range)
+    elif job.interface is not None:
+        address_of(job.interface)  # or say which there are
     with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as reply:
-        pickle.dump((sys.path, job.wait, call), request)
+        pickle.dump((sys.path, job.wait, meeting, call), request)
         request.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("rank.py"))]
             + [str(file.fileno()) for file in (request, reply)],
             pass_fds=[request.fileno(), reply.fileno()],
-            env=rank_environment(dict(os.environ), slot, job, _interface(worker)),
+            env=rank_environment(dict(os.environ), slot, job, interface),
             stdin=subprocess.PIPE,  # held open, never written: it closes when this worker dies
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -192,6 +205,10 @@ def rank_environment(
     env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     env |= {"OMP_NUM_THREADS": cores, "TF_NUM_INTRAOP_THREADS": cores, "OMP_WAIT_POLICY": "passive"}
     env |= {"HOROVOD_GLOO_TIMEOUT_SECONDS": "30"}
+    if job.gpus_per_rank is not None:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(
+            gpus_of(inherited.get("CUDA_VISIBLE_DEVICES"), slot.worker_rank, job.gpus_per_rank)
+        )
     if interface is not None:
         env["HOROVOD_GLOO_IFACE"] = interface
     env |= job.env
@@ -202,15 +219,33 @@ def rank_environment(
     return env
 
 
-def _interface(worker: Worker) -> str | None:
-    """Return the network interface that has the worker's own address, None if it cannot be told."""
-    host = get_address_host(worker.address)
-    with contextlib.suppress(OSError):
-        host = socket.gethostbyname(host)
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(address.address == host for address in addresses):
-            return name
-    return None
+def gpus_of(visible: str | None, worker_rank: int, gpus_per_rank: int) -> list[str]:
+    """Return the GPUs of one rank: as many of its worker's as it takes, after those of the ranks before it.
+
+    Parameters
+    ----------
+    visible : str or None
+        ``CUDA_VISIBLE_DEVICES`` of the worker; where it is not set, the worker has all GPUs of its host.
+    worker_rank : int
+        Number of the rank among those of its worker.
+    gpus_per_rank : int
+        GPUs of each rank.
+
+    Raises
+    ------
+    ValueError
+        If the worker sees fewer GPUs than its Dask resource promised.
+    """
+    first, last = worker_rank * gpus_per_rank, (worker_rank + 1) * gpus_per_rank
+    if visible is None:
+        return [str(number) for number in range(first, last)]
+    seen = [name.strip() for name in visible.split(",") if name.strip()]
+    if len(seen) < last:
+        raise ValueError(
+            f"the worker's CUDA_VISIBLE_DEVICES is {visible!r}, but its ranks need {last} GPUs: "
+            "start it with the resource GPU set to what it sees"
+        )
+    return seen[first:last]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

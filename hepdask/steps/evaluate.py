@@ -123,6 +123,7 @@ def _scores(model: Trained, store: Store, config: Config, client: Client) -> NDA
         score_rank, model.keras_file.read_bytes(), model.record["inputs"], model.record["scaling"],
         store.path.absolute(), "test",
         client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
+        gpus_per_rank=training.gpus_per_rank, interface=training.interface,
         timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
         on_output=lambda rank, line: say(f"[{model.name} rank {rank}] {line}"),
     )  # fmt: skip

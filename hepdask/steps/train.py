@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +17,7 @@ from distributed import Client
 
 from hepdask import artifacts, clusters, distributed, models
 from hepdask.config import Config
-from hepdask.errors import MissingDependency, TrainingError
+from hepdask.errors import HepdaskError, MissingDependency, TrainingError
 from hepdask.progress import Tracker, say, track
 from hepdask.steps.prepare import open_prepared
 from hepdask.store import Store
@@ -74,7 +75,12 @@ def train(config: Config, model: str | None = None, client: Client | None = None
     TrainingError
         The training split has fewer than two classes or too few events, or the loss became NaN.
     hepdask.distributed.RankFailed
-        A rank died.
+        A rank died, more often than `training.restarts` allows.
+
+    Notes
+    -----
+    The state after each epoch is kept in ``models/NAME/checkpoint`` until the model is complete. After a failure,
+    and when the same training is asked for again after a kill, it goes on from there.
     """
     require_horovod(config)
     store = open_prepared(config)
@@ -118,12 +124,17 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
     folder = config.folder / "models" / name
     training = config.training
     begin = time.monotonic()
+    checkpoint = _own_checkpoint(folder / "checkpoint", key)
     with Listener(name) as listener:
         results: list[TrainedModel | None] = distributed.run(
             train_rank, name, config, store.path.absolute(),
             client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
+            gpus_per_rank=training.gpus_per_rank, interface=training.interface,
             timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
-            on_output=listener, log_dir=folder / "logs",
+            restarts=training.restarts, min_ranks=training.min_ranks,
+            regroup_timeout=training.regroup_timeout, silence_timeout=training.silence_timeout,
+            give_up_on=HepdaskError, checkpoint=checkpoint.absolute(),
+            on_output=listener, on_status=lambda line: say(f"{name}: {line}"), log_dir=folder / "logs",
         )  # fmt: skip
     trained = results[0]
     assert trained is not None, "rank 0 always returns the model"
@@ -143,6 +154,7 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
             "parameters": trained.parameters,
             "training events": len(store.labels("fit")),
             "ranks": training.ranks,
+            "ranks at the end": len(results),
             "cores per rank": training.cores_per_rank,
             "wall_s": time.monotonic() - begin,
             "cpu_s": trained.cpu_s,
@@ -151,7 +163,16 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
     (folder / "training.json").unlink(missing_ok=True)  # a new model never stands beside an old record
     artifacts.write_bytes(folder / "model.keras", trained.keras_file)
     artifacts.write_json(folder / "training.json", record)
+    shutil.rmtree(checkpoint.parent)
     return Trained(name, folder, record, fresh=True)
+
+
+def _own_checkpoint(folder: Path, key: str) -> Path:
+    """Give this training's folder of checkpoints; those of other settings are of no use and removed."""
+    for other in folder.glob("*"):
+        if other.name != key:
+            shutil.rmtree(other)
+    return folder / key
 
 
 def training_key(store: Store, config: Config, name: str) -> str:

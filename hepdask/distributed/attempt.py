@@ -1,0 +1,455 @@
+"""One attempt at a run, from the driver's side: takes slots, submits the ranks, listens, and cleans up."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import queue
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import cloudpickle
+from distributed import Client, Future
+from distributed.comm.core import CommClosedError
+from distributed.scheduler import KilledWorker
+
+from hepdask.distributed.errors import HorovodMissing, NotEnoughSlots, RankFailed
+from hepdask.distributed.lease import Granted, Refused, Request, end_lease, take_lease
+from hepdask.distributed.placement import Slot
+from hepdask.distributed.rendezvous import Address
+from hepdask.distributed.task import LAST_LINES, Backend, Job, run_rank
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.2  # seconds between two looks at what sends no events
+CHECK = 2.0  # the same while events keep coming
+PATIENCE = 2.0  # most seconds between two attempts to get slots
+ANSWER = 30.0  # seconds in which the scheduler must answer
+GRACE = 10.0  # seconds in which all ranks must have ended after a failure
+SETTLE = 0.5  # seconds to wait, after a failure, for one that came before it
+SETTLE_CONSEQUENCE = 3.0  # the same after a failure that must have a cause elsewhere
+
+SHOWN = 6  # workers named when slots are missing
+
+# What a rank says when a peer has gone.
+CONSEQUENCES = (
+    "HorovodInternalError",
+    "Horovod has been shut down",
+    "gloo/transport",
+    "Connection closed by peer",
+    "did not start within",
+)
+
+MISSING = (
+    "Horovod cannot be imported on {host}: {reason}. More than one rank needs it, built for the installed "
+    "TensorFlow; that takes a C++ compiler, cmake and make. `make horovod` builds and installs it"
+)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What is known about a rank that failed; ``facts`` are those of the ``ended`` event."""
+
+    rank: int
+    time: float
+    facts: dict[str, Any]
+
+    def is_consequence(self) -> bool:
+        """Whether something else must have failed first."""
+        if self.facts.get("ended_here"):
+            return True
+        text = self.facts.get("traceback") or ""
+        if self.facts.get("signal") == signal.SIGABRT:
+            text += "\n".join(self.facts.get("last_lines", ()))
+        return any(sign in text for sign in CONSEQUENCES)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run asks for; :func:`hepdask.distributed.run` says what each of these means."""
+
+    ranks: int
+    timeout: float
+    cores_per_rank: int = 1
+    gpus_per_rank: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    interface: str | None = None
+    port_range: tuple[int, int] | None = None
+    backend: Backend = "horovod"
+    silence_timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Whom the driver tells what: ``line`` takes what a rank prints, ``status`` a sentence about the run."""
+
+    line: Callable[[int, str], None]
+    status: Callable[[str], None]
+    log_dir: Path | None = None
+
+
+class Attempt:
+    """One start of all ranks: a context manager that leaves nothing behind on the cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        A connected, synchronous client.
+    wanted : Wanted
+        What the run asks for.
+    reporter : Reporter
+        Whom to tell.
+    stop : threading.Event
+        Ends the attempt when it is set.
+    fewest : int, optional
+        Go on with as few ranks as this once ``regroup`` seconds have passed; by default with all or none.
+    regroup : float
+        Seconds to wait for the full number.
+    avoid : sequence of str
+        Identities of workers that do not answer.
+
+    Attributes
+    ----------
+    unresponsive : list of str
+        After the attempt: identities of workers whose rank did not confirm that it has ended.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        wanted: Wanted,
+        reporter: Reporter,
+        stop: threading.Event,
+        fewest: int | None = None,
+        regroup: float = 0.0,
+        avoid: Sequence[str] = (),
+    ) -> None:
+        self.client = client
+        self.wanted = wanted
+        self.ranks = wanted.ranks  # until the slots are there
+        self.fewest = fewest or wanted.ranks
+        self.begin = time.monotonic()
+        self.regroup_at = self.begin + regroup
+        self.deadline = self.begin + wanted.timeout
+        self.avoid = avoid
+        self.unresponsive: list[str] = []
+        self.reporter = reporter
+        self.on_line = reporter.line
+        self.stop = stop
+        self.name = f"ranks-{uuid.uuid4().hex}"
+        self.slots: list[Slot] = []
+        self.futures: list[Future] = []
+        self.events: queue.Queue[tuple[float, dict[str, Any]]] = queue.Queue()
+        self.started: set[int] = set()
+        self.ended: set[int] = set()
+        self.failures: list[_Failure] = []
+        self.failed_at = 0.0  # when the first failure became known
+        self.checked_at = 0.0  # when the futures were last looked at
+        self.stopping = False
+        self.last_lines: list[deque[str]] = []
+        self.heard_at: list[float] = []  # when each rank last gave a sign of life
+        self.logs: list[TextIO] = []
+
+    def __enter__(self) -> Attempt:
+        self.client.subscribe_topic(self.name, self.events.put)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            if kind is not None:
+                self._stop()
+        finally:
+            for log in self.logs:
+                log.close()
+            if self.client.status == "running":  # else the lease ended with the connection
+                with contextlib.suppress(OSError, CommClosedError):
+                    self._on_scheduler(end_lease, self.name)
+                self.client.unsubscribe_topic(self.name)
+
+    def carry_out(self, call: bytes) -> list[Any]:
+        """Run the pickled ``(fn, args, kwargs)`` on all ranks; return the results in rank order."""
+        rendezvous = self._take_slots()
+        self._start(call, rendezvous)
+        self._wait_for_all()
+        return self._results()
+
+    def _on_scheduler(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function on the scheduler, within bounded time."""
+
+        async def call() -> Any:
+            return await self.client.run_on_scheduler(function, *args)
+
+        return self.client.sync(call, callback_timeout=ANSWER)
+
+    # Starting
+
+    def _take_slots(self) -> Address | None:
+        """Wait for slots and lock them; return the rendezvous."""
+        said, pause = "", TICK
+        while True:
+            answer = self._on_scheduler(take_lease, self._request())
+            if isinstance(answer, Granted):
+                self._use(answer.slots)
+                return answer.rendezvous
+            missing = self._missing(answer)
+            if missing != said:
+                self.reporter.status(f"waiting for slots: {missing}")
+                said = missing
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                message = f"not enough slots after {self.wanted.timeout:g} s: {missing}"
+                raise NotEnoughSlots(
+                    message, self.ranks, sum(answer.free.values()), sum(answer.taken.values())
+                )
+            self.stop.wait(min(pause, left))
+            self._raise_if_stopped()
+            pause = min(1.5 * pause, PATIENCE)
+
+    def _request(self) -> Request:
+        wanted = self.wanted
+        fewest = self.fewest if time.monotonic() >= self.regroup_at else wanted.ranks
+        return Request(
+            self.name,
+            self.client.id,
+            wanted.ranks,
+            fewest,
+            wanted.cores_per_rank,
+            wanted.gpus_per_rank or 0,
+            wanted.interface,
+            wanted.port_range,
+            tuple(self.avoid),
+        )
+
+    def _missing(self, answer: Refused) -> str:
+        """Say which slots are there and how many are not."""
+        free, taken = sum(answer.free.values()), sum(answer.taken.values())
+        gpus = f" and {self.wanted.gpus_per_rank} GPU(s)" if self.wanted.gpus_per_rank else ""
+        text = (
+            f"{self.wanted.ranks} of {self.wanted.cores_per_rank} core(s){gpus} each are wanted, {free} are free, "
+            f"{self.wanted.ranks - free} are missing; {taken} more are on workers of other runs"
+        )
+        for what, slots in (("free", answer.free), ("of other runs", answer.taken)):
+            if slots:
+                shown = ", ".join(f"{count} on {worker}" for worker, count in list(slots.items())[:SHOWN])
+                more = f" and on {len(slots) - SHOWN} more workers" if len(slots) > SHOWN else ""
+                text += f"; {what}: {shown}{more}"
+        return text
+
+    def _use(self, slots: list[Slot]) -> None:
+        self.slots, self.ranks = slots, len(slots)
+        self.last_lines = [deque[str](maxlen=LAST_LINES) for _ in slots]
+        self.heard_at = [0.0] * len(slots)
+        if self.reporter.log_dir is not None:
+            self.logs = [(self.reporter.log_dir / f"rank-{slot.rank}.log").open("a") for slot in slots]
+
+    def _start(self, call: bytes, rendezvous: Address | None) -> None:
+        """Submit one task a rank, to the worker of its slot and to no other."""
+        wait = max(self.deadline - time.monotonic(), 0.0) + GRACE
+        wanted = self.wanted
+        job = Job(
+            self.name, rendezvous, wanted.cores_per_rank, wait, dict(wanted.env), wanted.gpus_per_rank,
+            wanted.interface, wanted.port_range, wanted.backend,
+        )  # fmt: skip
+        addresses = sorted({slot.address for slot in self.slots})
+        shared = self.client.scatter(call, workers=addresses, broadcast=True, hash=False)
+        self.futures = [
+            self.client.submit(
+                run_rank,
+                slot,
+                job,
+                shared,
+                key=f"{self.name}-{slot.rank}",
+                workers=[slot.address],
+                resources={"GPU": wanted.gpus_per_rank} if wanted.gpus_per_rank else None,
+                allow_other_workers=False,
+                pure=False,
+                retries=0,
+                priority=100,
+            )
+            for slot in self.slots
+        ]
+
+    # Listening
+
+    def _wait_for_all(self) -> None:
+        """Return when all ranks have succeeded; raise for the first cause if one has failed."""
+        while len(self.ended) < self.ranks:
+            self._listen(TICK)
+            if self.failures:
+                settle = SETTLE_CONSEQUENCE if all(f.is_consequence() for f in self.failures) else SETTLE
+                if time.monotonic() > self.failed_at + settle:
+                    break
+            elif len(self.started) < self.ranks and time.monotonic() > self.deadline:
+                self._raise_not_started()
+            elif self._silent():
+                self._raise_hanging()
+        self._raise_failure()
+
+    def _results(self) -> list[Any]:
+        """Fetch the results."""
+        loop: Any = self.client.loop
+        coming = asyncio.run_coroutine_threadsafe(
+            self.client.gather(self.futures, asynchronous=True), loop.asyncio_loop
+        )
+        try:
+            while not coming.done():
+                self._listen(TICK / 10)
+                self._raise_failure()  # a worker was lost with its result
+            return [cloudpickle.loads(result) for result in coming.result()]
+        finally:
+            coming.cancel()
+
+    def _listen(self, wait: float) -> None:
+        """Take one event, waiting a moment for it; now and then, look at what sends none."""
+        self._raise_if_stopped()
+        try:
+            self._take(*self.events.get(timeout=wait))
+            quiet = False
+        except queue.Empty:
+            quiet = True
+        if quiet or time.monotonic() > self.checked_at + CHECK:
+            self.checked_at = time.monotonic()
+            self._check_futures()
+
+    def _take(self, stamp: float, event: dict[str, Any]) -> None:
+        kind, rank = event["kind"], event.get("rank", -1)
+        if rank >= 0:
+            self.heard_at[rank] = time.monotonic()
+        if kind == "started":
+            self.started.add(rank)
+        elif kind == "lines":
+            self._print(rank, event["lines"])
+        elif kind == "ended":
+            self.ended.add(rank)
+            if event["failure"] is not None:
+                self._fail(rank, event["time"], event["failure"])
+        elif kind == "lost":
+            for slot in self.slots:
+                if slot.address == event["worker"]:
+                    self.ended.add(slot.rank)
+                    reason = "was lost: its Dask worker left the cluster"
+                    last_lines = list(self.last_lines[slot.rank])
+                    self._fail(slot.rank, stamp, {"reason": reason, "last_lines": last_lines})
+
+    def _print(self, rank: int, lines: list[str]) -> None:
+        self.last_lines[rank].extend(lines)
+        if self.logs:
+            self.logs[rank].writelines(f"{line}\n" for line in lines)
+            self.logs[rank].flush()
+        for line in lines:
+            self.on_line(rank, line)
+
+    def _fail(self, rank: int, when: float, facts: dict[str, Any]) -> None:
+        if not self.stopping:
+            self.failed_at = self.failed_at or time.monotonic()
+            self.failures.append(_Failure(rank, when, facts))
+
+    def _check_futures(self) -> None:
+        if self.client.status != "running":
+            raise concurrent.futures.CancelledError("the connection to the scheduler was lost")
+        for rank, future in enumerate(self.futures):
+            if future.status in ("cancelled", "lost"):
+                raise concurrent.futures.CancelledError(f"the task of rank {rank} was cancelled")
+            if future.status == "error":
+                error = future.exception()
+                if not isinstance(error, KilledWorker):  # for that there is a "lost" event
+                    raise error
+
+    # Ending
+
+    def _stop(self) -> None:
+        """End all ranks, and return when they are gone or GRACE is over."""
+        self.stopping = True
+        self.on_line = _ignore
+        if self.futures and self.client.status == "running":
+            self.client.cancel(self.futures, force=True)
+        give_up = time.monotonic() + GRACE
+        while self.started - self.ended and time.monotonic() < give_up and self.client.status == "running":
+            with contextlib.suppress(queue.Empty):
+                self._take(*self.events.get(timeout=TICK))
+        if left := sorted(self.started - self.ended):
+            self.unresponsive = [self.slots[rank].identity for rank in left]
+            logger.warning("ranks %s did not confirm within %.0f s that they have ended", left, GRACE)
+
+    def _raise_if_stopped(self) -> None:
+        if self.stop.is_set():
+            raise concurrent.futures.CancelledError("the run was cancelled")
+
+    def _raise_not_started(self) -> None:
+        waiting = [slot for slot in self.slots if slot.rank not in self.started]
+        where = ", ".join(sorted({slot.address for slot in waiting}))
+        raise NotEnoughSlots(
+            f"{len(waiting)} of {self.ranks} ranks did not start within {self.wanted.timeout:g} s: their workers "
+            f"({where}) are busy with other tasks",
+            self.ranks,
+            len(self.started),
+            len(waiting),
+        )
+
+    def _raise_failure(self) -> None:
+        if not self.failures:
+            return
+        first = min(self.failures, key=lambda failure: (failure.is_consequence(), failure.time))
+        silent = sorted(set(range(self.ranks)) - self.ended)
+        if first.is_consequence() and silent:
+            self._raise_silent(silent[0], first)
+        slot, facts = self.slots[first.rank], first.facts
+        if facts.get("missing"):
+            raise HorovodMissing(MISSING.format(host=slot.host, reason=facts["reason"]))
+        cause = None
+        # An error of TensorFlow would load TensorFlow here: it is left as text where that is not loaded anyway.
+        if facts.get("exception") and facts["package"] in sys.modules:
+            with contextlib.suppress(Exception):  # its class may be unknown here
+                cause = cloudpickle.loads(facts["exception"])
+        raise RankFailed(
+            slot.rank,
+            self.ranks,
+            slot.host,
+            slot.address,
+            facts["reason"],
+            facts.get("exit_status"),
+            facts.get("signal"),
+            facts.get("traceback") or "",
+            tuple(facts.get("last_lines", ())),
+        ) from cause
+
+    def _silent(self) -> bool:
+        """Whether all ranks have been silent for too long."""
+        limit = self.wanted.silence_timeout
+        started = len(self.started) == self.ranks
+        return limit is not None and started and time.monotonic() > max(self.heard_at) + limit
+
+    def _raise_hanging(self) -> None:
+        """Blame the rank that was heard of least recently among those that still run."""
+        rank = min(set(range(self.ranks)) - self.ended, key=lambda number: self.heard_at[number])
+        slot = self.slots[rank]
+        reason = f"printed nothing for {self.wanted.silence_timeout:g} s, nor did any other rank: one of them hangs"
+        lines = tuple(self.last_lines[rank])
+        raise RankFailed(rank, self.ranks, slot.host, slot.address, reason, last_lines=lines)
+
+    def _raise_silent(self, rank: int, consequence: _Failure) -> None:
+        """Blame a rank that neither failed nor ended when others lost touch with it."""
+        slot = self.slots[rank]
+        raise RankFailed(
+            rank,
+            self.ranks,
+            slot.host,
+            slot.address,
+            "stopped answering the other ranks: it hangs, or its host cannot be reached "
+            f"(because of it, rank {consequence.rank} {consequence.facts['reason']})",
+            last_lines=tuple(self.last_lines[rank]),
+        )
+
+
+def _ignore(rank: int, line: str) -> None:
+    """Take a line that is only for the log."""
