@@ -1,4 +1,4 @@
-"""Input over a real XRootD server that fails in every way a server can: each event is there once, or the loss is said."""
+"""Input over a real XRootD server that fails in every way: each event is there once, or the loss is said."""
 
 import os
 import shutil
