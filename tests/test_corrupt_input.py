@@ -80,15 +80,15 @@ def adler32(path):
 
 
 class TestFlippedBytes:
-    @pytest.mark.parametrize("branch", BRANCHES)
-    @pytest.mark.parametrize("codec", CHECKED)
+    @pytest.mark.parametrize(
+        ("codec", "branch"),
+        # LZ4 makes floats no smaller: ROOT stores them bare then
+        [(codec, branch) for codec in ("zlib", "lzma") for branch in BRANCHES] + [("lz4", "Electron.Charge")],
+    )
     def test_in_a_compressed_basket(self, one_file, client, tmp_path, plain, codec, branch):
         path = write(tmp_path / "flipped.root", plain, CHECKED[codec])
         start, length, unpacked = basket(path, branch)
-        if length == unpacked:
-            pytest.skip(
-                f"{codec} does not compress {branch} of these events: stored as it is, without a checksum"
-            )
+        assert length < unpacked, "not compressed: the test shows nothing"
         flip(path, start + 9 + (length - 9) // 2)  # behind ROOT's 9-byte header of a compressed block
         with pytest.raises(InputError, match=r"flipped\.root: entries \d+ to \d+ cannot be decoded"):
             prepare(one_file(path), client)
@@ -117,6 +117,18 @@ class TestFlippedBytes:
         one_file(path, adler32(path))
         with pytest.raises((HepdaskError, ValueError), match="checksum"):
             prepare(one_file(path, checksum), client)
+
+    @pytest.mark.xfail(strict=True, reason="what uproot raises while it reads the tree is not caught")
+    def test_in_the_description_of_the_tree(self, one_file, client, tmp_path, plain):
+        path = write(tmp_path / "flipped.root", plain, uproot.ZLIB(1))
+        with uproot.open(path) as file:
+            key = file.key("Delphes")
+            middle = int(key.fSeekKey + key.fKeylen + key.fObjlen // 2)
+        content = bytearray(Path(path).read_bytes())
+        content[middle : middle + 400] = bytes(400)
+        Path(path).write_bytes(content)
+        with pytest.raises(InputError, match=r"flipped\.root"):
+            prepare(one_file(path), client)
 
     def test_anywhere_in_a_file(self, one_file, client, tmp_path, plain):
         """Header, keys, streamers, tree or baskets: the same events or a clear error, and always an end."""
