@@ -310,6 +310,7 @@ def read(
         except (OSError, TimeoutError):
             raise
         except Exception as error:
+            _raise_if_disconnected(error, address)
             raise InputError(
                 f"{address}: entries {chunk.start} to {chunk.stop} cannot be decoded: "
                 f"{type(error).__name__}: {error}"
@@ -378,6 +379,7 @@ def _tree(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
             raise InputError(f"{address}: {_reason(error)}; check fileset.{file.dataset}") from error
         raise
     except Exception as error:
+        _raise_if_disconnected(error, address)
         raise InputError(f"{address}: not a readable ROOT file: {_reason(error)}") from error
     with opened:
         try:
@@ -391,7 +393,20 @@ def _tree(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
             raise InputError(
                 f"{address}: no tree is called {file.tree}; there are: {', '.join(trees) or 'none'}"
             ) from None
+        except OSError:
+            raise
+        except Exception as error:
+            _raise_if_disconnected(error, address)
+            raise InputError(
+                f"{address}: the description of {file.tree} is damaged: {type(error).__name__}: {_reason(error)}"
+            ) from None
         yield tree
+
+
+def _raise_if_disconnected(error: Exception, address: str) -> None:
+    """Raise an OSError where a remote file was closed under us: fsspec-xrootd then raises a ValueError."""
+    if "://" in address and isinstance(error, ValueError) and "closed file" in str(error):
+        raise OSError(f"{address}: the connection was lost while the file was read") from error
 
 
 def _set_environment(xrootd: XRootD) -> None:

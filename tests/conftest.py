@@ -5,18 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import socket
-import subprocess
-import tempfile
-import time
 import uuid
-from contextlib import contextmanager
 from pathlib import Path
 
 import events as made
 import pytest
 import ranks
 from distributed import Client, LocalCluster
+from servers import xrootd_server
 
 from hepdask.config import Config
 
@@ -117,72 +113,9 @@ def horovod():
     require(built, f"Horovod for TensorFlow is not built here ({package})")
 
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-class XRootDServer:
-    """A real XRootD server on loopback that serves one folder."""
-
-    def __init__(self, folder, work):
-        self.folder = folder
-        self.port = free_port()
-        self.url = f"root://127.0.0.1:{self.port}/"
-        self._config = work / "xrootd.cfg"
-        self._log = work / "xrootd.log"
-        self._config.write_text(
-            f"all.role server\nall.export /\noss.localroot {folder}\nxrd.port {self.port}\n"
-            f"xrd.allow host 127.0.0.1\nxrd.allow host localhost\nall.adminpath {work}/admin\nall.pidpath {work}/pid\n"
-        )
-        self.process = None
-
-    def start(self):
-        user = ["-R", "nobody"] if os.geteuid() == 0 else []
-        self.process = subprocess.Popen(
-            ["xrootd", "-c", str(self._config), "-l", str(self._log), *user],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-        )
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        log = self._log.read_text() if self._log.exists() else "it wrote no log"
-        raise RuntimeError(f"xrootd did not start: {log}")
-
-    def stop(self):
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-
-@contextmanager
-def xrootd_server(folder, work):
-    require(shutil.which("xrootd"), "the xrootd server is not installed (apt install xrootd-server)")
-    server = XRootDServer(folder, work)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
 @pytest.fixture
 def xrootd(sample_files):
-    """Serve the sample files, from a folder that an unprivileged server can reach."""
-    with tempfile.TemporaryDirectory(prefix="hepdask-xrootd-") as root:
-        folder, work = Path(root, "served"), Path(root, "work")
-        folder.mkdir()
-        work.mkdir()
-        for path in sample_files.values():
-            shutil.copy(path, folder)
-        os.chmod(root, 0o755)
-        if os.geteuid() == 0:
-            shutil.chown(work, "nobody")
-        with xrootd_server(folder, work) as server:
-            yield server
+    """Serve the sample files over XRootD."""
+    require(shutil.which("xrootd"), "the xrootd server is not installed (apt install xrootd-server)")
+    with xrootd_server(sample_files.values()) as server:
+        yield server

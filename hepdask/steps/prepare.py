@@ -116,6 +116,7 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
         ledger.check()
         if missing:
             there |= _process(missing, config, cluster.client_when_compiled(), ledger)
+            writer.tidy(path)
         parts = [there[chunk.name] for chunk in plan if chunk.name in there]
         if not any(part["events"] for part in parts):
             raise InputError(

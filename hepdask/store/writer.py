@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hepdask.store.lock import LOCK
 
 _CHUNK_BYTES = 4 << 20
 _TEMPORARY = ".writing-"
+_REMOVED = ".removed-"
 _READERS = 16
 
 
@@ -48,7 +50,20 @@ def start_store(path: Path, identity: Mapping[str, Any]) -> None:
         root.create_group(PARTS)
         return
     refuse_others(path, identity)
+    tidy(path)
+
+
+def tidy(path: Path) -> None:
+    """Remove what tasks that died have left.
+
+    One that only seemed dead must not move a half-empty folder into place: the folder gets another name first.
+    """
+    if not is_local(path):
+        return
     for leftover in (path / PARTS).glob(_TEMPORARY + "*"):
+        with suppress(FileNotFoundError):
+            os.rename(leftover, path / PARTS / f"{_REMOVED}{uuid.uuid4().hex}")
+    for leftover in (path / PARTS).glob(_REMOVED + "*"):
         remove(leftover)
 
 
@@ -80,7 +95,11 @@ def refuse_others(path: Path, identity: Mapping[str, Any]) -> None:
 def parts(path: Path) -> dict[str, dict[str, Any]]:
     """Read what all complete parts of a store say of themselves, by name."""
     folder = path / PARTS
-    names = [part.name for part in folder.iterdir() if not part.name.startswith((_TEMPORARY, "zarr.json"))]
+    names = [
+        part.name
+        for part in folder.iterdir()
+        if not part.name.startswith((_TEMPORARY, _REMOVED, "zarr.json"))
+    ]
     with ThreadPoolExecutor(_READERS) as pool:
         found = zip(names, pool.map(lambda name: part_attributes(path, name), names), strict=True)
         return {name: attributes for name, attributes in found if attributes is not None}
@@ -179,6 +198,9 @@ def round_mantissa(values: NDArray[np.float32], bits: int) -> NDArray[np.float32
 
 
 def _move(temporary: Path, place: Path) -> None:
+    if not all((temporary / array / "zarr.json").exists() for array in DTYPES):
+        remove(temporary)
+        raise StoreError(f"{temporary}: removed by another driver while it was written")
     try:
         os.rename(temporary, place)
     except OSError:
