@@ -18,7 +18,7 @@
 #include <thread>
 #include <utility>
 #include <vector>
-#if defined(__AVX512F__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -38,8 +38,7 @@ constexpr int LANES = 16;
 constexpr int PARTS = LANES / WIDTH;
 constexpr int MOST = (REGISTERS == 32 ? 26 : 12) / PARTS > 3 ? (REGISTERS == 32 ? 26 : 12) / PARTS : 3;
 constexpr int ROWS = REGISTERS == 32 ? 5 : 4, COLUMNS = REGISTERS == 32 ? 5 : 3;
-constexpr int CHUNK = 32;        // steps of one product of the weight gradient
-constexpr int NEAR = 3 * ROWS;   // rows of it whose operands stay in the first cache
+constexpr int CHUNK = 64;  // steps of one product of the weight gradient
 
 typedef float Vec __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t Int __attribute__((vector_size(4 * WIDTH)));
@@ -434,6 +433,11 @@ void forward_tile(const Packed& packed, const Input& input, const Tiles& tiles, 
 
 // ------------------------------------------------------------------------------------------------------- backward
 
+// What the step before will need, on its way while this one is computed.
+inline void prefetch(const float* from, int64_t floats) {
+    for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(from + i);
+}
+
 // The gradients of the gates before their activation take the places of what was saved of them.
 void gru_gates(const Shape& s, const float* state, float* saved, const float* gradient, float* passed) {
     const int slot = s.units * LANES;
@@ -505,22 +509,21 @@ void product_block(const float* a, int a_step, const float* b, int b_step, int s
 
 // out[i, j] += sum over steps and lanes of a[step, i] b[step, j]
 void add_outer(const float* a, int a_step, int rows, const float* b, int b_step, int columns, int steps, float* out, int out_row) {
-    const int up = blocks(rows, ROWS), across = blocks(columns, COLUMNS), near = NEAR / ROWS;
-    for (int group = 0; group < up; group += near)
-        for (int y = 0; y < across; ++y) {
-            const int j = begin(y, columns, across), wide = begin(y + 1, columns, across) - j;
-            for (int x = group; x < std::min(group + near, up); ++x) {
-                const int i = begin(x, rows, up), high = begin(x + 1, rows, up) - i;
-                float block[ROWS * COLUMNS];
-                with<ROWS>(high, [&](auto I) {
-                    with<COLUMNS>(wide, [&](auto J) {
-                        product_block<I, J>(a + i * LANES, a_step, b + j * LANES, b_step, steps, block);
-                    });
+    const int up = blocks(rows, ROWS), across = blocks(columns, COLUMNS);
+    for (int y = 0; y < across; ++y) {
+        const int j = begin(y, columns, across), wide = begin(y + 1, columns, across) - j;
+        for (int x = 0; x < up; ++x) {
+            const int i = begin(x, rows, up), high = begin(x + 1, rows, up) - i;
+            float block[ROWS * COLUMNS] = {};
+            with<ROWS>(high, [&](auto I) {
+                with<COLUMNS>(wide, [&](auto J) {
+                    product_block<I, J>(a + i * LANES, a_step, b + j * LANES, b_step, steps, block);
                 });
-                for (int k = 0; k < high; ++k)
-                    for (int l = 0; l < wide; ++l) out[(i + k) * out_row + j + l] += block[k * wide + l];
-            }
+            });
+            for (int k = 0; k < high; ++k)
+                for (int l = 0; l < wide; ++l) out[(i + k) * out_row + j + l] += block[k * wide + l];
         }
+    }
 }
 
 // Gradients of a tile in the order of the slots: kernel and bias (F + 1, N), recurrent kernel (H, N); GRU: recurrent
@@ -539,6 +542,7 @@ void backward_tile(const Packed& packed, const float* state_out, const Memory& m
         const int64_t start = std::max<int64_t>(0, end - CHUNK);
         for (int64_t t = end - 1; t >= start; --t) {
             float* saved = memory.saved(t);
+            if (t > 0) prefetch(memory.saved(t - 1), s.saved());
             if (s.cell == GRU) gru_gates(s, memory.operand(t) + (F + 1) * LANES, saved, gradient, passed);
             else lstm_gates(s, memory.cell(t), memory.cell(t + 1), saved, gradient, cell_gradient, passed);
             state_gradient(packed, saved + s.recurrent_slot() * H * LANES, passed);
@@ -574,10 +578,20 @@ void to_keras(const Shape& s, const float* mine, float* kernel, float* recurrent
     std::memcpy(bias + N + 2 * H, own + H * N, 4 * H);
 }
 
+// Gradients that fade over hundreds of steps become subnormal, which x86 computes a hundred times more slowly.
+struct FlushSubnormal {
+#if defined(__x86_64__)
+    unsigned before = _mm_getcsr();
+    FlushSubnormal() { _mm_setcsr(before | 0x8040); }
+    ~FlushSubnormal() { _mm_setcsr(before); }
+#endif
+};
+
 template <class F>
 void in_parallel(int64_t count, int threads, F&& f) {
     std::atomic<int64_t> next{0};
     auto work = [&] {
+        const FlushSubnormal flush;
         for (int64_t i; (i = next++) < count;) f(i);
     };
     std::vector<std::thread> others;
