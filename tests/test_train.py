@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import require
 
-from hepdask import evaluate, models, open_store, prepare, train
-from hepdask.batches import Batches
+from hepdask import evaluate, models, open_store, order, prepare, train
+from hepdask.batches import Batches, Reading, padded
 from hepdask.config import Models
 from hepdask.errors import ConfigError, StoreError, TrainingError
 from hepdask.names import HIGH_LEVEL, PARTICLE
@@ -44,67 +44,85 @@ def with_training(config, **training):
     return config.model_copy(update={"training": config.training.model_copy(update=training)})
 
 
-def test_batches_hold_every_event_once_whatever_the_number_of_ranks(config):
+def batches_of(store, sample="fit", batch_size=16, memory=2**30, **more):
+    return Batches(Reading(store, sample, memory), store.high_level_scaler, list(range(14)), batch_size, **more)
+
+
+def identities(batch):
+    return list(zip(batch.source.part[batch.events], batch.source.entry[batch.events], strict=True))
+
+
+@pytest.mark.parametrize("memory", [2**30, 100_000], ids=["in memory", "streamed"])
+@pytest.mark.parametrize("size", [1, 2, 3, 16])
+def test_every_event_is_in_one_batch_whatever_the_number_of_ranks(config, memory, size):
     store = open_store(config.store_path)
+    alone = list(batches_of(store, memory=memory).shuffled(1, 0))
+    ranks = [list(batches_of(store, memory=memory, rank=r, size=size).shuffled(1, 0)) for r in range(size)]
+    assert len({len(rank) for rank in ranks}) == 1, "a rank with fewer steps would hang the others"
+    assert Reading(store, "fit", memory).fits == (memory == 2**30)
+    seen = []
+    for one, step in zip(alone, zip(*ranks, strict=True), strict=True):
+        mine = [event for batch in step if batch.weight.all() for event in identities(batch)]
+        assert sorted(mine) == sorted(identities(one)), "the global batches are the same"
+        assert sum(batch.weight.sum() for batch in step) == pytest.approx(1)
+        seen += mine
     fit = store.events("fit")
-    for size in (1, 2, 3, 16):
-        ranks = [
-            list(
-                Batches(
-                    fit,
-                    {"high_level": list(range(14))},
-                    store.high_level_scaler,
-                    store.particle_scaler,
-                    801,
-                    16,
-                    r,
-                    size,
-                ).shuffled(1, 0)
-            )
-            for r in range(size)
-        ]
-        seen = np.concatenate([batch.events[batch.weight > 0] for rank in ranks for batch in rank])
-        assert sorted(seen) == list(range(len(fit)))
-        assert len({len(rank) for rank in ranks}) == 1, "a rank with fewer steps would hang the others"
-        for step in zip(*ranks, strict=True):
-            assert sum(batch.weight.sum() for batch in step) == pytest.approx(1)
+    assert sorted(seen) == sorted(zip(fit.part, fit.entry, strict=True))
 
 
-def test_batches_are_the_scaled_sequences_of_the_store(config):
+@pytest.mark.parametrize("memory", [2**30, 100_000], ids=["in memory", "streamed"])
+def test_padded_batches_are_the_scaled_sequences_of_the_store(config, memory):
     store = open_store(config.store_path)
-    events = store.events()
-    batches = Batches(
-        events,
-        {"particles": list(range(19)), "high_level": list(range(14))},
-        store.high_level_scaler,
-        store.particle_scaler,
-        801,
-        8,
-    )
-    batch = next(batches.in_order())
-    longest = np.diff(events.offsets)[:8].max()
-    assert batch.inputs["particles"].shape == (8, longest, len(PARTICLE))
-    for i in range(8):
-        assert batch.inputs["particles"][i] == pytest.approx(store.sequence(i)[:longest], rel=1e-6, abs=1e-6)
+    assert sum(batch.size for batch in batches_of(store, "test", 8, memory).in_order()) == len(store.labels("test"))
+    at = 0
+    for batch in batches_of(store, None, 8, memory).in_order():
+        rows = padded(batch, store.particle_scaler, list(range(19)), 801)
+        assert rows.shape == (len(batch.events), batch.length.max(), len(PARTICLE))
+        for row in rows:
+            assert row == pytest.approx(store.sequence(at)[: len(row)], rel=1e-6, abs=1e-6)
+            at += 1
+    assert at == len(store)
 
 
 def test_the_order_depends_on_seed_and_epoch_alone(config):
-    store = open_store(config.store_path)
-    batches = Batches(
-        store.events("fit"),
-        {"high_level": list(range(14))},
-        store.high_level_scaler,
-        store.particle_scaler,
-        801,
-        16,
-    )
+    batches = batches_of(open_store(config.store_path))
 
-    def order(seed, epoch):
-        return np.concatenate([batch.events for batch in batches.shuffled(seed, epoch)]).tolist()
+    def found(seed, epoch):
+        return [event for batch in batches.shuffled(seed, epoch) for event in identities(batch)]
 
-    assert order(1, 0) == order(1, 0)
-    assert order(1, 0) != order(1, 1)
-    assert order(1, 0) != order(2, 0)
+    assert found(1, 0) == found(1, 0)
+    assert found(1, 0) != found(1, 1)
+    assert found(1, 0) != found(2, 0)
+
+
+def test_lengths_in_a_batch_are_spread_as_in_random_batches():
+    """Tiles of like length must not make batches unlike each other: no more than chance does."""
+    rng = np.random.default_rng(3)
+    lengths = np.minimum(801, rng.gamma(2.0, 100.0, 20_000).astype(int) + 1)
+    tiled = order.batches(rng.permutation(len(lengths)), lengths, 128, 8192, rng)[:-1]
+    chance = [rng.choice(len(lengths), 128, replace=False) for _ in tiled]
+
+    def distance(batch):
+        """Kolmogorov and Smirnov's, from the lengths of all events."""
+        grid = np.sort(lengths[batch])
+        return np.abs(np.searchsorted(np.sort(lengths), grid) / len(lengths) - (np.arange(128) + 0.5) / 128).max()
+
+    def spread(batches):
+        return np.std([lengths[batch].mean() for batch in batches])
+
+    assert spread(tiled) < spread(chance)
+    assert np.mean([lengths[batch].mean() for batch in tiled]) == pytest.approx(lengths.mean(), rel=0.01)
+    assert max(map(distance, tiled)) < 1.63 / np.sqrt(128), "the test tells a batch from a random one, at 1 %"
+
+
+def test_ranks_get_equal_work():
+    rng = np.random.default_rng(4)
+    for size in (2, 4, 8):
+        lengths = np.minimum(801, rng.gamma(2.0, 100.0, 64 * size).astype(int) + 1)
+        shares = order.shares(lengths, size)
+        assert sorted(np.concatenate(shares)) == list(range(len(lengths)))
+        work = np.array([lengths[share].sum() for share in shares])
+        assert work.max() < 1.25 * work.mean()
 
 
 def test_padding_does_not_change_scores():
@@ -197,9 +215,8 @@ def test_the_published_form_is_trained_on_all_rows(make_config, client):
     config = make_config(physics={"convention": "reference"}, **SMALL)
     store = prepare(config, client).store
     assert train(config, "inclusive", client)[0].record["scaling"]["particles"] is None
-    inputs = {"particles": list(range(19)), "high_level": list(range(14))}
-    batches = Batches(store.events("test"), inputs, store.high_level_scaler, store.particle_scaler, 801, 4)
-    assert next(batches.in_order()).inputs["particles"].shape == (4, 801, 19)
+    batch = next(batches_of(store, "test", 4).in_order())
+    assert padded(batch, None, list(range(19)), 801).shape == (4, 801, 19)
 
 
 def test_no_store(make_config, client):

@@ -67,7 +67,9 @@ def library() -> ctypes.CDLL:
     try:
         return _declare(ctypes.CDLL(str(path)))
     except OSError as error:
-        raise KernelMissing(f"{path}: the recurrent kernel cannot be loaded ({error}); remove the file") from None
+        raise KernelMissing(
+            f"{path}: the recurrent kernel cannot be loaded ({error}); remove the file"
+        ) from None
 
 
 def build(cache: Path | None = None, options: tuple[str, ...] | None = None) -> Path:

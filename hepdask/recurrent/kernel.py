@@ -243,7 +243,10 @@ def expand(particles: Stored) -> _Floats:
 
 def _contiguous(weights: Weights) -> Weights:
     return Weights(
-        *(np.ascontiguousarray(array, np.float32) for array in (weights.kernel, weights.recurrent, weights.bias))
+        *(
+            np.ascontiguousarray(array, np.float32)
+            for array in (weights.kernel, weights.recurrent, weights.bias)
+        )
     )
 
 

@@ -22,6 +22,9 @@ from hepdask.steps.prepare import open_prepared
 from hepdask.store import Store
 from hepdask.training import ENVIRONMENT, TrainedModel, train_rank
 
+#: Settings of training on which the weights depend.
+_DECISIVE = {"ranks", "seed", "memory_gib", "window", "class_weights", "early_stopping", "rate_per_rank"}
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -120,7 +123,7 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
     begin = time.monotonic()
     with Listener(name) as listener:
         results: list[TrainedModel | None] = distributed.run(
-            train_rank, name, config, store.path.absolute(),
+            train_rank, name, config, store.path.absolute(), folder.absolute() / "logs" / "tensorboard",
             client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
             timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
             on_output=listener, log_dir=folder / "logs",
@@ -146,6 +149,7 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
             "cores per rank": training.cores_per_rank,
             "wall_s": time.monotonic() - begin,
             "cpu_s": trained.cpu_s,
+            "computed by": trained.way,
         },
     }
     (folder / "training.json").unlink(missing_ok=True)  # a new model never stands beside an old record
@@ -161,8 +165,7 @@ def training_key(store: Store, config: Config, name: str) -> str:
             store.fingerprint,
             config.split.model_dump(mode="json"),
             models.settings(name, config.models).model_dump(mode="json"),
-            config.training.seed,
-            config.training.ranks,
+            config.training.model_dump(mode="json", include=_DECISIVE),
         ]
     )
 
