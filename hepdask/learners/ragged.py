@@ -56,15 +56,11 @@ class Ragged:
         own = [layer.cell.kernel, layer.cell.recurrent_kernel, layer.cell.bias]
         ids = {id(variable) for variable in own}
         rest = [variable for variable in model.trainable_variables if id(variable) not in ids]
-        takes_high_level = "high_level" in model.input
-        inputs = {"state": layer.output}
-        if takes_high_level:
-            inputs["high_level"] = model.input["high_level"]
-        head = keras.Model(inputs, model.output)
+        more = [model.input["high_level"]] if "high_level" in model.input else []
+        head = keras.Model([layer.output, *more], model.output)
 
         def call(state: Any, high_level: Any, training: bool) -> Any:
-            given = {"state": state, "high_level": high_level} if takes_high_level else {"state": state}
-            return head(given, training=training)
+            return head([state, high_level] if more else [state], training=training)
 
         @tf.function(reduce_retracing=True, autograph=False)
         def step(state: Any, high_level: Any, label: Any, weight: Any) -> Any:
