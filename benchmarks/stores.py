@@ -43,7 +43,9 @@ def make_store(path: Path, particles: NDArray[np.int64], seed: int = 1, parts: i
     parts : int
         Parts of the store.
     """
-    config = Config()
+    config = Config.model_validate(
+        {"split": {"test_fraction": 0.0, "validation_fraction": 0.0, "balance": False}}
+    )
     classes = list(config.physics.classes)
     writer.start_store(path, {"benchmark": "synthetic"})
     rng = np.random.default_rng(seed)
@@ -77,7 +79,9 @@ def _arrays(particles: NDArray[np.int64], label: int, rng: np.random.Generator) 
     columns: dict[str, NDArray] = {
         name: rng.normal(size=count).astype(np.float32) for name in ("vtxX", "vtxY", "vtxZ")
     }
-    columns |= {name: rng.exponential(size=count).astype(np.float32) for name in ("ChPFIso", "GammaPFIso", "NeuPFIso")}
+    columns |= {
+        name: rng.exponential(size=count).astype(np.float32) for name in ("ChPFIso", "GammaPFIso", "NeuPFIso")
+    }
     columns["Pt"] = (0.5 + rng.exponential(1.0 + 0.2 * label, count)).astype(np.float32)
     columns["Eta"] = rng.uniform(-3, 3, count).astype(np.float32)
     columns["Phi"] = rng.uniform(-np.pi, np.pi, count).astype(np.float32)

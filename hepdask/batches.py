@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from hepdask import order
 from hepdask.ahead import ahead
+from hepdask.errors import TrainingError
 from hepdask.features import sequences
+from hepdask.features.columns import first_not_finite
 from hepdask.scaling import Scaler
 from hepdask.store import Events, Store
 from hepdask.store.layout import PARTICLE_DTYPES
@@ -98,14 +100,19 @@ class Reading:
         return int(self.counts.sum())
 
     @property
+    def bytes(self) -> int:
+        """Size of the parts that hold the sample."""
+        return int(self._bytes.sum())
+
+    @property
     def fits(self) -> bool:
         """Whether the sample is loaded once."""
-        return bool(self._bytes.sum() <= 2 * _BLOCK_SHARE * self._memory)
+        return self.bytes <= 2 * _BLOCK_SHARE * self._memory
 
     @cached_property
     def whole(self) -> Events:
         """All events, in the order of the store."""
-        return self.store.events(self.sample, particles=self.particles)
+        return self._load(None)
 
     def blocks(self, rng: np.random.Generator | None = None) -> Iterator[Events]:
         """Go through the sample.
@@ -124,11 +131,35 @@ class Reading:
         block: list[int] = []
         for part in parts.tolist():
             if block and self._bytes[[*block, part]].sum() > _BLOCK_SHARE * self._memory:
-                yield self.store.events(self.sample, block, self.particles)
+                yield self._load(block)
                 block = []
             block.append(part)
         if block:
-            yield self.store.events(self.sample, block, self.particles)
+            yield self._load(block)
+
+    def _load(self, parts: list[int] | None) -> Events:
+        events = self.store.events(self.sample, parts, self.particles)
+        wrong = _first_not_finite(events)
+        if wrong is not None:
+            event, what = wrong
+            file, entry = self.store.parts[events.part[event]]["file"], events.entry[event]
+            raise TrainingError(
+                f"{file} entry {entry}: {what} is not a finite number; look at the file, or prepare the store again "
+                "without it"
+            )
+        return events
+
+
+def _first_not_finite(events: Events) -> tuple[int, str] | None:
+    """Find an event with a NaN or an infinity, and say what of it."""
+    finite = np.isfinite(events.high_level).all(axis=1)
+    if not finite.all():
+        return int(np.argmin(finite)), "a high-level feature"
+    for name, column in events.particles.items():
+        place = first_not_finite(column) if column.dtype.kind == "f" else -1
+        if place >= 0:
+            return int(np.searchsorted(events.offsets, place, side="right")) - 1, f"{name} of a particle"
+    return None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ def sigmoid(x):
 
 def gru(weights, rows, gradient):
     """One event, in float64: its last state, and the gradients of the weights."""
-    kernel, recurrent, bias = (w.astype(np.float64) for w in (weights.kernel, weights.recurrent, weights.bias))
+    kernel, recurrent, bias = (
+        w.astype(np.float64) for w in (weights.kernel, weights.recurrent, weights.bias)
+    )
     units = len(recurrent)
     state, steps = np.zeros(units), []
     for x in rows.astype(np.float64):
@@ -55,7 +57,9 @@ def gru(weights, rows, gradient):
 
 
 def lstm(weights, rows, gradient):
-    kernel, recurrent, bias = (w.astype(np.float64) for w in (weights.kernel, weights.recurrent, weights.bias))
+    kernel, recurrent, bias = (
+        w.astype(np.float64) for w in (weights.kernel, weights.recurrent, weights.bias)
+    )
     units = len(recurrent)
     state, cell, steps = np.zeros(units), np.zeros(units), []
     for x in rows.astype(np.float64):
@@ -119,7 +123,9 @@ def check(cell, units, features, lengths, seed, recurrent=None):
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize(("features", "units"), [(19, 50), (3, 7), (1, 1), (19, 64)])
 def test_states_and_gradients_are_those_of_float64(cell, features, units):
-    check(cell, units, features, [0, 1, 801, 2, 63, 64, 65, 17, 16, 15, 128, 0, 30, 30, 30, 30, 30, 200, 7], 5)
+    check(
+        cell, units, features, [0, 1, 801, 2, 63, 64, 65, 17, 16, 15, 128, 0, 30, 30, 30, 30, 30, 200, 7], 5
+    )
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
@@ -153,7 +159,9 @@ def test_a_padded_masked_keras_layer_agrees(cell):
     found = recurrent.forward(Weights(*layer.get_weights()), Rows(rows), first, length)
     gradients = recurrent.backward(gradient)
     close(found, wanted.numpy())
-    for mine, theirs in zip((gradients.kernel, gradients.recurrent, gradients.bias), wanted_gradients, strict=True):
+    for mine, theirs in zip(
+        (gradients.kernel, gradients.recurrent, gradients.bias), wanted_gradients, strict=True
+    ):
         close(mine, theirs.numpy())
 
 
@@ -171,7 +179,9 @@ def test_threads_and_order_do_not_matter():
     for name in ("kernel", "recurrent", "bias"):
         assert (getattr(results[0][1], name) == getattr(results[1][1], name)).all()
     shuffled = rng.permutation(100)
-    assert (Recurrent("gru").forward(weights, Rows(rows), first[shuffled], length[shuffled]) == state[shuffled]).all()
+    assert (
+        Recurrent("gru").forward(weights, Rows(rows), first[shuffled], length[shuffled]) == state[shuffled]
+    ).all()
 
 
 @pytest.mark.parametrize("target", ["x86-64", "x86-64-v3", "x86-64-v4"])
@@ -179,7 +189,9 @@ def test_every_kind_of_processor(target, monkeypatch, tmp_path):
     """The same source for narrower registers, as far as this machine can run them."""
     levels = ["x86-64", *reversed(build._LEVELS)]
     here = build.target()
-    require(here and levels.index(here[0].removeprefix("-march=")) >= levels.index(target), f"no {target} here")
+    require(
+        here and levels.index(here[0].removeprefix("-march=")) >= levels.index(target), f"no {target} here"
+    )
     loaded = build._declare(ctypes.CDLL(str(build.build(tmp_path, (f"-march={target}",)))))
     monkeypatch.setattr(kernel_module, "library", lambda: loaded)
     for cell in ("gru", "lstm"):
@@ -205,7 +217,9 @@ def test_features_are_made_as_everywhere_else():
     plain = Scaler(np.zeros(19, np.float32), np.ones(19, np.float32))
     wanted = expand_float64(columns, np.float64)[chosen].T
     found = expand(Stored(columns, plain, chosen))
-    momentum = np.maximum(np.abs(wanted), columns["Pt"][:, None])  # a component may cancel, the vector does not
+    momentum = np.maximum(
+        np.abs(wanted), columns["Pt"][:, None]
+    )  # a component may cancel, the vector does not
     assert (np.abs(found - wanted) <= 1e-6 * momentum).all()
     scaler = Scaler(rng.normal(size=19).astype(np.float32), rng.uniform(0.1, 2, 19).astype(np.float32))
     rows = scaler(np.stack(list(expand_columns(columns).values()), axis=1))

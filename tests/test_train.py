@@ -45,7 +45,9 @@ def with_training(config, **training):
 
 
 def batches_of(store, sample="fit", batch_size=16, memory=2**30, **more):
-    return Batches(Reading(store, sample, memory), store.high_level_scaler, list(range(14)), batch_size, **more)
+    return Batches(
+        Reading(store, sample, memory), store.high_level_scaler, list(range(14)), batch_size, **more
+    )
 
 
 def identities(batch):
@@ -73,7 +75,9 @@ def test_every_event_is_in_one_batch_whatever_the_number_of_ranks(config, memory
 @pytest.mark.parametrize("memory", [2**30, 100_000], ids=["in memory", "streamed"])
 def test_padded_batches_are_the_scaled_sequences_of_the_store(config, memory):
     store = open_store(config.store_path)
-    assert sum(batch.size for batch in batches_of(store, "test", 8, memory).in_order()) == len(store.labels("test"))
+    assert sum(batch.size for batch in batches_of(store, "test", 8, memory).in_order()) == len(
+        store.labels("test")
+    )
     at = 0
     for batch in batches_of(store, None, 8, memory).in_order():
         rows = padded(batch, store.particle_scaler, list(range(19)), 801)
@@ -105,7 +109,9 @@ def test_lengths_in_a_batch_are_spread_as_in_random_batches():
     def distance(batch):
         """Kolmogorov and Smirnov's, from the lengths of all events."""
         grid = np.sort(lengths[batch])
-        return np.abs(np.searchsorted(np.sort(lengths), grid) / len(lengths) - (np.arange(128) + 0.5) / 128).max()
+        return np.abs(
+            np.searchsorted(np.sort(lengths), grid) / len(lengths) - (np.arange(128) + 0.5) / 128
+        ).max()
 
     def spread(batches):
         return np.std([lengths[batch].mean() for batch in batches])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import time
@@ -81,8 +82,8 @@ def train(config: Config, model: str | None = None, client: Client | None = None
     """
     require_horovod(config)
     store = open_prepared(config)
-    _check(store, config)
     names: Sequence[str] = (model,) if model else config.training.models
+    _check(store, config, names)
     for name in names:
         models.inputs(
             name, config.models, store.features["hlf"]
@@ -121,7 +122,7 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
     folder = config.folder / "models" / name
     training = config.training
     begin = time.monotonic()
-    with Listener(name) as listener:
+    with Listener(name, folder / "history.csv") as listener:
         results: list[TrainedModel | None] = distributed.run(
             train_rank, name, config, store.path.absolute(), folder.absolute() / "logs" / "tensorboard",
             client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
@@ -170,7 +171,7 @@ def training_key(store: Store, config: Config, name: str) -> str:
     )
 
 
-def _check(store: Store, config: Config) -> None:
+def _check(store: Store, config: Config, names: Sequence[str]) -> None:
     counts = np.bincount(store.labels("fit"), minlength=len(store.classes))
     missing = [name for name, count in zip(store.classes, counts, strict=True) if not count]
     if len(store.classes) - len(missing) < 2:
@@ -180,17 +181,31 @@ def _check(store: Store, config: Config) -> None:
         )
     for name in missing:
         say(f"warning: no training event of class {name}; the models cannot learn it")
-    if counts.sum() < config.training.ranks:
-        raise TrainingError(
-            f"{counts.sum()} training events cannot be shared by {config.training.ranks} ranks"
-        )
+    for name in names:
+        wanted = models.settings(name, config.models).batch_size
+        if counts.sum() < max(wanted, config.training.ranks):
+            raise TrainingError(
+                f"{counts.sum()} training events do not fill one batch of {wanted} over {config.training.ranks} ranks; "
+                f"prepare more events, or lower models.{name}.batch_size or training.ranks"
+            )
 
 
 class Listener(AbstractContextManager["Listener"]):
-    """Shows what rank 0 tells of itself, and passes other output on."""
+    """Shows what rank 0 tells of itself, writes its epochs into a table, and passes other output on.
 
-    def __init__(self, name: str) -> None:
+    Parameters
+    ----------
+    name : str
+        The model.
+    table : Path
+        A CSV file, one line an epoch as it ends; a file that is there is replaced.
+    """
+
+    def __init__(self, name: str, table: Path) -> None:
         self._name = name
+        self._table = table
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.unlink(missing_ok=True)
         self._tracker: Tracker | None = None
         self._shown: AbstractContextManager[Tracker] | None = None
         self._done = 0
@@ -208,12 +223,24 @@ class Listener(AbstractContextManager["Listener"]):
         self._tracker.advance(message["done"] - self._done)
         self._done = message["done"]
         if "epoch" in message:
+            self._write(message)
             watched = f", val_loss {message['val_loss']:.4f}, val_accuracy {message['val_accuracy']:.4f}"
             say(
                 f"{self._name} epoch {message['epoch']}/{message['epochs']}: loss {message['loss']:.4f}, "
                 f"accuracy {message['accuracy']:.4f}{watched if 'val_loss' in message else ''}, "
                 f"{message['events_per_second']:,.0f} events/s"
             )
+
+    def _write(self, message: dict[str, Any]) -> None:
+        row = {
+            key: value for key, value in message.items() if key not in ("model", "done", "total", "epochs")
+        }
+        new = not self._table.exists()
+        with self._table.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
 
     def __exit__(self, *error: object) -> None:
         if self._shown is not None:
