@@ -5,13 +5,14 @@ import json
 import events as made
 import numpy as np
 import pytest
+import zarr
 from conftest import require
 
-from hepdask import evaluate, models, open_store, order, prepare, train
+from hepdask import evaluate, open_store, order, prepare, train
 from hepdask.batches import Batches, Reading, padded
-from hepdask.config import Models
 from hepdask.errors import ConfigError, StoreError, TrainingError
-from hepdask.names import HIGH_LEVEL, PARTICLE
+from hepdask.names import PARTICLE
+from hepdask.store.layout import checksum
 from hepdask.training import train_rank
 
 
@@ -42,6 +43,13 @@ def config(make_config, client):
 
 def with_training(config, **training):
     return config.model_copy(update={"training": config.training.model_copy(update=training)})
+
+
+def with_models(config, **settings):
+    changed = {
+        name: getattr(config.models, name).model_copy(update=values) for name, values in settings.items()
+    }
+    return config.model_copy(update={"models": config.models.model_copy(update=changed)})
 
 
 def batches_of(store, sample="fit", batch_size=16, memory=2**30, **more):
@@ -131,48 +139,99 @@ def test_ranks_get_equal_work():
         assert work.max() < 1.25 * work.mean()
 
 
-def test_padding_does_not_change_scores():
-    model = models.build("inclusive", Models(), models.inputs("inclusive", Models(), HIGH_LEVEL), 3)
-    rng = np.random.default_rng(0)
-    inputs = {
-        "particles": rng.normal(size=(2, 7, 19)).astype("f4"),
-        "high_level": rng.normal(size=(2, 14)).astype("f4"),
-    }
-    longer = {
-        **inputs,
-        "particles": np.concatenate([inputs["particles"], np.zeros((2, 50, 19), "f4")], axis=1),
-    }
-    assert model.predict(inputs, verbose=0) == pytest.approx(model.predict(longer, verbose=0), abs=1e-6)
-
-
-def test_the_published_sizes():
-    assert (
-        models.build("hlf", Models(), models.inputs("hlf", Models(), HIGH_LEVEL), 3).count_params()
-        == 14 * 50 + 50 + 50 * 20 + 20 + 20 * 10 + 10 + 10 * 3 + 3
-    )
-    gru = 3 * (19 * 50 + 50 * 50 + 2 * 50)
-    assert models.build(
-        "inclusive", Models(), models.inputs("inclusive", Models(), HIGH_LEVEL), 3
-    ).count_params() == gru + (64 * 25 + 25) + (25 * 3 + 3)
-
-
-def test_two_ranks_train_as_one_does(config, client):
-    """The HLF network has no dropout: after three epochs of the same global batches the weights agree."""
+@pytest.mark.parametrize("name", ["hlf", "inclusive"])
+def test_two_ranks_train_as_one_does(config, client, name):
+    """Without dropout: after the same global batches the weights agree."""
     require(has_horovod(), "Horovod is not built (make horovod)")
+    calm = with_models(config, inclusive={"dropout": 0.0})
     weights = []
     for ranks in (1, 2):
-        alone = with_training(config, ranks=ranks).model_copy(update={"output": f"{config.output}-{ranks}"})
+        alone = with_training(calm, ranks=ranks).model_copy(update={"output": f"{config.output}-{ranks}"})
         alone = alone.model_copy(
             update={"store": config.store.model_copy(update={"path": str(config.store_path)})}
         )
-        trained = train(alone, "hlf", client)[0]
+        trained = train(alone, name, client)[0]
         assert trained.fresh
-        assert [row["epoch"] for row in trained.record["history"]] == [1, 2, 3]
-        import keras
-
-        weights.append(keras.models.load_model(trained.keras_file).get_weights())
+        assert len(trained.record["history"]) == getattr(calm.models, name).epochs
+        weights.append(weights_of(trained.keras_file))
     for one, two in zip(*weights, strict=True):
         assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+
+
+def weights_of(keras_file):
+    import keras
+
+    return keras.models.load_model(keras_file).get_weights()
+
+
+def trained_here(name, config, tmp_path, **more):
+    """Train in this process; the weights and the history."""
+    result = train_rank(name, config, config.store_path, **more)
+    file = tmp_path / "model.keras"
+    file.write_bytes(result.keras_file)
+    return weights_of(file), result
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("convention", ["corrected", "reference"])
+def test_the_kernel_trains_as_padded_keras_does(make_config, client, tmp_path, cell, convention):
+    """Dropout and all, for more than 20 steps of the optimizer."""
+    config = make_config(physics={"convention": convention}, **SMALL)
+    prepare(config, client)
+    config = with_models(config, inclusive={"cell": cell, "epochs": 3, "batch_size": 8})
+    found, fast = trained_here("inclusive", config, tmp_path)
+    wanted, plain = trained_here("inclusive", with_training(config, kernel=False), tmp_path)
+    assert "kernel" in fast.way
+    assert "training.kernel is off" in plain.way
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert np.abs(mine - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+def test_training_goes_on_from_a_snapshot(config, tmp_path):
+    config = with_models(config, inclusive={"epochs": 3, "batch_size": 16, "units": 4})
+    snapshots = []
+    wanted, whole = trained_here("inclusive", config, tmp_path, after_epoch=snapshots.append)
+    assert [snapshot.epoch for snapshot in snapshots] == [1, 2, 3]
+    found, resumed = trained_here("inclusive", config, tmp_path, resume=snapshots[0])
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert (mine == theirs).all()
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+
+
+def test_rates_fall_and_training_stops_early_at_the_best_weights(config, tmp_path):
+    falling = {"epochs": 40, "learning_rate": 0.05, "learning_rate_drops": {3: 0.5, 5: 0.1}}
+    config = with_training(with_models(config, hlf=falling), early_stopping=3, class_weights={"qcd": 2.0})
+    snapshots = []
+    found, result = trained_here(
+        "hlf", config, tmp_path, after_epoch=snapshots.append, log_folder=tmp_path / "tensorboard"
+    )
+    rates = [row["learning_rate"] for row in result.history]
+    assert rates[:6] == pytest.approx([0.05, 0.05, 0.025, 0.025, 0.005, 0.005][: len(rates)])
+    losses = [row["val_loss"] for row in result.history]
+    assert len(losses) < 40
+    assert len(losses) == np.argmin(losses) + 4
+    best = snapshots[int(np.argmin(losses))].variables
+    for mine, theirs in zip(found, best, strict=False):
+        assert (mine == theirs).all()
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_what_cannot_be_trained_on_is_named(config):
+    store = open_store(config.store_path)
+    many = with_models(config, hlf={"batch_size": 100_000})
+    with pytest.raises(
+        TrainingError, match=r"do not fill one batch of 100000 .* lower models\.hlf\.batch_size"
+    ):
+        train(many, "hlf")
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    part = next(part for part in manifest["parts"] if part["events"])
+    group = zarr.open_group(store.path / "parts" / part["name"], mode="r+")
+    for array, what in (("Pt", "Pt of a particle"), ("high_level", "a high-level feature")):
+        group[array][:] = np.full(group[array].shape, np.inf, np.float32)
+        part["checksums"][array] = checksum(group[array][:])
+        (store.path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(TrainingError, match=rf"\.root entry \d+: {what} is not a finite number"):
+            next(batches_of(open_store(store.path), None).in_order())
 
 
 def test_trained_models_are_up_to_date_until_something_changes(config, client):
@@ -197,6 +256,9 @@ def test_evaluate_reports_what_was_trained(config, client):
         assert matrix.sum(axis=1).tolist() == np.bincount(test, minlength=3).tolist()
         assert model["accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum())
     assert "inclusive" in evaluated.report.read_text()
+    table = (both.folder / "models" / "hlf" / "history.csv").read_text().splitlines()
+    assert table[0].startswith("epoch,loss,accuracy,val_loss")
+    assert len(table) == 1 + both.models.hlf.epochs
     assert not evaluate(both, client).fresh
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hepdask.config import HLF, Inclusive, Models, Sequence
 from hepdask.errors import ConfigError
 from hepdask.models import hlf, inclusive, sequence
+from hepdask.models.weights import load_weights as load_weights
 from hepdask.names import PARTICLE
 
 if TYPE_CHECKING:
