@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,10 @@ def main() -> None:
     size = QUICK if options.quick else FULL
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        rows = _all(Path(folder), size)
+        rows = []
+        for row in _all(Path(folder), size):
+            _say(f"  {row.name}: {row.ratio:.3g} times {row.peer_name}")
+            rows.append(row)
     packages = (*measure.PACKAGES, "keras", "tensorflow-cpu", "horovod")
     about = measure.machine(packages, quick=options.quick, kernel=" ".join(build.target()))
     print(
@@ -81,33 +84,23 @@ def main() -> None:
         measure.write(options.json, rows, about)
 
 
-def _all(folder: Path, size: Size) -> list[Row]:
-    rows = []
+def _all(folder: Path, size: Size) -> Iterator[Row]:
     ours: dict[tuple[str, int], float] = {}
     for cell, mean in (("gru", 200), ("gru", 90), ("gru", MOST), ("lstm", 200)):
         _say(f"inclusive, {cell}, {mean} particles an event")
         store = _store(folder, mean, size)
         config = _config("inclusive", size.runs, cell=cell)
         peer, count = _padded_fit(store, config, size.peer)
-        taken = _in_turns("inclusive", config, store, peer, count)
-        ours[cell, mean] = taken[0]
+        ours[cell, mean], theirs = _in_turns("inclusive", config, store, peer, count)
         kind = "" if cell == "gru" else f" ({cell.upper()})"
         length = f"{mean} rows all real" if mean == MOST else f"mean length {mean}"
-        rows.append(
-            Row.of_rates(
-                f"inclusive{kind}, {length}",
-                RATE,
-                1 / taken[0],
-                1 / taken[1],
-                "padded, masked Keras fit",
-                size.runs,
-            )
-        )
-    rows += _dense(folder, size)
-    rows.append(_two_ranks(folder, size))
-    rows.append(_reading(_store(folder, 200, size), ours["gru", 200], size))
-    rows.append(_peak(_store(folder, 200, size), ours["gru", 200], size))
-    return rows + _growth(folder, ours, size)
+        name, what = f"inclusive{kind}, {length}", "padded, masked Keras fit"
+        yield Row.of_rates(name, RATE, 1 / ours[cell, mean], 1 / theirs, what, size.runs)
+    yield from _dense(folder, size)
+    yield _reading(_store(folder, 200, size), ours["gru", 200], size)
+    yield _peak(_store(folder, 200, size), ours["gru", 200], size)
+    yield from _growth(folder, ours, size)
+    yield _two_ranks(folder, size)
 
 
 def _store(folder: Path, mean: int, size: Size, factor: float = 1.0) -> Store:
@@ -202,7 +195,9 @@ def _two_ranks(folder: Path, size: Size) -> Row:
     config = _config("inclusive", 3)
     rates: dict[int, list[float]] = {1: [], 2: []}
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1"
+        ) as cluster,
         Client(cluster) as client,
     ):
         for _ in range(2):
