@@ -29,22 +29,24 @@ def summary(settings: Sequence, particles: keras.KerasTensor) -> keras.KerasTens
     """
     import keras
 
+    if settings.cell == "transformer":
+        return _transformer(settings.units, particles)
     masked = keras.layers.Masking(0.0)(particles)
     if settings.cell == "gru":
         return keras.layers.GRU(settings.units, name="gru")(masked)
-    if settings.cell == "lstm":
-        return keras.layers.LSTM(settings.units, name="lstm")(masked)
-    return _transformer(settings.units, masked)
+    return keras.layers.LSTM(settings.units, name="lstm")(masked)
 
 
-def _transformer(units: int, masked: Any) -> Any:
+def _transformer(units: int, particles: Any) -> Any:
     """Two encoder blocks, normalised first (Xiong et al. 2020), and the mean over an event's particles."""
     import keras
 
-    x = keras.layers.Dense(units)(masked)
+    real = keras.ops.any(keras.ops.not_equal(particles, 0.0), axis=-1)
+    x = keras.layers.Dense(units)(particles)
     for _ in range(_BLOCKS):
         normalised = keras.layers.LayerNormalization()(x)
-        x = x + keras.layers.MultiHeadAttention(_HEADS, max(1, units // _HEADS))(normalised, normalised)
+        attention = keras.layers.MultiHeadAttention(_HEADS, max(1, units // _HEADS))
+        x = x + attention(normalised, normalised, attention_mask=keras.ops.expand_dims(real, 1))
         inner = keras.layers.Dense(2 * units, activation="relu")(keras.layers.LayerNormalization()(x))
         x = x + keras.layers.Dense(units)(inner)
-    return keras.layers.GlobalAveragePooling1D()(keras.layers.LayerNormalization()(x))
+    return keras.layers.GlobalAveragePooling1D()(keras.layers.LayerNormalization()(x), mask=real)
