@@ -97,7 +97,9 @@ def _all(folder: Path, size: Size) -> Iterator[Row]:
         name, what = f"inclusive{kind}, {length}", "padded, masked Keras fit"
         yield Row.of_rates(name, RATE, 1 / ours[cell, mean], 1 / theirs, what, size.runs)
     yield from _dense(folder, size)
-    yield _reading(_store(folder, 200, size), ours["gru", 200], size)
+    # parts as large as `prepare` makes them
+    large = make_store(folder / "large", lengths(6000, 200, 2), parts=3)
+    yield _reading(large, ours["gru", 200], size)
     yield _peak(_store(folder, 200, size), ours["gru", 200], size)
     yield from _growth(folder, ours, size)
     yield _two_ranks(folder, size)
