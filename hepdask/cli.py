@@ -152,11 +152,19 @@ def prepare(config: str, overrides: dict[str, Any], cluster: str | None, retry_l
 
 @cli.command()
 @_with_config
-@click.option("--model", type=click.Choice(["hlf", "inclusive"]), help="Train this model alone.")
+@click.option("--model", type=click.Choice(["hlf", "sequence", "inclusive"]), help="Train this model alone.")
+@click.option(
+    "--cell",
+    type=click.Choice(["gru", "lstm", "transformer"]),
+    help="What reads the particles, in all models.",
+)
 @_everywhere
-def train(config: str, overrides: dict[str, Any], cluster: str | None, model: str | None) -> None:
+def train(
+    config: str, overrides: dict[str, Any], cluster: str | None, model: str | None, cell: str | None
+) -> None:
     """Train models on the store."""
-    hepdask.train(_load(config, overrides, cluster), model)
+    cells = {f"models.{name}.cell": cell for name in ("sequence", "inclusive")} if cell else {}
+    hepdask.train(_load(config, overrides | cells, cluster), model)
 
 
 @cli.command()

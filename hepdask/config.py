@@ -253,49 +253,87 @@ class Split(Section):
     balance: bool = Field(True, description="train on equally many events of each class")
 
 
-class HLF(Section):
+class Optimised(Section):
+    """What all networks have: how they are optimised."""
+
+    epochs: Count = Field(6, description="most passes over the training split")
+    batch_size: Count = Field(128, description="events a step, over all ranks")
+    learning_rate: Positive = Field(5e-4, description="of the Adam optimizer")
+    learning_rate_drops: dict[Count, Positive] = Field(
+        default_factory=dict,
+        description="{epoch: factor}: from this epoch on (the first is 1), the rate is less",
+    )
+
+    def rate(self, epoch: int) -> float:
+        """Give the learning rate of an epoch, counted from 1."""
+        passed = [at for at in self.learning_rate_drops if at <= epoch]
+        return self.learning_rate * (self.learning_rate_drops[max(passed)] if passed else 1.0)
+
+
+class HLF(Optimised):
     """Dense network on the high-level features (the paper's `HLF` classifier)."""
 
+    epochs: Count = Field(30, description="most passes over the training split")
+    learning_rate: Positive = Field(1e-3, description="of the Adam optimizer")
     features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
     hidden: tuple[Count, ...] = Field((50, 20, 10), min_length=1, description="units of the hidden layers")
-    epochs: Count = Field(30, description="passes over the training split")
-    batch_size: Count = Field(128, description="events a step, over all ranks")
-    learning_rate: Positive = Field(1e-3, description="of the Adam optimizer")
 
 
-class Inclusive(Section):
-    """Recurrent network on the particles, joined by the high-level features (`Inclusive` classifier)."""
+class Sequence(Optimised):
+    """Recurrent network on the particles alone (the paper's `Particle-sequence` classifier)."""
 
     particle_features: tuple[str, ...] | None = Field(
         None, description="particle features it takes; default all"
     )
+    cell: Literal["gru", "lstm", "transformer"] = Field(
+        "gru", description="what reads the particles: `gru`, `lstm` or `transformer`"
+    )
+    units: Count = Field(50, description="width of the summary of an event's particles")
+    dropout: Fraction = Field(0.2, description="dropout before the dense layers")
+
+
+class Inclusive(Sequence):
+    """Recurrent network on the particles, joined by the high-level features (`Inclusive` classifier)."""
+
     features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
-    units: Count = Field(50, description="units of the GRU")
-    dense: Count = Field(25, description="units of the dense layer after it")
-    dropout: Fraction = Field(0.2, description="dropout on both branches")
-    epochs: Count = Field(6, description="passes over the training split")
-    batch_size: Count = Field(128, description="events a step, over all ranks")
-    learning_rate: Positive = Field(5e-4, description="of the Adam optimizer")
+    dense: Count = Field(25, description="units of the dense layer that joins both")
 
 
 class Models(Section):
     """Architecture and optimisation of each model."""
 
     hlf: HLF = Field(default_factory=HLF, description="dense network on high-level features")
+    sequence: Sequence = Field(default_factory=Sequence, description="recurrent network on particles")
     inclusive: Inclusive = Field(
-        default_factory=Inclusive, description="GRU on particles and high-level features"
+        default_factory=Inclusive, description="recurrent network on particles and high-level features"
     )
 
 
 class Training(Section):
     """How models are trained."""
 
-    models: tuple[Literal["hlf", "inclusive"], ...] = Field(
+    models: tuple[Literal["hlf", "sequence", "inclusive"], ...] = Field(
         ("hlf", "inclusive"), min_length=1, description="what `train` and `run` train, in this order"
     )
     ranks: Count = Field(1, description="processes that train together (Horovod where more than one)")
     cores_per_rank: Count = Field(1, description="cores, and Dask threads of one worker, a rank takes")
     seed: int = Field(1, ge=0, description="seed of initial weights, shuffling and dropout")
+    memory_gib: Positive = Field(
+        4.0, description="memory of a rank for events [GiB]; what does not fit is streamed"
+    )
+    window: Count = Field(8192, description="shuffled events that are sorted by length together")
+    class_weights: dict[str, Positive] = Field(
+        default_factory=dict, description="{class: weight} in the loss; default 1"
+    )
+    early_stopping: Count | None = Field(
+        None, description="epochs without a better val_loss after which training stops, at the best weights"
+    )
+    rate_per_rank: bool = Field(
+        False, description="multiply the learning rates by the number of ranks, as the published scripts do"
+    )
+    kernel: bool = Field(
+        True, description="on a CPU, use the compiled kernel for GRU and LSTM; else Keras on padded batches"
+    )
     start_timeout: Positive = Field(
         300.0, description="longest wait for the ranks to be placed and to start [s]"
     )
@@ -347,6 +385,12 @@ class Config(Section):
         ):
             if len(set(words)) != len(words):
                 raise ValueError(f"{key} names something twice: {', '.join(words)}")
+        unknown = sorted(set(self.training.class_weights) - set(self.physics.classes))
+        if unknown:
+            raise ValueError(
+                f"training.class_weights: {unknown[0]!r} is not one of physics.classes "
+                f"({', '.join(self.physics.classes)})"
+            )
         ports = self.training.port_range
         if ports and ports[0] > ports[1]:
             raise ValueError(f"training.port_range goes from {ports[0]} down to {ports[1]}")

@@ -214,7 +214,8 @@ def _verify(file: InputFile, address: str) -> None:
     found = f"{adler:08x}" if digest is None else digest.hexdigest()
     if found != expected.lower().rjust(len(found), "0"):
         raise InputError(
-            f"{address}: damaged or another file: its {algorithm} is {found}, fileset.{file.dataset} says {expected}"
+            f"{address}: damaged or another file: its checksum is {algorithm}:{found}, fileset.{file.dataset} says "
+            f"{expected}"
         )
 
 

@@ -9,22 +9,33 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hepdask import models
-from hepdask.batches import Batch, Batches
+from hepdask.batches import Batches, Reading
 from hepdask.config import Config
 from hepdask.distributed import Checkpoint
 from hepdask.errors import TrainingError
+from hepdask.learners import Particles, Result, choose
 from hepdask.scaling import Scaler
-from hepdask.store import Events, Store, open_store
+from hepdask.store import Store, open_store
 
 _PROGRESS_EVERY = 0.5
+
+#: Events of a batch that is only watched.
+_WATCHED = 1024
+
+#: Steps from which on it pays to compile them first.
+_LONG = 5000
+
+#: Memory for events while they are scored.
+_SCORING_BYTES = 2.0**31
 
 #: TensorFlow reports which fast paths this processor lacks as errors; real errors are exceptions.
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -39,21 +50,28 @@ class TrainedModel:
     keras_file : bytes
         Contents of the ``.keras`` file.
     history : list of dict
-        One entry an epoch: epoch, loss, accuracy, val_loss, val_accuracy, events_per_second, seconds.
+        One entry an epoch: epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, events_per_second, seconds.
     parameters : int
         Trainable numbers.
     cpu_s : float
         CPU time of all ranks [s].
+    way : str
+        How the steps were computed, in words.
     """
 
     keras_file: bytes
     history: list[dict[str, float]]
     parameters: int
     cpu_s: float
+    way: str
 
 
 def train_rank(
-    name: str, config: Config, store_path: Path, checkpoint: Checkpoint | None = None
+    name: str,
+    config: Config,
+    store_path: Path,
+    log_folder: Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainedModel | None:
     """Train a model together with the other ranks.
 
@@ -65,6 +83,8 @@ def train_rank(
         Uses `models` and `training`.
     store_path : Path
         The store, readable from every rank.
+    log_folder : Path, optional
+        Rank 0 writes TensorBoard's files there.
     checkpoint : Checkpoint, optional
         Written after each epoch; training goes on from what is in it.
 
@@ -76,10 +96,9 @@ def train_rank(
     Raises
     ------
     TrainingError
-        The loss is no longer a number; the message names the events of the batch.
+        A feature is not finite, or the loss is no longer a number; the message names the events.
     """
     import keras
-    import tensorflow as tf
 
     from hepdask.distributed import collective
     from hepdask.distributed.keras import (
@@ -92,86 +111,101 @@ def train_rank(
 
     rank, size = collective.rank(), collective.size()
     store = open_store(store_path)
-    settings = models.settings(name, config.models)
+    settings, training = models.settings(name, config.models), config.training
     inputs = models.inputs(name, config.models, store.features["hlf"])
-    fit = _batches(inputs, store, store.events("fit"), settings.batch_size, rank, size)
-    validation = _batches(inputs, store, store.events("validation"), 1024, rank, size)
 
-    # every rank draws its own dropout masks; the initial weights are rank 0's
-    keras.utils.set_random_seed(config.training.seed + rank)
+    keras.utils.set_random_seed(training.seed)
     model = models.build(name, config.models, inputs, len(store.classes))
     optimizer = DistributedOptimizer(keras.optimizers.Adam(settings.learning_rate), op="sum")
     optimizer.build(model.trainable_variables)
     state = [*model.weights, *optimizer.variables]
-    masks = [variable for variable in model.variables if not any(variable is w for w in model.weights)]
     broadcast_variables(state)
     history: list[dict[str, float]] = []
+    best: list[NDArray] = []
     if checkpoint and (saved := checkpoint.load()):
-        history = saved.shared["history"]
+        history, best = saved.shared["history"], saved.shared["best"]
         set_values(state, saved.shared["state"])
-        if len(saved.per_rank) == size:
-            set_values(masks, saved.per_rank[rank])
     assert_synchronised(state)
 
-    def losses(scores: Any, label: Any) -> Any:
-        return keras.ops.sparse_categorical_crossentropy(label, scores)
+    particles = "particles" in inputs
+    class_weights = np.array([training.class_weights.get(label, 1.0) for label in store.classes])
+    memory = training.memory_gib * 2**30 * (1.0 if particles else np.inf)
 
-    def hits(scores: Any, label: Any) -> Any:
-        return tf.cast(tf.equal(tf.argmax(scores, axis=1), label), tf.float32)
+    def batches(sample: Literal["fit", "validation"], batch_size: int) -> Batches:
+        reading = Reading(store, sample, memory, particles)
+        return Batches(
+            reading, store.high_level_scaler, inputs.get("high_level", []), batch_size, training.window,
+            class_weights if training.class_weights and sample == "fit" else None, rank, size,
+        )  # fmt: skip
 
-    @tf.function(reduce_retracing=True, autograph=False)
-    def step(inputs: Any, label: Any, weight: Any) -> Any:
-        with tf.GradientTape() as tape:
-            scores = model(inputs, training=True)
-            loss = tf.reduce_sum(weight * losses(scores, label))
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply(gradients, model.trainable_variables)
-        return loss, tf.reduce_sum(weight * hits(scores, label))
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def watch(inputs: Any, label: Any, weight: Any) -> Any:
-        scores = model(inputs, training=False)
-        return tf.reduce_sum(weight * losses(scores, label)), tf.reduce_sum(weight * hits(scores, label))
-
-    def total(function: Any, batches: Batches, stream: Any, report: _Progress | None) -> tuple[float, float]:
-        """Mean loss and accuracy over all events of all ranks."""
-        sums = np.zeros(2)
-        for batch in stream:
-            loss, accuracy = (float(value) for value in function(*_tensors(tf, batch)))
-            if not math.isfinite(loss):
-                raise TrainingError(_not_a_number(name, loss, batch, batches.events, store))
-            # weights are one over the size of the global batch
-            events = round(1 / batch.weight[0]) if batch.weight[0] else 0
-            sums += (loss * events, accuracy * events)
-            if report:
-                report.advance(events)
-        return _means(collective.allreduce(sums, "sum", "metrics"), len(batches.events))
-
+    fit, validation = batches("fit", settings.batch_size), batches("validation", _WATCHED)
+    if training.early_stopping and not len(validation.reading):
+        raise TrainingError(
+            "training.early_stopping needs events to watch, and there are none; raise split.validation_fraction"
+        )
+    learner, way = choose(
+        model, optimizer, _particles(inputs, store), training.kernel, training.cores_per_rank,
+        long=len(fit) * settings.epochs > _LONG,
+    )  # fmt: skip
     progress = None
     if rank == 0:
-        progress = _Progress(name, len(fit.events) * settings.epochs, len(fit.events) * len(history))
-    for epoch in range(len(history), settings.epochs):
-        begin = time.monotonic()
-        loss, accuracy = total(step, fit, fit.shuffled(config.training.seed, epoch), progress)
-        seconds = time.monotonic() - begin
-        assert_synchronised(state)
-        row = {"epoch": epoch + 1, "loss": loss, "accuracy": accuracy}
-        if len(validation.events):
-            row["val_loss"], row["val_accuracy"] = total(watch, validation, validation.in_order(), None)
-        row |= {"events_per_second": len(fit.events) / seconds, "seconds": seconds}
-        history.append(row)
-        if checkpoint:
-            checkpoint.save({"history": history, "state": get_values(state)}, get_values(masks))
-        if progress:
-            progress.epoch(row, settings.epochs)
+        progress = _Progress(name, len(fit.reading) * settings.epochs, len(fit.reading) * len(history))
+    if progress:
+        progress.say(f"{name}: {len(fit.reading):,} events, {way}")
+
+    def total(results: Iterator[Result], events: int, report: _Progress | None) -> tuple[float, float]:
+        """Mean loss and accuracy over all events of all ranks."""
+        sums = np.zeros(2)
+        for result in results:
+            if not math.isfinite(result.loss):
+                raise TrainingError(_not_a_number(name, result, store))
+            sums += (result.loss, result.hits)
+            if report:
+                report.advance(result.size)
+        return _means(collective.allreduce(sums, "sum", "metrics"), events)
+
+    with _TensorBoard(log_folder if rank == 0 else None) as board:
+        patience = training.early_stopping
+        for epoch in range(len(history), settings.epochs):
+            if patience and _waited(history) >= patience:
+                break
+            begin = time.monotonic()
+            rate = settings.rate(epoch + 1) * (size if training.rate_per_rank else 1)
+            optimizer.learning_rate.assign(rate)
+            _reseed(model, training.seed, epoch, rank)
+            loss, accuracy = total(learner.train(fit, training.seed, epoch), len(fit.reading), progress)
+            seconds = time.monotonic() - begin
+            assert_synchronised(state)
+            row = {"epoch": epoch + 1, "loss": loss, "accuracy": accuracy}
+            if len(validation.reading):
+                watched = total(learner.watch(validation), len(validation.reading), None)
+                row |= dict(zip(("val_loss", "val_accuracy"), watched, strict=True))
+            row |= {
+                "learning_rate": rate,
+                "events_per_second": len(fit.reading) / seconds,
+                "seconds": seconds,
+            }
+            history.append(row)
+            board.write(row)
+            if progress:
+                progress.epoch(row, settings.epochs)
+            if patience and _waited(history) == 0:
+                best = model.get_weights()
+            if checkpoint:
+                checkpoint.save({"history": history, "state": get_values(state), "best": best})
+    if best:
+        model.set_weights(best)
 
     cpu = float(np.asarray(collective.allreduce(np.array([time.process_time()]), "sum", "cpu"))[0])
     if rank != 0:
         return None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
-        model.save(file)
-        return TrainedModel(file.read_bytes(), history, model.count_params(), cpu)
+        # a learner may have used the model's layers in another one, after which Keras cannot save it
+        saved = models.build(name, config.models, inputs, len(store.classes))
+        saved.set_weights(model.get_weights())
+        saved.save(file)
+        return TrainedModel(file.read_bytes(), history, model.count_params(), cpu, way)
 
 
 def score_rank(
@@ -198,7 +232,6 @@ def score_rank(
         Of events ``rank``, ``rank + size``, … of the sample.
     """
     import keras
-    import tensorflow as tf
 
     from hepdask.distributed import collective
 
@@ -208,23 +241,37 @@ def score_rank(
         file.write_bytes(keras_file)
         model = keras.models.load_model(file, compile=False)
     store = open_store(store_path)
+    scaler = Scaler.from_json(scaling["particles"]) if scaling["particles"] else None
+    particles = Particles(scaler, inputs["particles"], store.max_particles) if "particles" in inputs else None
+    learner, _ = choose(model, None, particles, kernel=True, threads=1)
     batches = Batches(
-        store.events(sample),  # type: ignore[arg-type]
-        inputs,
-        Scaler.from_json(scaling["high_level"]),
-        Scaler.from_json(scaling["particles"]) if scaling["particles"] else None,
-        store.max_particles,
-        512 * size,
-        rank,
-        size,
-    )
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def predict(inputs: Any) -> Any:
-        return model(inputs, training=False)
-
-    scores = [predict(_tensors(tf, batch)[0]).numpy()[batch.weight > 0] for batch in batches.in_order()]
+        Reading(store, sample, _SCORING_BYTES, particles is not None),  # type: ignore[arg-type]
+        Scaler.from_json(scaling["high_level"]), inputs.get("high_level", []), 512 * size, rank=rank, size=size,
+    )  # fmt: skip
+    scores = [learner.scores(batch)[batch.weight > 0] for batch in batches.in_order()]
     return np.concatenate([*scores, np.empty((0, model.output_shape[-1]), np.float32)])
+
+
+def _particles(inputs: dict[str, list[int]], store: Store) -> Particles | None:
+    if "particles" not in inputs:
+        return None
+    return Particles(store.particle_scaler, inputs["particles"], store.max_particles)
+
+
+def _reseed(model: Any, seed: int, epoch: int, rank: int) -> None:
+    """Let the dropout masks of an epoch follow from seed, epoch and rank, so that training can be resumed."""
+    import keras
+
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout) and layer.rate > 0]
+    for place, layer in enumerate(layers):
+        state = np.random.SeedSequence((seed, epoch, rank, place)).generate_state(2)
+        layer.seed_generator.state.assign(state)
+
+
+def _waited(history: list[dict[str, float]]) -> int:
+    """Count the epochs since the best val_loss."""
+    losses = [row["val_loss"] for row in history]
+    return len(losses) - 1 - int(np.argmin(losses))
 
 
 def _means(sums: Any, events: int) -> tuple[float, float]:
@@ -232,35 +279,41 @@ def _means(sums: Any, events: int) -> tuple[float, float]:
     return loss, accuracy
 
 
-def _batches(
-    inputs: dict[str, list[int]], store: Store, events: Events, batch_size: int, rank: int, size: int
-) -> Batches:
-    return Batches(
-        events,
-        inputs,
-        store.high_level_scaler,
-        store.particle_scaler,
-        store.max_particles,
-        batch_size,
-        rank,
-        size,
-    )
-
-
-def _tensors(tf: Any, batch: Batch) -> tuple[dict[str, Any], Any, Any]:
-    inputs = {name: tf.constant(array) for name, array in batch.inputs.items()}
-    return inputs, tf.constant(batch.label), tf.constant(batch.weight)
-
-
-def _not_a_number(name: str, loss: float, batch: Batch, events: Events, store: Store) -> str:
-    shown = [
-        f"{store.parts[events.part[index]]['file']} entry {events.entry[index]}" for index in batch.events[:5]
-    ]
-    more = f" and {len(batch.events) - 5} more" if len(batch.events) > 5 else ""
+def _not_a_number(name: str, result: Result, store: Store) -> str:
+    events, source = result.events, result.source
+    shown = [f"{store.parts[source.part[index]]['file']} entry {source.entry[index]}" for index in events[:5]]
+    more = f" and {len(events) - 5} more" if len(events) > 5 else ""
     return (
-        f"{name}: the loss became {loss} on the batch of {'; '.join(shown)}{more}. "
+        f"{name}: the loss became {result.loss} on the batch of {'; '.join(shown)}{more}. "
         f"Lower models.{name}.learning_rate, or look at these events."
     )
+
+
+class _TensorBoard:
+    """Writes the epochs' figures where TensorBoard finds them; nothing without a folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        import tensorflow as tf
+
+        self._tf = tf
+        self._writer = tf.summary.create_file_writer(str(folder)) if folder else None
+
+    def __enter__(self) -> _TensorBoard:
+        return self
+
+    def write(self, row: dict[str, float]) -> None:
+        """Write one epoch, and make it visible."""
+        if self._writer is None:
+            return
+        with self._writer.as_default(step=int(row["epoch"])):
+            for key, value in row.items():
+                if key != "epoch":
+                    self._tf.summary.scalar(key, value)
+        self._writer.flush()
+
+    def __exit__(self, *error: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 class _Progress:
@@ -268,6 +321,9 @@ class _Progress:
 
     def __init__(self, name: str, total: int, done: int) -> None:
         self._name, self._total, self._done, self._last = name, total, done, 0.0
+
+    def say(self, message: str) -> None:
+        print(message, flush=True)
 
     def advance(self, events: int) -> None:
         self._done += events

@@ -51,7 +51,10 @@ def test_run_end_to_end(tmp_path):
         "output": "run",
         "simulation": {files[n]: {"process": n, "events": sizes[n], "seed": 5} for n in files},
         "fileset": {n: {"files": {files[n]: "Delphes"}, "metadata": {"label": n}} for n in files},
-        "models": {"hlf": {"epochs": 2}, "inclusive": {"epochs": 1, "units": 8}},
+        "models": {
+            "hlf": {"epochs": 2, "batch_size": 16},
+            "inclusive": {"epochs": 1, "batch_size": 16, "units": 8},
+        },
         "training": {"ranks": 2},
         "cluster": {"kind": "local", "workers": 2, "dashboard-port": 0},
     }

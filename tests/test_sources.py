@@ -223,7 +223,7 @@ class TestFileset:
             byte = file.read(1)
             file.seek(len(content) // 2)
             file.write(bytes([byte[0] ^ 1]))
-        with pytest.raises(InputError, match=f"damaged or another file: its {algorithm}"):
+        with pytest.raises(InputError, match=f"damaged or another file: its checksum is {algorithm}"):
             prepare(make_config(files=files, output=str(tmp_path / "again")), client)
 
     def test_a_checksum_belongs_to_one_file(self, make_config, client, sample_files):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import uuid
@@ -10,14 +11,16 @@ from pathlib import Path
 import events as made
 import numpy as np
 import pytest
+import zarr
 from conftest import require
 from ranks import marked, wait_until
 
-from hepdask import evaluate, models, open_store, prepare, train
-from hepdask.batches import Batches
-from hepdask.config import Models
+from hepdask import evaluate, open_store, order, prepare, train
+from hepdask.batches import Batches, Reading, padded
+from hepdask.distributed import Checkpoint
 from hepdask.errors import ConfigError, StoreError, TrainingError
-from hepdask.names import HIGH_LEVEL, PARTICLE
+from hepdask.names import PARTICLE
+from hepdask.store.layout import checksum
 from hepdask.training import train_rank
 
 
@@ -50,111 +53,208 @@ def with_training(config, **training):
     return config.model_copy(update={"training": config.training.model_copy(update=training)})
 
 
-def test_batches_hold_every_event_once_whatever_the_number_of_ranks(config):
-    store = open_store(config.store_path)
-    fit = store.events("fit")
-    for size in (1, 2, 3, 16):
-        ranks = [
-            list(
-                Batches(
-                    fit,
-                    {"high_level": list(range(14))},
-                    store.high_level_scaler,
-                    store.particle_scaler,
-                    801,
-                    16,
-                    r,
-                    size,
-                ).shuffled(1, 0)
-            )
-            for r in range(size)
-        ]
-        seen = np.concatenate([batch.events[batch.weight > 0] for rank in ranks for batch in rank])
-        assert sorted(seen) == list(range(len(fit)))
-        assert len({len(rank) for rank in ranks}) == 1, "a rank with fewer steps would hang the others"
-        for step in zip(*ranks, strict=True):
-            assert sum(batch.weight.sum() for batch in step) == pytest.approx(1)
+def with_models(config, **settings):
+    changed = {
+        name: getattr(config.models, name).model_copy(update=values) for name, values in settings.items()
+    }
+    return config.model_copy(update={"models": config.models.model_copy(update=changed)})
 
 
-def test_batches_are_the_scaled_sequences_of_the_store(config):
-    store = open_store(config.store_path)
-    events = store.events()
-    batches = Batches(
-        events,
-        {"particles": list(range(19)), "high_level": list(range(14))},
-        store.high_level_scaler,
-        store.particle_scaler,
-        801,
-        8,
+def batches_of(store, sample="fit", batch_size=16, memory=2**30, **more):
+    return Batches(
+        Reading(store, sample, memory), store.high_level_scaler, list(range(14)), batch_size, **more
     )
-    batch = next(batches.in_order())
-    longest = np.diff(events.offsets)[:8].max()
-    assert batch.inputs["particles"].shape == (8, longest, len(PARTICLE))
-    for i in range(8):
-        assert batch.inputs["particles"][i] == pytest.approx(store.sequence(i)[:longest], rel=1e-6, abs=1e-6)
+
+
+def identities(batch):
+    return list(zip(batch.source.part[batch.events], batch.source.entry[batch.events], strict=True))
+
+
+@pytest.mark.parametrize("memory", [2**30, 100_000], ids=["in memory", "streamed"])
+@pytest.mark.parametrize("size", [1, 2, 3, 16])
+def test_every_event_is_in_one_batch_whatever_the_number_of_ranks(config, memory, size):
+    store = open_store(config.store_path)
+    alone = list(batches_of(store, memory=memory).shuffled(1, 0))
+    ranks = [list(batches_of(store, memory=memory, rank=r, size=size).shuffled(1, 0)) for r in range(size)]
+    assert len({len(rank) for rank in ranks}) == 1, "a rank with fewer steps would hang the others"
+    assert Reading(store, "fit", memory).fits == (memory == 2**30)
+    seen = []
+    for one, step in zip(alone, zip(*ranks, strict=True), strict=True):
+        mine = [event for batch in step if batch.weight.all() for event in identities(batch)]
+        assert sorted(mine) == sorted(identities(one)), "the global batches are the same"
+        assert sum(batch.weight.sum() for batch in step) == pytest.approx(1)
+        seen += mine
+    fit = store.events("fit")
+    assert sorted(seen) == sorted(zip(fit.part, fit.entry, strict=True))
+
+
+@pytest.mark.parametrize("memory", [2**30, 100_000], ids=["in memory", "streamed"])
+def test_padded_batches_are_the_scaled_sequences_of_the_store(config, memory):
+    store = open_store(config.store_path)
+    assert sum(batch.size for batch in batches_of(store, "test", 8, memory).in_order()) == len(
+        store.labels("test")
+    )
+    at = 0
+    for batch in batches_of(store, None, 8, memory).in_order():
+        rows = padded(batch, store.particle_scaler, list(range(19)), 801)
+        assert rows.shape == (len(batch.events), batch.length.max(), len(PARTICLE))
+        for row in rows:
+            assert row == pytest.approx(store.sequence(at)[: len(row)], rel=1e-6, abs=1e-6)
+            at += 1
+    assert at == len(store)
 
 
 def test_the_order_depends_on_seed_and_epoch_alone(config):
-    store = open_store(config.store_path)
-    batches = Batches(
-        store.events("fit"),
-        {"high_level": list(range(14))},
-        store.high_level_scaler,
-        store.particle_scaler,
-        801,
-        16,
-    )
+    batches = batches_of(open_store(config.store_path))
 
-    def order(seed, epoch):
-        return np.concatenate([batch.events for batch in batches.shuffled(seed, epoch)]).tolist()
+    def found(seed, epoch):
+        return [event for batch in batches.shuffled(seed, epoch) for event in identities(batch)]
 
-    assert order(1, 0) == order(1, 0)
-    assert order(1, 0) != order(1, 1)
-    assert order(1, 0) != order(2, 0)
+    assert found(1, 0) == found(1, 0)
+    assert found(1, 0) != found(1, 1)
+    assert found(1, 0) != found(2, 0)
 
 
-def test_padding_does_not_change_scores():
-    model = models.build("inclusive", Models(), models.inputs("inclusive", Models(), HIGH_LEVEL), 3)
-    rng = np.random.default_rng(0)
-    inputs = {
-        "particles": rng.normal(size=(2, 7, 19)).astype("f4"),
-        "high_level": rng.normal(size=(2, 14)).astype("f4"),
-    }
-    longer = {
-        **inputs,
-        "particles": np.concatenate([inputs["particles"], np.zeros((2, 50, 19), "f4")], axis=1),
-    }
-    assert model.predict(inputs, verbose=0) == pytest.approx(model.predict(longer, verbose=0), abs=1e-6)
+def test_lengths_in_a_batch_are_spread_as_in_random_batches():
+    """Tiles of like length must not make batches unlike each other: no more than chance does."""
+    rng = np.random.default_rng(3)
+    lengths = np.minimum(801, rng.gamma(2.0, 100.0, 20_000).astype(int) + 1)
+    tiled = order.batches(rng.permutation(len(lengths)), lengths, 128, 8192, rng)[:-1]
+    chance = [rng.choice(len(lengths), 128, replace=False) for _ in tiled]
+
+    def distance(batch):
+        """Kolmogorov and Smirnov's, from the lengths of all events."""
+        grid = np.sort(lengths[batch])
+        return np.abs(
+            np.searchsorted(np.sort(lengths), grid) / len(lengths) - (np.arange(128) + 0.5) / 128
+        ).max()
+
+    def spread(batches):
+        return np.std([lengths[batch].mean() for batch in batches])
+
+    assert spread(tiled) < spread(chance)
+    assert np.mean([lengths[batch].mean() for batch in tiled]) == pytest.approx(lengths.mean(), rel=0.01)
+    assert max(map(distance, tiled)) < 1.63 / np.sqrt(128), "the test tells a batch from a random one, at 1 %"
 
 
-def test_the_published_sizes():
-    assert (
-        models.build("hlf", Models(), models.inputs("hlf", Models(), HIGH_LEVEL), 3).count_params()
-        == 14 * 50 + 50 + 50 * 20 + 20 + 20 * 10 + 10 + 10 * 3 + 3
-    )
-    gru = 3 * (19 * 50 + 50 * 50 + 2 * 50)
-    assert models.build(
-        "inclusive", Models(), models.inputs("inclusive", Models(), HIGH_LEVEL), 3
-    ).count_params() == gru + (64 * 25 + 25) + (25 * 3 + 3)
+def test_ranks_get_equal_work():
+    rng = np.random.default_rng(4)
+    for size in (2, 4, 8):
+        lengths = np.minimum(801, rng.gamma(2.0, 100.0, 64 * size).astype(int) + 1)
+        shares = order.shares(lengths, size)
+        assert sorted(np.concatenate(shares)) == list(range(len(lengths)))
+        work = np.array([lengths[share].sum() for share in shares])
+        assert work.max() < 1.25 * work.mean()
 
 
-def test_two_ranks_train_as_one_does(config, client):
-    """The HLF network has no dropout: after three epochs of the same global batches the weights agree."""
+@pytest.mark.parametrize("name", ["hlf", "inclusive"])
+def test_two_ranks_train_as_one_does(config, client, name):
+    """Without dropout: after the same global batches the weights agree."""
     require(has_horovod(), "Horovod is not built (make horovod)")
+    calm = with_models(config, inclusive={"dropout": 0.0})
     weights = []
     for ranks in (1, 2):
-        alone = with_training(config, ranks=ranks).model_copy(update={"output": f"{config.output}-{ranks}"})
+        alone = with_training(calm, ranks=ranks).model_copy(update={"output": f"{config.output}-{ranks}"})
         alone = alone.model_copy(
             update={"store": config.store.model_copy(update={"path": str(config.store_path)})}
         )
-        trained = train(alone, "hlf", client)[0]
+        trained = train(alone, name, client)[0]
         assert trained.fresh
-        assert [row["epoch"] for row in trained.record["history"]] == [1, 2, 3]
-        import keras
-
-        weights.append(keras.models.load_model(trained.keras_file).get_weights())
+        assert len(trained.record["history"]) == getattr(calm.models, name).epochs
+        weights.append(weights_of(trained.keras_file))
     for one, two in zip(*weights, strict=True):
         assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+
+
+def weights_of(keras_file):
+    import keras
+
+    return keras.models.load_model(keras_file).get_weights()
+
+
+def trained_here(name, config, tmp_path, **more):
+    """Train in this process; the weights and the history."""
+    result = train_rank(name, config, config.store_path, **more)
+    file = tmp_path / "model.keras"
+    file.write_bytes(result.keras_file)
+    return weights_of(file), result
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("convention", ["corrected", "reference"])
+def test_the_kernel_trains_as_padded_keras_does(make_config, client, tmp_path, cell, convention):
+    """Dropout and all, for more than 20 steps of the optimizer."""
+    config = make_config(physics={"convention": convention}, **SMALL)
+    prepare(config, client)
+    config = with_models(config, inclusive={"cell": cell, "epochs": 3, "batch_size": 8})
+    found, fast = trained_here("inclusive", config, tmp_path)
+    wanted, plain = trained_here("inclusive", with_training(config, kernel=False), tmp_path)
+    assert "kernel" in fast.way
+    assert "training.kernel is off" in plain.way
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert np.abs(mine - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+class Kept(Checkpoint):
+    """A checkpoint that remembers all it was given."""
+
+    def __init__(self, folder):
+        folder.mkdir()
+        super().__init__(folder)
+        self.states = []
+
+    def save(self, shared, per_rank=None):
+        super().save(shared, per_rank)
+        self.states.append(pickle.loads(pickle.dumps(shared)))
+
+
+def test_training_goes_on_from_a_checkpoint(config, tmp_path):
+    config = with_models(config, inclusive={"epochs": 3, "batch_size": 16, "units": 4})
+    kept = Kept(tmp_path / "whole")
+    wanted, whole = trained_here("inclusive", config, tmp_path, checkpoint=kept)
+    assert [len(state["history"]) for state in kept.states] == [1, 2, 3]
+    first = Kept(tmp_path / "first")
+    first.save(kept.states[0])
+    found, resumed = trained_here("inclusive", config, tmp_path, checkpoint=first)
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert (mine == theirs).all()
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+
+
+def test_rates_fall_and_training_stops_early_at_the_best_weights(config, tmp_path):
+    falling = {"epochs": 40, "learning_rate": 0.05, "learning_rate_drops": {3: 0.5, 5: 0.1}}
+    config = with_training(with_models(config, hlf=falling), early_stopping=3, class_weights={"qcd": 2.0})
+    kept = Kept(tmp_path / "kept")
+    found, result = trained_here(
+        "hlf", config, tmp_path, checkpoint=kept, log_folder=tmp_path / "tensorboard"
+    )
+    rates = [row["learning_rate"] for row in result.history]
+    assert rates[:6] == pytest.approx([0.05, 0.05, 0.025, 0.025, 0.005, 0.005][: len(rates)])
+    losses = [row["val_loss"] for row in result.history]
+    assert len(losses) < 40
+    assert len(losses) == np.argmin(losses) + 4
+    best = kept.states[int(np.argmin(losses))]["state"]
+    for mine, theirs in zip(found, best, strict=False):
+        assert (mine == theirs).all()
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_what_cannot_be_trained_on_is_named(config):
+    store = open_store(config.store_path)
+    many = with_models(config, hlf={"batch_size": 100_000})
+    with pytest.raises(
+        TrainingError, match=r"do not fill one batch of 100000 .* lower models\.hlf\.batch_size"
+    ):
+        train(many, "hlf")
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    part = next(part for part in manifest["parts"] if part["events"])
+    group = zarr.open_group(store.path / "parts" / part["name"], mode="r+")
+    for array, what in (("Pt", "Pt of a particle"), ("high_level", "a high-level feature")):
+        group[array][:] = np.full(group[array].shape, np.inf, np.float32)
+        part["checksums"][array] = checksum(group[array][:])
+        (store.path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(TrainingError, match=rf"\.root entry \d+: {what} is not a finite number"):
+            next(batches_of(open_store(store.path), None).in_order())
 
 
 def test_trained_models_are_up_to_date_until_something_changes(config, client):
@@ -179,6 +279,9 @@ def test_evaluate_reports_what_was_trained(config, client):
         assert matrix.sum(axis=1).tolist() == np.bincount(test, minlength=3).tolist()
         assert model["accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum())
     assert "inclusive" in evaluated.report.read_text()
+    table = (both.folder / "models" / "hlf" / "history.csv").read_text().splitlines()
+    assert table[0].startswith("epoch,loss,accuracy,val_loss")
+    assert len(table) == 1 + both.models.hlf.epochs
     assert not evaluate(both, client).fresh
 
 
@@ -203,9 +306,8 @@ def test_the_published_form_is_trained_on_all_rows(make_config, client):
     config = make_config(physics={"convention": "reference"}, **SMALL)
     store = prepare(config, client).store
     assert train(config, "inclusive", client)[0].record["scaling"]["particles"] is None
-    inputs = {"particles": list(range(19)), "high_level": list(range(14))}
-    batches = Batches(store.events("test"), inputs, store.high_level_scaler, store.particle_scaler, 801, 4)
-    assert next(batches.in_order()).inputs["particles"].shape == (4, 801, 19)
+    batch = next(batches_of(store, "test", 4).in_order())
+    assert padded(batch, None, list(range(19)), 801).shape == (4, 801, 19)
 
 
 def test_no_store(make_config, client):

@@ -5,31 +5,32 @@ Importing this package does not import TensorFlow; building a model does.
 
 from __future__ import annotations
 
+import collections.abc
 import difflib
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hepdask.config import HLF, Inclusive, Models
+from hepdask.config import HLF, Inclusive, Models, Sequence
 from hepdask.errors import ConfigError
-from hepdask.models import hlf, inclusive
+from hepdask.models import hlf, inclusive, sequence
+from hepdask.models.weights import load_weights as load_weights
 from hepdask.names import PARTICLE
 
 if TYPE_CHECKING:
     import keras
 
 
-def settings(name: str, models: Models) -> HLF | Inclusive:
+def settings(name: str, models: Models) -> HLF | Sequence | Inclusive:
     """Pick the settings of a model."""
     return getattr(models, name)
 
 
-def inputs(name: str, models: Models, high_level: Sequence[str]) -> dict[str, list[int]]:
+def inputs(name: str, models: Models, high_level: collections.abc.Sequence[str]) -> dict[str, list[int]]:
     """Say which features a model takes.
 
     Parameters
     ----------
     name : str
-        ``"hlf"`` or ``"inclusive"``.
+        ``"hlf"``, ``"sequence"`` or ``"inclusive"``.
     models : Models
         Settings of all models.
     high_level : sequence of str
@@ -46,14 +47,18 @@ def inputs(name: str, models: Models, high_level: Sequence[str]) -> dict[str, li
         There is no such feature.
     """
     chosen = settings(name, models)
-    found = {"high_level": _places(f"models.{name}.features", chosen.features, high_level)}
-    if isinstance(chosen, Inclusive):
+    found = {}
+    if isinstance(chosen, HLF | Inclusive):
+        found["high_level"] = _places(f"models.{name}.features", chosen.features, high_level)
+    if isinstance(chosen, Sequence):
         wanted = chosen.particle_features
         found["particles"] = _places(f"models.{name}.particle_features", wanted, PARTICLE)
     return found
 
 
-def _places(key: str, wanted: Sequence[str] | None, known: Sequence[str]) -> list[int]:
+def _places(
+    key: str, wanted: collections.abc.Sequence[str] | None, known: collections.abc.Sequence[str]
+) -> list[int]:
     for feature in wanted or ():
         if feature not in known:
             near = difflib.get_close_matches(feature, known, n=1)
@@ -68,7 +73,7 @@ def build(name: str, models: Models, inputs: dict[str, list[int]], classes: int)
     Parameters
     ----------
     name : str
-        ``"hlf"`` or ``"inclusive"``.
+        ``"hlf"``, ``"sequence"`` or ``"inclusive"``.
     models : Models
         Settings of all models.
     inputs : dict of list of int
@@ -83,4 +88,6 @@ def build(name: str, models: Models, inputs: dict[str, list[int]], classes: int)
     """
     if name == "hlf":
         return hlf.build(models.hlf, len(inputs["high_level"]), classes)
+    if name == "sequence":
+        return sequence.build(models.sequence, len(inputs["particles"]), classes)
     return inclusive.build(models.inclusive, len(inputs["particles"]), len(inputs["high_level"]), classes)

@@ -1,4 +1,4 @@
-"""The inclusive classifier: a GRU over the particles, joined by the high-level features.
+"""The inclusive classifier: a recurrent network over the particles, joined by the high-level features.
 
 Migliorini et al. 2019, section 4.3: GRU(50), dropout 0.2 on both branches, Dense(25), softmax.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hepdask.config import Inclusive
+from hepdask.models.particles import summary
 
 if TYPE_CHECKING:
     import keras
@@ -19,7 +20,7 @@ def build(settings: Inclusive, particle_features: int, features: int, classes: i
     Parameters
     ----------
     settings : Inclusive
-        Units and dropout.
+        Cell, units and dropout.
     particle_features, features : int
         Number of features of a particle and of an event, 19 and 14 in the paper.
     classes : int
@@ -34,11 +35,9 @@ def build(settings: Inclusive, particle_features: int, features: int, classes: i
 
     particles = keras.Input((None, particle_features), name="particles")
     high_level = keras.Input((features,), name="high_level")
-    sequence = keras.layers.Masking(0.0)(particles)
-    sequence = keras.layers.GRU(settings.units, name="gru")(sequence)
-    sequence = keras.layers.Dropout(settings.dropout)(sequence)
-    summary = keras.layers.Dropout(settings.dropout)(high_level)
-    x = keras.layers.Concatenate()([sequence, summary])
+    sequence = keras.layers.Dropout(settings.dropout)(summary(settings, particles))
+    event = keras.layers.Dropout(settings.dropout)(high_level)
+    x = keras.layers.Concatenate()([sequence, event])
     x = keras.layers.Dense(settings.dense, activation="relu")(x)
     scores = keras.layers.Dense(classes, activation="softmax", name="scores")(x)
     return keras.Model({"particles": particles, "high_level": high_level}, scores, name="inclusive")

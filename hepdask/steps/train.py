@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import shutil
@@ -22,6 +23,9 @@ from hepdask.progress import Tracker, say, track
 from hepdask.steps.prepare import open_prepared
 from hepdask.store import Store
 from hepdask.training import ENVIRONMENT, TrainedModel, train_rank
+
+#: Settings of training on which the weights depend.
+_DECISIVE = {"ranks", "seed", "memory_gib", "window", "class_weights", "early_stopping", "rate_per_rank"}
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,8 @@ def train(config: Config, model: str | None = None, client: Client | None = None
     """
     require_horovod(config)
     store = open_prepared(config)
-    _check(store, config)
     names: Sequence[str] = (model,) if model else config.training.models
+    _check(store, config, names)
     for name in names:
         models.inputs(
             name, config.models, store.features["hlf"]
@@ -125,9 +129,9 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
     training = config.training
     begin = time.monotonic()
     checkpoint = _own_checkpoint(folder / "checkpoint", key)
-    with Listener(name) as listener:
+    with Listener(name, folder / "history.csv") as listener:
         results: list[TrainedModel | None] = distributed.run(
-            train_rank, name, config, store.path.absolute(),
+            train_rank, name, config, store.path.absolute(), folder.absolute() / "logs" / "tensorboard",
             client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
             gpus_per_rank=training.gpus_per_rank, interface=training.interface,
             timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
@@ -158,6 +162,7 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
             "cores per rank": training.cores_per_rank,
             "wall_s": time.monotonic() - begin,
             "cpu_s": trained.cpu_s,
+            "computed by": trained.way,
         },
     }
     (folder / "training.json").unlink(missing_ok=True)  # a new model never stands beside an old record
@@ -182,13 +187,12 @@ def training_key(store: Store, config: Config, name: str) -> str:
             store.fingerprint,
             config.split.model_dump(mode="json"),
             models.settings(name, config.models).model_dump(mode="json"),
-            config.training.seed,
-            config.training.ranks,
+            config.training.model_dump(mode="json", include=_DECISIVE),
         ]
     )
 
 
-def _check(store: Store, config: Config) -> None:
+def _check(store: Store, config: Config, names: Sequence[str]) -> None:
     counts = np.bincount(store.labels("fit"), minlength=len(store.classes))
     missing = [name for name, count in zip(store.classes, counts, strict=True) if not count]
     if len(store.classes) - len(missing) < 2:
@@ -198,17 +202,31 @@ def _check(store: Store, config: Config) -> None:
         )
     for name in missing:
         say(f"warning: no training event of class {name}; the models cannot learn it")
-    if counts.sum() < config.training.ranks:
-        raise TrainingError(
-            f"{counts.sum()} training events cannot be shared by {config.training.ranks} ranks"
-        )
+    for name in names:
+        wanted = models.settings(name, config.models).batch_size
+        if counts.sum() < max(wanted, config.training.ranks):
+            raise TrainingError(
+                f"{counts.sum()} training events do not fill one batch of {wanted} over {config.training.ranks} ranks; "
+                f"prepare more events, or lower models.{name}.batch_size or training.ranks"
+            )
 
 
 class Listener(AbstractContextManager["Listener"]):
-    """Shows what rank 0 tells of itself, and passes other output on."""
+    """Shows what rank 0 tells of itself, writes its epochs into a table, and passes other output on.
 
-    def __init__(self, name: str) -> None:
+    Parameters
+    ----------
+    name : str
+        The model.
+    table : Path
+        A CSV file, one line an epoch as it ends; a file that is there is replaced.
+    """
+
+    def __init__(self, name: str, table: Path) -> None:
         self._name = name
+        self._table = table
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.unlink(missing_ok=True)
         self._tracker: Tracker | None = None
         self._shown: AbstractContextManager[Tracker] | None = None
         self._done = 0
@@ -226,12 +244,24 @@ class Listener(AbstractContextManager["Listener"]):
         self._tracker.advance(message["done"] - self._done)
         self._done = message["done"]
         if "epoch" in message:
+            self._write(message)
             watched = f", val_loss {message['val_loss']:.4f}, val_accuracy {message['val_accuracy']:.4f}"
             say(
                 f"{self._name} epoch {message['epoch']}/{message['epochs']}: loss {message['loss']:.4f}, "
                 f"accuracy {message['accuracy']:.4f}{watched if 'val_loss' in message else ''}, "
                 f"{message['events_per_second']:,.0f} events/s"
             )
+
+    def _write(self, message: dict[str, Any]) -> None:
+        row = {
+            key: value for key, value in message.items() if key not in ("model", "done", "total", "epochs")
+        }
+        new = not self._table.exists()
+        with self._table.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
 
     def __exit__(self, *error: object) -> None:
         if self._shown is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -104,6 +104,8 @@ class Store:
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
+        self._marked: dict[Sample | None, list[NDArray[np.bool_]]] = {}
+        self._intact: set[tuple[str, str]] = set()  # arrays whose checksum was right once
 
     def __len__(self) -> int:
         return sum(part["events"] for part in self.parts)
@@ -162,7 +164,9 @@ class Store:
         """Longest possible particle list."""
         return int(self.manifest["max_particles"])
 
-    def events(self, sample: Sample | None = None) -> Events:
+    def events(
+        self, sample: Sample | None = None, parts: Sequence[int] | None = None, particles: bool = True
+    ) -> Events:
         """Load events as flat columns.
 
         Parameters
@@ -170,6 +174,10 @@ class Store:
         sample : str, optional
             ``"train"`` or ``"test"``; ``"fit"`` and ``"validation"`` are the two shares of ``"train"``.
             Training samples hold equally many events of each class where the split says so. None for all.
+        parts : sequence of int, optional
+            Load the events of these parts alone, part by part in this order.
+        particles : bool
+            Whether to load the particles; without them every event has an empty list.
 
         Returns
         -------
@@ -177,12 +185,9 @@ class Store:
             In the fixed order of the store.
         """
         keep = self._members(sample)
-        loaded = [
-            _load(group, mask, part)
-            for group, mask, part in zip(self._groups(), keep, self.parts, strict=True)
-            if mask.any()
-        ] or [_nothing(len(self.features["hlf"]))]
-        used = [index for index, mask in enumerate(keep) if mask.any()]
+        used = [index for index in (range(len(keep)) if parts is None else parts) if keep[index].any()]
+        loaded = [self._load(index, keep[index], particles) for index in used]
+        loaded = loaded or [_nothing(len(self.features["hlf"]))]
         counts = [len(arrays["entry"]) for arrays in loaded]
         lengths = np.concatenate([np.diff(arrays["offsets"]) for arrays in loaded])
         labels = [self.parts[index]["label"] for index in used] or [0]
@@ -208,20 +213,12 @@ class Store:
         Events
             The events of one part; a part without any is left out.
         """
-        keep = self._members(sample)
-        for index, (group, mask, part) in enumerate(zip(self._groups(), keep, self.parts, strict=True)):
-            if not mask.any():
-                continue
-            arrays = _load(group, mask, part)
-            count = len(arrays["entry"])
-            yield Events(
-                arrays["offsets"],
-                {name: arrays[name] for name in PARTICLE_DTYPES},
-                arrays["high_level"],
-                np.full(count, part["label"], np.int64),
-                np.full(count, index, np.int64),
-                arrays["entry"],
-            )
+        for index in np.flatnonzero(self.counts(sample)):
+            yield self.events(sample, parts=[int(index)])
+
+    def counts(self, sample: Sample | None = None) -> NDArray[np.int64]:
+        """Count the events of a sample in each part, int64 (n_parts,)."""
+        return np.array([mask.sum() for mask in self._members(sample)], np.int64)
 
     def labels(self, sample: Sample | None = None) -> NDArray[np.int64]:
         """Class of each event of a sample, int64 (n,), without loading the features."""
@@ -283,7 +280,7 @@ class Store:
         index %= len(self)
         for group, part in zip(self._groups(), self.parts, strict=True):
             if index < part["events"]:
-                arrays = _load(group, np.arange(part["events"]) == index, part)
+                arrays = _load(group, np.arange(part["events"]) == index, part, PARTICLE_DTYPES, set())
                 stored = {name: arrays[name] for name in PARTICLE_DTYPES}
                 return sequences(stored, arrays["offsets"], self.max_particles, self.particle_scaler)[0]
             index -= part["events"]
@@ -304,8 +301,18 @@ class Store:
         for part in self.parts:
             yield zarr.open_group(zarr_store(self.path / PARTS / part["name"]), mode="r")
 
+    def _load(self, index: int, keep: NDArray[np.bool_], particles: bool) -> dict[str, NDArray]:
+        part = self.parts[index]
+        group = zarr.open_group(zarr_store(self.path / PARTS / part["name"]), mode="r")
+        return _load(group, keep, part, PARTICLE_DTYPES if particles else {}, self._intact)
+
     def _members(self, sample: Sample | None) -> list[NDArray[np.bool_]]:
         """Mark the events of a sample in each part."""
+        if sample not in self._marked:
+            self._marked[sample] = self._mark(sample)
+        return self._marked[sample]
+
+    def _mark(self, sample: Sample | None) -> list[NDArray[np.bool_]]:
         if sample is None:
             return [np.ones(part["events"], bool) for part in self.parts]
         keep, order = [], []
@@ -357,15 +364,31 @@ def _read_checked(group: zarr.Group, name: str, part: dict[str, Any]) -> NDArray
     return values
 
 
-def _load(group: zarr.Group, keep: NDArray[np.bool_], part: dict[str, Any]) -> dict[str, NDArray]:
-    """Load the chosen events of a part."""
-    offsets = _read_checked(group, "offsets", part)
-    counts = np.diff(offsets)
-    rows = np.repeat(keep, counts)
-    loaded: dict[str, NDArray] = {name: _read_checked(group, name, part)[rows] for name in PARTICLE_DTYPES}
+def _load(
+    group: zarr.Group,
+    keep: NDArray[np.bool_],
+    part: dict[str, Any],
+    columns: Iterable[str],
+    intact: set[tuple[str, str]],
+) -> dict[str, NDArray]:
+    """Load the chosen events of a part; an array is compared with its checksum the first time."""
+
+    def read(name: str) -> NDArray:
+        known = (part["name"], name)
+        if known in intact:
+            return _read(group, name)
+        values = _read_checked(group, name, part)
+        intact.add(known)
+        return values
+
+    loaded = {name: read(name)[keep] for name in ("entry", "high_level")}
+    if not columns:
+        nothing = {name: np.empty(0, dtype) for name, dtype in PARTICLE_DTYPES.items()}
+        return loaded | nothing | {"offsets": np.zeros(keep.sum() + 1, np.int64)}
+    counts = np.diff(read("offsets"))
     loaded["offsets"] = np.concatenate(([0], np.cumsum(counts[keep])))
-    loaded.update({name: _read_checked(group, name, part)[keep] for name in ("entry", "high_level")})
-    return loaded
+    rows = slice(None) if keep.all() else np.repeat(keep, counts)
+    return loaded | {name: read(name)[rows] for name in columns}
 
 
 def _nothing(width: int) -> dict[str, NDArray]:

@@ -1,0 +1,107 @@
+"""Stores of events that were never in a file: of any number and any length, for timing what trains on them.
+
+An event has random particles in the ranges of real ones, and a class that its features tell of, so that there is
+something to learn. Nothing else in these events is physics.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hepdask import names
+from hepdask.config import Config
+from hepdask.features import expand_columns
+from hepdask.scaling import Moments
+from hepdask.store import Store, open_store, writer
+
+MOST = 801
+
+
+def lengths(count: int, mean: float, seed: int) -> NDArray[np.int64]:
+    """Draw lengths from 1 to 801, spread as particles an event are (a gamma distribution of shape 4)."""
+    if mean >= MOST:
+        return np.full(count, MOST)
+    rng = np.random.default_rng(seed)
+    return np.clip(rng.gamma(4.0, mean / 4.0, count).astype(np.int64), 1, MOST)
+
+
+def make_store(path: Path, particles: NDArray[np.int64], seed: int = 1, parts: int = 6) -> Store:
+    """Write a store.
+
+    Parameters
+    ----------
+    path : Path
+        Folder, made here.
+    particles : int64 (n,)
+        Particles of each event.
+    seed : int
+        Of the features.
+    parts : int
+        Parts of the store.
+    """
+    config = Config.model_validate(
+        {"split": {"test_fraction": 0.0, "validation_fraction": 0.0, "balance": False}}
+    )
+    classes = list(config.physics.classes)
+    writer.start_store(path, {"benchmark": "synthetic"})
+    rng = np.random.default_rng(seed)
+    attributes = []
+    for index, mine in enumerate(np.array_split(particles, parts)):
+        label = index % len(classes)
+        arrays = _arrays(mine, label, rng)
+        about: dict[str, Any] = {
+            "name": f"part-{index}", "dataset": classes[label], "file": f"part-{index}.root", "tree": "Delphes",
+            "uuid": f"{index}", "start": 0, "stop": len(mine), "events": len(mine), "particles": int(mine.sum()),
+            "moments": _moments(arrays),
+        }  # fmt: skip
+        writer.write_part(path, about["name"], arrays, about)
+        attributes.append(writer.part_attributes(path, about["name"]) | {"label": label})
+    kinds = attributes[0]["moments"]
+    merged = {kind: _merge([part["moments"][kind] for part in attributes]) for kind in kinds}
+    writer.write_manifest(
+        path,
+        {
+            "schema": writer.SCHEMA, "classes": classes, "high_level_features": list(names.HIGH_LEVEL),
+            "max_particles": MOST, "split": config.split.model_dump(mode="json"),
+            "physics": config.physics.model_dump(mode="json"), "moments": merged, "selection": [], "notes": [],
+            "lost": [], "parts": attributes, "versions": {},
+        },
+    )  # fmt: skip
+    return open_store(path)
+
+
+def _arrays(particles: NDArray[np.int64], label: int, rng: np.random.Generator) -> dict[str, NDArray]:
+    count = int(particles.sum())
+    columns: dict[str, NDArray] = {
+        name: rng.normal(size=count).astype(np.float32) for name in ("vtxX", "vtxY", "vtxZ")
+    }
+    columns |= {
+        name: rng.exponential(size=count).astype(np.float32) for name in ("ChPFIso", "GammaPFIso", "NeuPFIso")
+    }
+    columns["Pt"] = (0.5 + rng.exponential(1.0 + 0.2 * label, count)).astype(np.float32)
+    columns["Eta"] = rng.uniform(-3, 3, count).astype(np.float32)
+    columns["Phi"] = rng.uniform(-np.pi, np.pi, count).astype(np.float32)
+    columns["kind"] = rng.integers(0, 5, count).astype(np.int8)
+    columns["Charge"] = rng.integers(-1, 2, count).astype(np.int8)
+    events = np.arange(len(particles))
+    high_level = rng.normal(loc=0.5 * label, size=(len(particles), len(names.HIGH_LEVEL))).astype(np.float32)
+    offsets = np.concatenate(([0], np.cumsum(particles)))
+    return {"offsets": offsets, "entry": events, "group": events, "high_level": high_level, **columns}
+
+
+def _moments(arrays: dict[str, NDArray]) -> dict[str, Any]:
+    columns = expand_columns({name: arrays[name] for name in names.STORED})
+    high_level = Moments.of(arrays["high_level"]).to_json()
+    particles = Moments.of(np.stack(list(columns.values()), axis=1)).to_json()
+    return {"particles": particles, "high_level": high_level, "high_level_all": high_level}
+
+
+def _merge(moments: list[dict[str, Any]]) -> dict[str, Any]:
+    total = Moments.from_json(moments[0])
+    for other in moments[1:]:
+        total = total.merge(Moments.from_json(other))
+    return total.to_json()

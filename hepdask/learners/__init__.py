@@ -1,0 +1,128 @@
+"""How a rank takes a network through batches: three ways to do the same mathematics, each the fastest of its kind.
+
+`dense` runs many steps in one call on high-level features that stay in memory; `ragged` hands the particles to the
+compiled recurrent kernel; `padded` is plain Keras on padded batches, for GPUs and for all other networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hepdask.batches import Batch, Batches
+from hepdask.recurrent import KernelMissing
+from hepdask.scaling import Scaler
+from hepdask.store import Events
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one step or more, or the watching of one batch, gave on this rank.
+
+    Attributes
+    ----------
+    loss : float
+        This rank's part of the losses, summed over the events of the global batches.
+    hits : float
+        Events of this rank that were classified rightly.
+    size : int
+        Events of the global batches.
+    source : Events
+        Where the events are.
+    events : int64
+        Their places there; where the loss is not finite, those of the first batch in which it was not.
+    """
+
+    loss: float
+    hits: float
+    size: int
+    source: Events
+    events: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, batch: Batch, loss: Any, hits: Any) -> Result:
+        """Take what TensorFlow gave for a batch: its part of the mean loss, and its hits."""
+        return cls(float(loss) * batch.size, float(hits), batch.size, batch.source, batch.events)
+
+
+class Learner(Protocol):
+    """Takes a network through batches."""
+
+    def train(self, batches: Batches, seed: int, epoch: int) -> Iterator[Result]:
+        """Take one step for each batch of an epoch."""
+
+    def watch(self, batches: Batches) -> Iterator[Result]:
+        """Look at all batches in stored order without learning."""
+
+    def scores(self, batch: Batch) -> NDArray[np.float32]:
+        """Give class probabilities (n, classes)."""
+
+
+@dataclass(frozen=True)
+class Particles:
+    """How a network takes particles.
+
+    Attributes
+    ----------
+    scaler : Scaler or None
+        None for the published form: sequences of equal length, standardised with their padding.
+    chosen : list of int
+        Features it takes.
+    longest : int
+        Longest possible list.
+    """
+
+    scaler: Scaler | None
+    chosen: list[int]
+    longest: int
+
+
+def choose(
+    model: Any, optimizer: Any, particles: Particles | None, kernel: bool, threads: int, long: bool = True
+) -> tuple[Learner, str]:
+    """Pick the way that fits a network and this machine.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The network.
+    optimizer : keras.optimizers.Optimizer or None
+        Built for the model's trainable variables, and reducing over all ranks; None to score alone.
+    particles : Particles or None
+        None where the network takes none.
+    kernel : bool
+        Whether the compiled kernel may be used.
+    threads : int
+        Threads it may take.
+    long : bool
+        Whether so many steps will follow that compiling them first pays.
+
+    Returns
+    -------
+    Learner, str
+        And in words what was chosen.
+    """
+    import tensorflow as tf
+
+    from hepdask.learners.dense import Dense
+    from hepdask.learners.padded import Padded
+    from hepdask.learners.ragged import Ragged, recurrent_layer
+
+    if particles is None:
+        return Dense(model, optimizer, long), "many steps in one call"
+    if recurrent_layer(model) is None:
+        return Padded(model, optimizer, particles), "Keras on padded batches"
+    if tf.config.list_physical_devices("GPU"):
+        return Padded(model, optimizer, particles), "Keras on padded batches, on a GPU"
+    if not kernel:
+        return Padded(model, optimizer, particles), "Keras on padded batches (training.kernel is off)"
+    try:
+        return Ragged(model, optimizer, particles, threads), "the compiled recurrent kernel"
+    except KernelMissing as missing:
+        return Padded(
+            model, optimizer, particles
+        ), f"Keras on padded batches, several times slower: {missing}"

@@ -1,0 +1,68 @@
+"""Plain Keras on batches padded to their longest event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from hepdask.ahead import ahead
+from hepdask.batches import Batch, Batches, padded
+from hepdask.learners import Particles, Result
+from hepdask.learners.measures import hits, loss
+
+
+class Padded:
+    """See `hepdask.learners`; on a GPU, Keras runs such batches through cuDNN."""
+
+    def __init__(self, model: Any, optimizer: Any, particles: Particles) -> None:
+        self._particles = particles
+        self._takes_high_level = "high_level" in model.input
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def step(inputs: Any, label: Any, weight: Any) -> Any:
+            with tf.GradientTape() as tape:
+                scores = model(inputs, training=True)
+                value = loss(scores, label, weight)
+            gradients = tape.gradient(value, model.trainable_variables)
+            optimizer.apply(gradients, model.trainable_variables)
+            return value, hits(scores, label, weight)
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def predict(inputs: Any) -> Any:
+            return model(inputs, training=False)
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def watch(inputs: Any, label: Any, weight: Any) -> Any:
+            scores = model(inputs, training=False)
+            return loss(scores, label, weight), hits(scores, label, weight)
+
+        self._step, self._predict, self._watch = step, predict, watch
+
+    def train(self, batches: Batches, seed: int, epoch: int) -> Iterator[Result]:
+        """Take one step for each batch of an epoch."""
+        return self._results(self._step, batches.shuffled(seed, epoch))
+
+    def watch(self, batches: Batches) -> Iterator[Result]:
+        """Look at all batches in stored order without learning."""
+        return self._results(self._watch, batches.in_order())
+
+    def scores(self, batch: Batch) -> NDArray[np.float32]:
+        """Give class probabilities (n, classes)."""
+        return self._predict(self._inputs(batch)).numpy()
+
+    def _results(self, function: Any, stream: Iterable[Batch]) -> Iterator[Result]:
+        for batch, inputs in ahead((batch, self._inputs(batch)) for batch in stream):
+            value, right = function(inputs, tf.constant(batch.label), tf.constant(batch.weight))
+            yield Result.of(batch, value, right)
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        particles = self._particles
+        rows = padded(batch, particles.scaler, particles.chosen, particles.longest)
+        inputs = {"particles": tf.constant(rows)}
+        if self._takes_high_level:
+            inputs["high_level"] = tf.constant(batch.high_level)
+        return inputs
