@@ -17,7 +17,6 @@ _NEVER = {
     "BadConstraints", "PartitionNodeLimit", "PartitionTimeLimit", "PartitionInactive", "InvalidAccount", "InvalidQOS",
     "AccountNotAllowed", "QOSNotAllowed", "DependencyNeverSatisfied",
 }  # fmt: skip
-_HELD = {"JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "launch_failed_requeued_held", "RequeueHold"}
 
 
 class SlurmTruth:
@@ -51,7 +50,7 @@ class SlurmTruth:
 def _sighting(state: str, reason: str) -> Sighting:
     reason = "" if reason == "None" else reason
     if state in _PENDING:
-        if reason in _HELD:
+        if "held" in reason.lower() or reason == "JobHoldMaxRequeue":
             return Sighting(State.LOST, f"held: {reason}")
         never = reason in _NEVER or reason.endswith(("PerJob", "PerJobLimit"))
         return Sighting(State.PENDING, reason, never)

@@ -118,7 +118,10 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
     folder = config.folder / "models" / name
     training = config.training
     begin = time.monotonic()
-    with Listener(name) as listener:
+    with (
+        clusters.reserved(client, training.ranks, training.cores_per_rank),
+        Listener(name) as listener,
+    ):
         results: list[TrainedModel | None] = distributed.run(
             train_rank, name, config, store.path.absolute(),
             client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,

@@ -1,0 +1,156 @@
+"""What can happen to jobs on a farm, in the middle of a preparation: no event may be lost, no worker stay away."""
+
+import time
+
+import pytest
+from farms.daemons import until
+from farms.fixtures import connected_job, measured, prepare_disturbed
+
+from hepdask import clusters, prepare
+from hepdask.errors import ClusterError
+
+
+def is_back(keeper):
+    return keeper.summary() == "2 connected"
+
+
+@pytest.mark.parametrize("fault", ["kill", "hold", "vacate"])
+def test_a_running_job_is_disturbed(farm, fault, farm_client, keeper, slow_config, expected):
+    job = connected_job(keeper)
+    found, at = prepare_disturbed(slow_config, farm_client, lambda: getattr(farm, fault)(job))
+    assert found == expected
+    until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
+    measured(farm, fault, keeper, at)
+    changes = [(c.number, c.state.value) for c in keeper.history if c.time > at]
+    if fault == "vacate":  # the batch system runs it again itself
+        assert (job, "connected") in changes
+        assert (job, "lost") not in changes
+    else:
+        assert (job, "lost") in changes
+        until(lambda: not farm.exists(job), 20, "the job is gone")
+
+
+def test_a_pending_job_is_killed(farm, farm_client, keeper):
+    farm_client.cluster.hold(7)  # one more than there are cores
+    try:
+        waiting = until(
+            lambda: next((j for j in keeper.jobs.values() if j.state.value == "pending" and j.number), None)
+            if keeper.summary().startswith("6 connected, 1 pending") or "6 connected" in keeper.summary() else None,
+            60, "a pending job",
+        )  # fmt: skip
+        at = time.monotonic()
+        farm.kill(waiting.number)
+        until(lambda: waiting.state.value == "lost", 20, "that it is gone")
+        until(lambda: "1 pending" in keeper.summary(), 20, f"another one; {keeper.summary()}")
+        measured(farm, "kill pending", keeper, at)
+    finally:
+        farm_client.cluster.hold()
+    until(lambda: is_back(keeper), 30, f"two workers; {keeper.summary()}")
+
+
+def test_a_node_goes_down(farm, farm_client, keeper, slow_config, expected):
+    job, back = connected_job(keeper), []
+    found, at = prepare_disturbed(slow_config, farm_client, lambda: back.append(farm.stop_node_of(job)))
+    try:
+        assert found == expected
+        until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
+        measured(farm, "node down", keeper, at)
+    finally:
+        back[0]()
+
+
+def test_the_scheduler_of_the_batch_system_is_restarted(farm, farm_client, keeper, slow_config, expected):
+    def restart():
+        farm.stop_controller()
+        time.sleep(3)
+        farm.start_controller()
+
+    found, _ = prepare_disturbed(slow_config, farm_client, restart)
+    assert found == expected
+    at, job = time.monotonic(), connected_job(keeper)
+    farm.kill(job)  # the keeper still sees what happens
+    until(lambda: any(c.number == job and c.time > at for c in keeper.history), 60, "that it was killed")
+    until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
+
+
+def test_a_job_with_two_workers_is_replaced(farm, make_settings):
+    with clusters.connect(make_settings(cores=2, processes=2, workers=2)) as client:
+        keeper = client.cluster.keeper
+        until(lambda: len(client.nthreads()) == 2 and keeper.summary() == "1 connected", 30, "two workers")
+        farm.kill(connected_job(keeper))
+        until(lambda: keeper.summary() != "1 connected", 30, "that one job is gone")
+        until(lambda: len(client.nthreads()) == 2 and keeper.summary() == "1 connected", 60, "two new workers")
+
+
+def test_the_lifetime_is_reached(farm, make_settings, slow_config, expected):
+    settings = make_settings(lifetime=6, lifetime_stagger=1, allowed_failures=0)
+    with clusters.connect(settings) as client:
+        keeper = client.cluster.keeper
+        found, at = prepare_disturbed(slow_config, client, lambda: None)
+        assert found == expected
+        until(lambda: any(c.state.value == "finished" for c in keeper.history), 30, "the end of a worker")
+        measured(farm, "lifetime", keeper, at)
+
+
+def test_the_walltime_is_reached(farm, make_settings, slow_config, expected):
+    # Slurm counts in minutes, and looks every half of one: it is told that a minute is over
+    settings = make_settings(walltime="00:01:00" if farm.kind == "slurm" else "00:00:12", lifetime=11)
+    settings["worker-extra-args"] = ["--lifetime", "3600s"]
+    with clusters.connect(settings) as client:
+        keeper = client.cluster.keeper
+        began = time.monotonic()
+        found, at = prepare_disturbed(slow_config, client, lambda: farm.shorten(connected_job(keeper)))
+        assert found == expected
+        ended = until(lambda: next((c for c in keeper.history if c.state.value == "lost"), None), 100, "the end")
+        assert "TIMEOUT" in ended.reason or "exceeded allowed execute duration" in ended.reason
+        until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
+        measured(farm, "walltime", keeper, at)
+        assert began
+
+
+def test_a_rejected_job_is_an_error_with_the_answer(farm, make_settings):
+    wrong = (
+        ({"queue": "nowhere"}, "Invalid partition name specified")
+        if farm.kind == "slurm"
+        else ({"job_extra_directives": {"universe": "nowhere"}}, "nowhere universe")
+    )
+    with pytest.raises(ClusterError, match=f"(?s)rejected the job, 3 times in a row: .*{wrong[1]}"):  # noqa: SIM117
+        with clusters.connect(make_settings(**wrong[0])):
+            pass
+
+
+def test_a_job_that_can_never_start_is_an_error_with_the_reason(farm, make_settings):
+    wrong = (
+        ({"queue": "short"}, "PartitionTimeLimit")
+        if farm.kind == "slurm"
+        else ({"memory": "900GB"}, "it asks for 858307 MB of memory, and the largest slot of the pool has 24000")
+    )
+    with pytest.raises(ClusterError, match=f"can never start: {wrong[1]}"):  # noqa: SIM117
+        with clusters.connect(make_settings(**wrong[0])):
+            pass
+
+
+def test_jobs_that_fail_one_after_another_are_given_up(farm, make_settings, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho no module named hepdask >&2\nexit 3\n")
+    python.chmod(0o755)
+    with pytest.raises(ClusterError, match=r"(?s)[34] jobs in a row ended before .*no module named hepdask"):  # noqa: SIM117
+        with clusters.connect(make_settings(python=str(python))):
+            pass
+
+
+def test_jobs_that_fail_in_the_middle_of_a_run_end_it(farm, make_settings, tmp_path, slow_config):
+    """The first workers come, then no more: what is said is why."""
+    python = tmp_path / "python"
+    (tmp_path / "import sys").write_text("")
+    python.write_text(
+        f"#!/bin/sh\ntest -e {tmp_path}/closed && {{ echo the door is closed >&2; exit 3; }}\nexec {__import__('sys').executable} \"$@\"\n"
+    )
+    python.chmod(0o755)
+    begin = time.monotonic()
+    with pytest.raises(ClusterError, match="the door is closed"):  # noqa: SIM117
+        with clusters.connect(make_settings(python=str(python), workers=1)) as client:
+            (tmp_path / "closed").touch()
+            farm.kill(until(lambda: connected_job(client.cluster.keeper), 20, "a worker"))
+            prepare(slow_config, client)
+    assert time.monotonic() - begin < 100, "it did not wait for store.worker_timeout"
