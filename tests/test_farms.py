@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from conftest import require
 from farms import daemons
 
 ROOT = Path(__file__).parent.parent
+LIMIT = 840  # seconds for all tests on one farm
 
 
 def ordinary_user():
@@ -23,31 +26,54 @@ def ordinary_user():
     if os.geteuid() != 0:
         return []
     words = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-    reachable = [*words, sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); import hepdask"]
-    if subprocess.run(reachable, cwd="/", capture_output=True).returncode:
+    trial = [*words, sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); import hepdask"]
+    if subprocess.run(trial, cwd="/", capture_output=True).returncode:
         words += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     return words
 
 
-@pytest.mark.timeout(900)
+@pytest.fixture(scope="module")
+def home():
+    """Give that user a folder, the same for both farms: compiled kernels are kept in it."""
+    with tempfile.TemporaryDirectory(prefix="hepdask-farms-") as folder:
+        if os.geteuid() == 0:
+            shutil.chown(folder, "nobody", "nogroup")
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.mark.timeout(LIMIT + 60)
 @pytest.mark.parametrize("farm", [daemons.Slurm, daemons.HTCondor], ids=lambda farm: farm.kind)
-def test_farm(farm):
+def test_farm(farm, home):
     for program in (*farm.programs, "setpriv", "openssl"):
         require(shutil.which(program), f"{program} is not installed")
-    user = ordinary_user()
-    with tempfile.TemporaryDirectory(prefix="hepdask-farm-") as home:
-        if user:
-            shutil.chown(home, "nobody", "nogroup")
-        os.chmod(home, 0o755)
-        environment = {
-            **os.environ, "HOME": home, "TMPDIR": home, "HEPDASK_FARM": farm.kind,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
-        }  # fmt: skip
-        tests = [str(path) for path in sorted((ROOT / "tests/farms").glob("*.py")) if path.stem.startswith("on_")]
-        words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "farms.fixtures", "-vx", "--durations=0", "--timeout=300"]
-        done = subprocess.run(
-            [*user, *words, "--basetemp", f"{home}/tmp", *tests],
-            cwd=ROOT, env=environment, capture_output=True, text=True,
+    path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
+    environment = {
+        **os.environ, "HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": path, "HEPDASK_FARM": farm.kind
+    }  # fmt: skip
+    tests = sorted(str(path) for path in (ROOT / "tests/farms").glob("on_*.py"))
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "farms.fixtures",
+        "-v",
+        "--durations=0",
+    ]
+    with (home / f"{farm.kind}.log").open("w+") as log:
+        inner = subprocess.Popen(
+            [*ordinary_user(), *words, "--maxfail=3", "--timeout=200", f"--basetemp={home}/{farm.kind}", *tests],
+            cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-        print(done.stdout)
-        assert done.returncode == 0, done.stdout + done.stderr
+        try:
+            code = inner.wait(LIMIT)
+        finally:
+            with suppress(ProcessLookupError):  # its daemons, where it did not come to stopping them
+                os.killpg(inner.pid, signal.SIGTERM)
+        log.seek(0)
+        told = log.read()
+    print(told)
+    assert code == 0, told

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -114,7 +116,7 @@ def wait_for_workers(farm: FarmCluster, workers: int) -> None:
     """
     timeout = farm.settings.start_timeout
     deadline = time.monotonic() + timeout
-    while (there := len(farm.scheduler.workers)) < workers:
+    while (there := len(farm.running_scheduler.workers)) < workers:
         if error := farm.keeper.verdict():
             raise error
         if time.monotonic() > deadline:
@@ -153,6 +155,63 @@ def reserved(client: Client, ranks: int, cores_per_rank: int) -> Iterator[None]:
     finally:
         if farm.keeper.error is None:
             farm.hold()
+
+
+@contextmanager
+def standing(
+    cluster: str, connection: str | None = None, tls: bool = False
+) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
+    """Start a cluster that others attach to.
+
+    Parameters
+    ----------
+    cluster : str
+        What `load_cluster` takes.
+    connection : str, optional
+        File to write, which `load_cluster` takes; only its owner can read it, and it goes with the cluster.
+    tls : bool
+        Encrypt, whatever the settings say (batch farms).
+
+    Yields
+    ------
+    dict
+        Address, dashboard and number of workers.
+    callable
+        Waits for as long as the cluster is up; raises ClusterError when it was given up.
+    """
+    settings = load_cluster(cluster)
+    if tls:
+        if not isinstance(settings, Slurm | HTCondor):
+            raise ConfigError(
+                f"--tls is for batch farms; {cluster} is {settings.kind}, and listens on this machine alone"
+            )
+        settings = settings.model_copy(update={"tls": True})
+    with start(settings) as started:
+        keeper, certificate = getattr(started, "keeper", None), getattr(started, "certificate", None)
+        if keeper is not None:
+            wait_for_workers(started, 1)
+        facts = {
+            "address": started.scheduler_address,
+            "dashboard": started.dashboard_link,
+            "workers": len(started.scheduler_info["workers"]),
+        }
+        path = Path(connection) if connection else None
+        if path is not None:
+            document = {"kind": "attached", "address": facts["address"]}
+            document |= {"certificate": str(certificate)} if certificate else {}
+            path.touch(mode=0o600)
+            path.write_text(json.dumps(document))
+
+        def still_up() -> None:
+            while keeper is None or keeper.error is None:
+                time.sleep(_TICK)
+            raise keeper.error
+
+        try:
+            yield facts, still_up
+        finally:
+            if path is not None:
+                path.unlink(missing_ok=True)
 
 
 def cpu_seconds(client: Client) -> float:

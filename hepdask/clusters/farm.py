@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from dask_jobqueue.core import JobQueueCluster
+from dask_jobqueue.core import Job, JobQueueCluster
 from dask_jobqueue.htcondor import HTCondorJob
 from dask_jobqueue.slurm import SLURMJob
+from distributed import Scheduler
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 
@@ -36,7 +37,9 @@ class _Job:
             await super().start()  # type: ignore[misc]
         except (NoAnswer, ValueError) as error:
             self.rejection = str(error)
-            self.status = Status.running  # what SpecCluster wants of one it has started; the keeper knows better
+            self.status = (
+                Status.running
+            )  # what SpecCluster wants of one it has started; the keeper knows better
 
     async def _submit_job(self, script: str) -> str:
         return await ask([*shlex.split(self.submit_command), script], _SUBMIT_TIMEOUT)  # type: ignore[attr-defined]
@@ -69,16 +72,12 @@ class FarmCluster(JobQueueCluster):
 
     def __init__(self, settings: Slurm | HTCondor) -> None:
         self.settings = settings
-        system: BatchSystem
-        if isinstance(settings, Slurm):
-            job, options, system = _SlurmJob, slurm.job_options(settings), slurm.SlurmTruth(settings)
-        else:
-            job, options, system = _CondorJob, htcondor.job_options(settings), htcondor.CondorTruth(settings)
+        job, options, system = _parts(settings)
         shared = Path(settings.shared_temp_directory or settings.log_directory)
         self.certificate = make_certificate(shared) if settings.tls else None
         with dask.config.set({"distributed.scheduler.allowed-failures": settings.allowed_failures}):
             super().__init__(
-                job_cls=job,
+                job_cls=job,  # type: ignore[arg-type]  # a class is what it wants
                 name=f"{settings.name}-{os.getpid()}",
                 scheduler_options=_scheduler_options(settings),
                 security=security_of(self.certificate) if self.certificate else None,
@@ -89,6 +88,12 @@ class FarmCluster(JobQueueCluster):
         self.keeper = Keeper(self, system, settings)
         self.sync(self.keeper.start)
         self._hold(settings.workers)
+
+    @property
+    def running_scheduler(self) -> Scheduler:
+        """Dask's scheduler, which runs in this process."""
+        assert isinstance(self.scheduler, Scheduler)
+        return self.scheduler
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
         # SpecCluster forgets a job some time after its workers have gone; here the keeper decides
@@ -120,7 +125,7 @@ class FarmCluster(JobQueueCluster):
             self._adaptive.stop()
         self.worker_spec.clear()
         await self
-        await self.scheduler.close(reason="the cluster was given up")
+        await self.running_scheduler.close(reason="the cluster was given up")
 
     async def _close(self) -> None:
         if keeper := getattr(self, "keeper", None):
@@ -130,12 +135,16 @@ class FarmCluster(JobQueueCluster):
             self.certificate.unlink(missing_ok=True)
 
 
+def _parts(settings: Slurm | HTCondor) -> tuple[type[Job], dict[str, Any], BatchSystem]:
+    """Give what is particular to a batch system: its jobs, their options, and its truth."""
+    if isinstance(settings, Slurm):
+        return _SlurmJob, slurm.job_options(settings), slurm.SlurmTruth(settings)
+    return _CondorJob, htcondor.job_options(settings), htcondor.CondorTruth(settings)
+
+
 def job_script(settings: Slurm | HTCondor) -> str:
     """Give the job script of the workers, without starting anything; the scheduler's address is left open."""
-    if isinstance(settings, Slurm):
-        job, options = SLURMJob, slurm.job_options(settings)
-    else:
-        job, options = HTCondorJob, htcondor.job_options(settings)
+    job, options, _ = _parts(settings)
     options = {key: value for key, value in (_job_options(settings) | options).items() if value is not None}
     return job("tcp://SCHEDULER:PORT", name=settings.name, **options).job_script()
 

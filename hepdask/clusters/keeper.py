@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hepdask.clusters.farm import FarmCluster
 
 _LOG_LINES = 30
+_UNNEEDED = "not needed any more"
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Keeper:
     Attributes
     ----------
     jobs : dict of str to Job
-        The jobs that are wanted, and those that are over, by Dask's name.
+        The jobs of the cluster, by Dask's name.
     history : list of Change
         What happened, in order; the last thousand.
     error : ClusterError or None
@@ -97,7 +98,7 @@ class Keeper:
 
     async def start(self) -> None:
         """Begin to watch; runs on the cluster's event loop."""
-        self._cluster.scheduler.add_plugin(self._arrivals, name="hepdask-arrivals")
+        self._cluster.running_scheduler.add_plugin(self._arrivals, name="hepdask-arrivals")
         self._watch = asyncio.create_task(self._look_forever())
 
     def stop(self) -> None:
@@ -118,7 +119,9 @@ class Keeper:
     def summary(self) -> str:
         """Say in a line how many jobs are where, and why they wait."""
         living = [job for job in self.jobs.values() if job.name in self._cluster.workers]
-        counts = Counter((job.state.value, job.reason if job.state is State.PENDING else "") for job in living)
+        counts = Counter(
+            (job.state.value, job.reason if job.state is State.PENDING else "") for job in living
+        )
         return ", ".join(
             f"{count} {state}{f' ({why})' if why else ''}" for (state, why), count in counts.items()
         )
@@ -126,11 +129,18 @@ class Keeper:
     async def _look_forever(self) -> None:
         while self.error is None:
             await asyncio.sleep(self._settings.poll_interval)
-            await self.look()
+            try:
+                await self.look()
+            except Exception as error:  # jobs that nobody watches are worse than an end that is explained
+                self.error = ClusterError(f"watching the jobs failed: {type(error).__name__}: {error}")
+                await self._cluster.end()
+                raise
 
     async def look(self) -> None:
         """Look at all jobs once, and replace those that are over."""
-        wanted = {name: job for name, job in self._cluster.workers.items() if name in self._cluster.worker_spec}
+        wanted = {
+            name: job for name, job in self._cluster.workers.items() if name in self._cluster.worker_spec
+        }
         numbers = [job.job_id for job in wanted.values() if job.job_id]
         try:
             seen = await self._system.look(numbers)
@@ -149,17 +159,19 @@ class Keeper:
                 over.append(job)
         self._count(over)
         self._hopeless = self._hopeless + 1 if any(sight.never for sight in seen.values()) else 0
-        if not self._has_stopped:
-            await self._replace(over)
+        await self._replace(over)
+        self._forget()
         if (summary := self.summary()) != self._said:
             self._said = summary
             say(f"jobs: {summary}")
-        await self._give_up_if_hopeless(over)
+        await self._give_up_if_hopeless()
 
     def _is_silent(self, error: NoAnswer) -> None:
         if self._silent_since is None:
             self._silent_since = time.monotonic()
-            say(f"warning: the batch system does not answer: {error}; work goes on with the workers that are there")
+            say(
+                f"warning: the batch system does not answer: {error}; work goes on with the workers that are there"
+            )
 
     def _judge(self, job: Job, rejection: str | None, sight: Sighting | None) -> None:
         """Bring what is known about a job up to date."""
@@ -187,7 +199,7 @@ class Keeper:
         if state is not job.state:
             job.since = time.monotonic()
             self.history.append(Change(job.since, job.name, job.number, state, reason))
-            if state.is_over:
+            if state.is_over and reason != _UNNEEDED:
                 say(f"job {job.number or job.name}: {state.value}{f': {reason}' if reason else ''}")
         job.state, job.reason = state, reason
 
@@ -203,24 +215,24 @@ class Keeper:
         """Start a new job for each that is over, under a name that no worker of the old one can have."""
         cluster = self._cluster
         for job in over:
-            if job.name in cluster.worker_spec:
+            dask_job = cluster.workers.pop(job.name, None)
+            if not self._has_stopped and job.name in cluster.worker_spec:
                 cluster.worker_spec.update(cluster.new_worker_spec())
-                await self._remove(job)
-        if set(cluster.worker_spec) != set(cluster.workers):
+                del cluster.worker_spec[job.name]
+            if dask_job is not None:
+                await dask_job.close()  # cancels whatever is left of it
+        if not self._has_stopped and set(cluster.worker_spec) != set(cluster.workers):
             await cluster  # starts what is missing
 
-    async def _remove(self, job: Job) -> None:
-        """Cancel a job, whatever is left of it, and tell Dask that it is not wanted any more."""
-        self._cluster.worker_spec.pop(job.name, None)
-        dask_job = self._cluster.workers.pop(job.name, None)
-        if dask_job is not None:
-            await dask_job.close()
+    def _forget(self) -> None:
+        """Keep no jobs but those that the cluster has; those that Dask closed itself are finished."""
+        for name in set(self.jobs) - set(self._cluster.workers):
+            job = self.jobs.pop(name)
+            if not job.state.is_over:
+                self._note(job, State.FINISHED, _UNNEEDED)
 
-    async def _give_up_if_hopeless(self, over: list[Job]) -> None:
-        any_connected = any(
-            job.state is State.CONNECTED for job in self.jobs.values() if job.name in self._cluster.workers
-        )
-        if any_connected:
+    async def _give_up_if_hopeless(self) -> None:
+        if any(job.state is State.CONNECTED for job in self.jobs.values()):
             return
         if self._has_stopped and self._last_failed is not None:
             self.error = ClusterError(self._why_given_up(self._last_failed))
@@ -270,4 +282,4 @@ class _Arrivals(SchedulerPlugin):
     def has(cluster: FarmCluster, job: str) -> bool:
         """Tell whether a worker of a job is connected now."""
         names = cluster.workers_of(job)
-        return any(str(worker.name) in names for worker in cluster.scheduler.workers.values())
+        return any(str(worker.name) in names for worker in cluster.running_scheduler.workers.values())

@@ -30,7 +30,18 @@ def make_certificate(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix="certificate-", suffix=".pem", dir=folder)  # mode 600
     os.close(handle)
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=hepdask"]
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "30",
+        "-subj",
+        "/CN=hepdask",
+    ]
     try:
         done = subprocess.run(
             [*words, "-keyout", "-", "-out", "-"], capture_output=True, text=True, timeout=_OPENSSL_TIMEOUT
@@ -47,5 +58,7 @@ def make_certificate(folder: Path) -> Path:
 def security_of(certificate: Path | str) -> Security:
     """Let in those who hold the file, and trust nobody else."""
     path = str(certificate)
-    roles = {f"tls_{role}_{part}": path for role in ("client", "scheduler", "worker") for part in ("cert", "key")}
+    roles = {
+        f"tls_{role}_{part}": path for role in ("client", "scheduler", "worker") for part in ("cert", "key")
+    }
     return Security(require_encryption=True, tls_ca_file=path, **roles)

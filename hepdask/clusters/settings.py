@@ -126,11 +126,15 @@ class Farm(_Document):
     port_range: tuple[Port, Port] | None = Field(
         None, description="first and last port that scheduler and workers may take; default any"
     )
-    dashboard_host: str = Field("127.0.0.1", description="address the dashboard listens on; it asks no password")
+    dashboard_host: str = Field(
+        "127.0.0.1", description="address the dashboard listens on; it asks no password"
+    )
     dashboard_port: int = Field(
         8787, ge=0, description="port of the dashboard; another free one if it is taken"
     )
-    tls: bool = Field(False, description="encrypt, and let in only who has the certificate made for this cluster")
+    tls: bool = Field(
+        False, description="encrypt, and let in only who has the certificate made for this cluster"
+    )
 
     # what the workers find
     environment: dict[str, str] = Field(
@@ -140,7 +144,8 @@ class Farm(_Document):
         10, ge=0, description="workers that may die on one task before the task is given up"
     )
     memory_spill: tuple[float, float, float, float] = Field(
-        (0.6, 0.7, 0.85, 0.95), description="shares of the memory at which a worker spills (twice), pauses, ends"
+        (0.6, 0.7, 0.85, 0.95),
+        description="shares of the memory at which a worker spills (twice), pauses, ends",
     )
 
     # truth about the jobs
@@ -160,7 +165,9 @@ class Farm(_Document):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Farm:
-        if secret := [name for name, value in self.environment.items() if _SECRET.search(name) and "/" not in value]:
+        if secret := [
+            name for name, value in self.environment.items() if _SECRET.search(name) and "/" not in value
+        ]:
             raise ValueError(
                 f"environment.{secret[0]} looks like a secret, and job scripts can be read by others: "
                 "put it into a file that only you can read, and give the file's path"

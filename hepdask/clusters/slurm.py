@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class SlurmTruth:
     async def look(self, jobs: Sequence[str]) -> dict[str, Sighting]:
         """Say where jobs are: squeue knows the living and the lately ended, sacct those before, if it is there."""
         timeout = self._settings.query_timeout
-        words = ["squeue", f"--user={getpass.getuser()}", "--states=all", "--noheader", "--format=%A|%T|%r"]
+        words = ["squeue", f"--user={os.getuid()}", "--states=all", "--noheader", "--format=%A|%T|%r"]
         wanted = set(jobs)
         rows = [line.split("|", 2) for line in (await ask(words, timeout)).splitlines()]
         seen = {job: _sighting(state, reason) for job, state, reason in rows if job in wanted}
@@ -71,4 +71,3 @@ def job_options(settings: Slurm) -> dict[str, Any]:
         "walltime": settings.walltime,
         "job_extra_directives": list(settings.job_extra_directives),
     }
-

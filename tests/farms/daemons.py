@@ -52,10 +52,7 @@ class Daemons:
 
     def start(self, name, *words):
         with (self.folder / f"{name}.stdout").open("a") as log:
-            # setpriv: a daemon does not outlive the tests, however they end
-            self.running[name] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", *map(str, words)], stdout=log, stderr=log
-            )
+            self.running[name] = subprocess.Popen([*map(str, words)], stdout=log, stderr=log)
 
     def stop(self, name, how=signal.SIGTERM):
         process = self.running.pop(name)
@@ -77,7 +74,9 @@ class Daemons:
         for process in self.running.values():
             for one in family(process.pid):
                 with suppress(psutil.Error):
-                    found |= {c.laddr.ip for c in one.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+                    found |= {
+                        c.laddr.ip for c in one.net_connections("tcp") if c.status == psutil.CONN_LISTEN
+                    }
         return found
 
 
@@ -113,8 +112,8 @@ class Slurm:
             "JobAcctGatherType": "jobacct_gather/none", "AccountingStorageType": "accounting_storage/none",
             "SelectType": "select/cons_tres", "SelectTypeParameters": "CR_Core_Memory",
             "SlurmdParameters": "config_overrides", "PropagateResourceLimits": "NONE", "ReturnToService": 2,
-            "SchedulerParameters": "sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0,"
-            "requeue_delay=1", "KillWait": 5, "MinJobAge": 60, "SlurmdTimeout": 60, "MessageTimeout": 10,
+            "SchedulerParameters": "sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0",
+            "KillWait": 5, "MinJobAge": 60, "SlurmdTimeout": 60, "MessageTimeout": 10,
         }  # fmt: skip
         lines = [f"{key}={value}" for key, value in settings.items()]
         lines += [
@@ -177,11 +176,23 @@ class Slurm:
     def kill(self, job):
         output("scancel", job)
 
+    def kill_hard(self, job):
+        """Kill a job without a moment to tidy up."""
+        output("scancel", "--signal=KILL", "--full", job)
+
+    def living(self):
+        """Name the jobs that wait or run."""
+        return output("squeue", "-h", "-o", "%A %j %T").splitlines()
+
     def hold(self, job):
         output("scontrol", "requeuehold", job)
 
     def vacate(self, job):
+        """Put a running job back into the queue; Slurm lets it wait for two minutes, which are cut short."""
         output("scontrol", "requeue", job)
+        waits = lambda: "Reason=BeginTime" in output("scontrol", "show", "job", job)  # noqa: E731
+        until(waits, 30, "the job waits")
+        output("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def shorten(self, job):
         """Let a job's wall time be over at the next look, instead of after the minute that is Slurm's least."""
@@ -220,7 +231,8 @@ class HTCondor:
             "LOCAL_CONFIG_FILE": "", "LOCAL_CONFIG_DIR": "", "CONDOR_HOST": "127.0.0.1",
             "NETWORK_INTERFACE": "127.0.0.1", "BIND_ALL_INTERFACES": False, "ENABLE_IPV6": False,
             "SHARED_PORT_PORT": port, "COLLECTOR_HOST": f"127.0.0.1:{port}", "UID_DOMAIN": "localhost",
-            "FILESYSTEM_DOMAIN": "localhost", "DAEMON_LIST": "MASTER, COLLECTOR, NEGOTIATOR, SCHEDD, STARTD, SHARED_PORT",
+            "FILESYSTEM_DOMAIN": "localhost",
+            "DAEMON_LIST": "MASTER, COLLECTOR, NEGOTIATOR, SCHEDD, STARTD, SHARED_PORT",
             "SEC_DEFAULT_AUTHENTICATION": "REQUIRED", "SEC_DEFAULT_AUTHENTICATION_METHODS": "FS",
             "SEC_CLIENT_AUTHENTICATION_METHODS": "FS", "SEC_TOKEN_DIRECTORY": f"{folder}/tokens",
             "SEC_TOKEN_SYSTEM_DIRECTORY": f"{folder}/tokens", "SEC_PASSWORD_DIRECTORY": f"{folder}/passwords",
@@ -232,7 +244,9 @@ class HTCondor:
             "SHADOW_QUEUE_UPDATE_INTERVAL": 2, "MASTER_BACKOFF_CEILING": 3,
         }  # fmt: skip
         lines = [f"{key} = {value}" for key, value in settings.items()]
-        (folder / "condor_config").write_text("\n".join([*lines, "use FEATURE: PartitionableSlot(1,100%)", ""]))
+        (folder / "condor_config").write_text(
+            "\n".join([*lines, "use FEATURE: PartitionableSlot(1,100%)", ""])
+        )
 
     def start(self):
         self.daemons.start("condor", "condor_master", "-f", "-pidfile", self.folder / "master.pid")
@@ -268,6 +282,15 @@ class HTCondor:
 
     def kill(self, job):
         output("condor_rm", job)
+
+    def kill_hard(self, _job):
+        """Kill the only driver without a moment to tidy up."""
+        (driver,) = (p for p in psutil.process_iter() if "submit/config.yaml" in " ".join(_command(p)))
+        driver.kill()
+
+    def living(self):
+        """Name the jobs that wait or run."""
+        return output("condor_q", "-af", "ClusterId", "JobBatchName", "JobStatus").splitlines()
 
     def hold(self, job):
         output("condor_hold", job)

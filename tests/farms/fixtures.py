@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 import events as made
 import numpy as np
 import pytest
+import yaml
 from conftest import SAMPLES
 from farms import daemons
 
@@ -102,6 +105,26 @@ def expected():
     return sorted(found)
 
 
+def hepdask(*words, cwd=None, timeout=250):
+    """Run a command as a person does."""
+    return subprocess.run(
+        [sys.executable, "-m", "hepdask", *map(str, words)],
+        cwd=cwd, capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+
+
+def write_document(make_config, make_settings, folder):
+    """Give what writes a configuration and the settings of a cluster, and gives their paths."""
+
+    def write(**changes):
+        config, cluster = folder / "config.yaml", folder / "farm.yaml"
+        config.write_text(yaml.safe_dump(json.loads(make_config(**changes).model_dump_json())))
+        cluster.write_text(yaml.safe_dump(make_settings()))
+        return config, cluster
+
+    return write
+
+
 class Disturbance(threading.Thread):
     """Does something to a farm while a preparation is under way."""
 
@@ -134,11 +157,7 @@ def prepare_disturbed(config, client, act):
 
 def connected_job(keeper):
     """Give the number of a job whose worker is connected."""
-    return next(
-        job.number
-        for job in keeper.jobs.values()
-        if job.state.value == "connected" and job.name in keeper._cluster.workers
-    )
+    return next((job.number for job in keeper.jobs.values() if job.state.value == "connected"), None)
 
 
 def measured(farm, what, keeper, at):

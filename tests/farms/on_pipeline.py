@@ -1,34 +1,20 @@
 """Preparing and training on a farm."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-import yaml
 from conftest import require
+from farms.fixtures import hepdask, write_document
 from test_train import has_horovod
 
 from hepdask import clusters, open_store
-
-
-def hepdask(*words, cwd=None, timeout=250):
-    return subprocess.run(
-        [sys.executable, "-m", "hepdask", *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=timeout
-    )
+from hepdask.errors import ClusterError
 
 
 @pytest.fixture
 def document(make_config, make_settings, tmp_path):
     """Write a configuration and the settings of a cluster; give their paths."""
-
-    def write(**changes):
-        config, cluster = tmp_path / "config.yaml", tmp_path / "farm.yaml"
-        config.write_text(yaml.safe_dump(json.loads(make_config(**changes).model_dump_json())))
-        cluster.write_text(yaml.safe_dump(make_settings()))
-        return config, cluster
-
-    return write
+    return write_document(make_config, make_settings, tmp_path)
 
 
 def test_prepare_and_train_on_two_ranks(document, tmp_path, expected):
@@ -62,6 +48,6 @@ def test_nothing_listens_beyond_loopback(farm, farm_client):
 def test_a_reservation_keeps_workers_for_the_ranks(farm_client, keeper):
     with clusters.reserved(farm_client, ranks=3, cores_per_rank=1):
         assert len(farm_client.nthreads()) == 3
-    with pytest.raises(clusters.ClusterError, match="a rank takes 2 cores and a worker has 1"):  # noqa: SIM117
+    with pytest.raises(ClusterError, match="a rank takes 2 cores and a worker has 1"):  # noqa: SIM117
         with clusters.reserved(farm_client, ranks=1, cores_per_rank=2):
             pass
