@@ -120,12 +120,15 @@ class FarmCluster(JobQueueCluster):
         return {job} if processes == 1 else {f"{job}-{i}" for i in range(processes)}
 
     async def end(self) -> None:
-        """Cancel all jobs and stop the scheduler, so that whoever waits for it wakes up."""
+        """Cancel all jobs and all tasks, so that whoever waits for a task wakes up; calling it again is harmless."""
         if self._adaptive is not None:
             self._adaptive.stop()
         self.worker_spec.clear()
         await self
-        await self.running_scheduler.close(reason="the cluster was given up")
+        scheduler = self.running_scheduler
+        for name, client in list(scheduler.clients.items()):
+            keys = [task.key for task in client.wants_what]
+            scheduler.stimulus_cancel(keys, name, force=True, reason="cluster", msg="the cluster was given up")
 
     async def _close(self) -> None:
         if keeper := getattr(self, "keeper", None):

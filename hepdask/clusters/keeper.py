@@ -133,8 +133,9 @@ class Keeper:
                 await self.look()
             except Exception as error:  # jobs that nobody watches are worse than an end that is explained
                 self.error = ClusterError(f"watching the jobs failed: {type(error).__name__}: {error}")
-                await self._cluster.end()
-                raise
+        while True:  # tasks may still come in, from who has not noticed yet
+            await self._cluster.end()
+            await asyncio.sleep(self._settings.poll_interval)
 
     async def look(self) -> None:
         """Look at all jobs once, and replace those that are over."""
@@ -242,8 +243,6 @@ class Keeper:
                 f"job {job.number} can never start: {job.reason}; ask for less in the cluster's settings, or for "
                 "what the farm has"
             )
-        if self.error is not None:
-            await self._cluster.end()
 
     def _why_given_up(self, job: Job) -> str:
         if job.state is State.REJECTED:

@@ -68,7 +68,7 @@ def make_settings(farm, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def farm_client(make_settings):
+def farm_client(make_settings, expected):
     """Connect to a cluster on the farm that heals from whatever a test does to it."""
     with clusters.connect(make_settings()) as connected:
         yield connected
@@ -100,8 +100,11 @@ def expected():
 
     found = []
     for name, (size, seed) in SAMPLES.items():
-        selected = features.select(made.to_awkward(made.random_events(size, seed)))
+        events = made.to_awkward(made.random_events(size, seed), np.float32)
+        selected = features.select(events)
         found += [(name, entry) for entry in np.flatnonzero(selected)]
+    features.particles(events[selected])  # compiled once here, instead of once in each worker
+    features.high_level(events[selected])
     return sorted(found)
 
 
@@ -136,7 +139,7 @@ class Disturbance(threading.Thread):
 
     def run(self):
         try:
-            daemons.until(lambda: len(list((self.store / "parts").glob("*"))) > 2, 60, "the first parts")
+            daemons.until(lambda: len(list((self.store / "parts").glob("*"))) > 2, 150, "the first parts")
             self.at = time.monotonic()
             self.act()
         except BaseException as error:

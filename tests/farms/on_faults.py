@@ -91,7 +91,7 @@ def test_a_job_with_two_workers_is_replaced(farm, make_settings):
 
 
 def test_the_lifetime_is_reached(farm, make_settings, slow_config, expected):
-    settings = make_settings(lifetime=6, lifetime_stagger=1, allowed_failures=0)
+    settings = make_settings(lifetime=6, lifetime_stagger=1)
     with clusters.connect(settings) as client:
         keeper = client.cluster.keeper
         found, at = prepare_disturbed(slow_config, client, lambda: None)
