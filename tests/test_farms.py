@@ -13,6 +13,9 @@ import pytest
 from conftest import require
 from farms import daemons
 
+from hepdask.clusters import HTCondor, Slurm, load_cluster
+from hepdask.errors import ConfigError
+
 ROOT = Path(__file__).parent.parent
 LIMIT = 840  # seconds for all tests on one farm
 
@@ -77,3 +80,40 @@ def test_farm(farm, home):
         told = log.read()
     print(told)
     assert code == 0, told
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/clusters").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_shipped_sites_are_valid(path):
+    load_cluster(str(path))
+
+
+@pytest.mark.parametrize(("kind", "model"), [("slurm", Slurm), ("htcondor", HTCondor)])
+def test_shipped_values_are_the_defaults_and_every_key_is_there(kind, model):
+    path = ROOT / f"configs/clusters/{kind}.yaml"
+    assert load_cluster(str(path)) == model()
+    words = path.read_text()
+    assert [field.alias for field in model.model_fields.values() if f"{field.alias}:" not in words] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"kind": "pbs"}, "kind: 'pbs' is not one of: local, attached, slurm, htcondor"),
+        ({"kind": "slurm", "wall-time": "1:00:00"}, "wall-time: unknown key; did you mean walltime?"),
+        ({"kind": "slurm", "walltime": "2 hours"}, "walltime: '2 hours' is no wall time; write HH:MM:SS"),
+        ({"kind": "slurm", "lifetime": 7200}, "lifetime: 7200 s is not below the wall time, 02:00:00"),
+        ({"kind": "htcondor", "processes": 2}, "processes: 2 workers cannot share 1 cores"),
+        (
+            {"kind": "htcondor", "workers": 3, "maximum-workers": 2},
+            "maximum-workers: 2 is less than workers, 3",
+        ),
+        ({"kind": "slurm", "port-range": [10000, 10001]}, "port-range: 10000 to 10001 is too narrow"),
+        ({"kind": "slurm", "environment": {"MY_TOKEN": "x"}}, "environment.MY_TOKEN looks like a secret"),
+    ],
+)
+def test_wrong_settings_are_refused_with_what_to_do(settings, expected):
+    with pytest.raises(ConfigError) as refused:
+        load_cluster(settings)
+    assert expected in str(refused.value)

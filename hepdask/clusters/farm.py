@@ -128,7 +128,9 @@ class FarmCluster(JobQueueCluster):
         scheduler = self.running_scheduler
         for name, client in list(scheduler.clients.items()):
             keys = [task.key for task in client.wants_what]
-            scheduler.stimulus_cancel(keys, name, force=True, reason="cluster", msg="the cluster was given up")
+            scheduler.stimulus_cancel(
+                keys, name, force=True, reason="cluster", msg="the cluster was given up"
+            )
 
     async def _close(self) -> None:
         if keeper := getattr(self, "keeper", None):

@@ -118,7 +118,7 @@ class Slurm:
         lines = [f"{key}={value}" for key, value in settings.items()]
         lines += [
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CORES} Boards=1 "
-            f"SocketsPerBoard=1 CoresPerSocket={CORES} ThreadsPerCore=1 RealMemory=8000 State=UNKNOWN"
+            f"SocketsPerBoard=1 CoresPerSocket={CORES} ThreadsPerCore=1 RealMemory=16000 State=UNKNOWN"
             for node, port in zip(NODES, self.ports, strict=True)
         ]
         lines += [f"PartitionName=main Nodes={','.join(NODES)} Default=YES MaxTime=INFINITE State=UP"]
@@ -237,11 +237,11 @@ class HTCondor:
             "SEC_CLIENT_AUTHENTICATION_METHODS": "FS", "SEC_TOKEN_DIRECTORY": f"{folder}/tokens",
             "SEC_TOKEN_SYSTEM_DIRECTORY": f"{folder}/tokens", "SEC_PASSWORD_DIRECTORY": f"{folder}/passwords",
             **{f"ALLOW_{what}": "*" for what in ("READ", "WRITE", "DAEMON", "NEGOTIATOR", "ADMINISTRATOR")},
-            "NUM_CPUS": CORES * len(NODES), "MEMORY": 24000, "START": True, "SUSPEND": False, "PREEMPT": False,
+            "NUM_CPUS": CORES * len(NODES), "MEMORY": 48000, "START": True, "SUSPEND": False, "PREEMPT": False,
             "KILL": False, "BASE_CGROUP": "", "RUNBENCHMARKS": 0, "JOB_START_DELAY": 0, "POLLING_INTERVAL": 1,
             "SCHEDD_INTERVAL": 1, "SCHEDD_MIN_INTERVAL": 1, "NEGOTIATOR_INTERVAL": 1, "NEGOTIATOR_MIN_INTERVAL": 1,
             "NEGOTIATOR_CYCLE_DELAY": 1, "UPDATE_INTERVAL": 2, "STARTER_UPDATE_INTERVAL": 2,
-            "SHADOW_QUEUE_UPDATE_INTERVAL": 2, "MASTER_BACKOFF_CEILING": 3,
+            "SHADOW_QUEUE_UPDATE_INTERVAL": 2, "MASTER_BACKOFF_CEILING": 3, "PERIODIC_EXPR_INTERVAL": 2,
         }  # fmt: skip
         lines = [f"{key} = {value}" for key, value in settings.items()]
         (folder / "condor_config").write_text(

@@ -91,7 +91,7 @@ def test_a_job_with_two_workers_is_replaced(farm, make_settings):
 
 
 def test_the_lifetime_is_reached(farm, make_settings, slow_config, expected):
-    settings = make_settings(lifetime=6, lifetime_stagger=1)
+    settings = make_settings(lifetime=12, lifetime_stagger=1)
     with clusters.connect(settings) as client:
         keeper = client.cluster.keeper
         found, at = prepare_disturbed(slow_config, client, lambda: None)
@@ -133,7 +133,7 @@ def test_a_job_that_can_never_start_is_an_error_with_the_reason(farm, make_setti
         if farm.kind == "slurm"
         else (
             {"memory": "900GB"},
-            "it asks for 858307 MB of memory, and the largest slot of the pool has 24000",
+            "it asks for 858307 MB of memory, and the largest slot of the pool has 48000",
         )
     )
     with pytest.raises(ClusterError, match=f"can never start: {wrong[1]}"):  # noqa: SIM117
