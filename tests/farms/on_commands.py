@@ -186,9 +186,10 @@ def test_the_plain_submit_files_run(farm, document, tmp_path):
         if farm.kind == "slurm":
             number = re.search(r"\d+", output("sbatch", "slurm/run.sbatch", str(config)))[0]
         else:
-            number = re.search(
-                r"cluster (\d+)", output("condor_submit", "htcondor/run.sub", f"config={config}")
-            )[1]
+            # the user of the tests may have no home of his own
+            home = f'environment = "HOME={os.environ["HOME"]} PYTHONPATH={os.environ["PYTHONPATH"]}"'
+            answer = output("condor_submit", "-append", home, "htcondor/run.sub", f"config={config}")
+            number = re.search(r"cluster (\d+)", answer)[1]
         until(lambda: not farm.exists(number), 150, "the end of the job")
     finally:
         os.chdir(ROOT)
