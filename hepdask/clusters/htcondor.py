@@ -105,18 +105,24 @@ def _sighting(row: dict[str, Any]) -> Sighting:
     return Sighting(State.LOST, f"exit code {code}") if code else Sighting(State.FINISHED)
 
 
+def time_limit(walltime: str) -> dict[str, Any]:
+    """Give the lines of a submit file that end a job after its wall time."""
+    limit = seconds(walltime)
+    return {
+        "periodic_remove": f"JobStatus == 2 && time() - EnteredCurrentStatus > {limit}",
+        "MY.MaxRuntime": limit,
+    }
+
+
 def job_options(settings: HTCondor) -> dict[str, Any]:
     """Give what dask-jobqueue needs to know for HTCondor alone.
 
-    HTCondor has no wall time of its own: `allowed_execute_duration` is its general limit, which holds a job,
-    and `MaxRuntime` is what CERN reads.
+    HTCondor has no wall time of its own: the job is told to remove itself, and `MaxRuntime` is what CERN reads.
     """
-    limit = seconds(settings.walltime)
     return {
         "disk": settings.disk,
         "job_extra_directives": {
-            "allowed_execute_duration": limit,
-            "MY.MaxRuntime": limit,
+            **time_limit(settings.walltime),
             **settings.job_extra_directives,
         },
         "submit_command_extra": list(settings.submit_command_extra),

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hepdask import artifacts
-from hepdask.clusters.htcondor import CondorTruth
-from hepdask.clusters.settings import HTCondor, Slurm, load_cluster, seconds
+from hepdask.clusters.htcondor import CondorTruth, time_limit
+from hepdask.clusters.settings import HTCondor, Slurm, load_cluster
 from hepdask.clusters.slurm import SlurmTruth
 from hepdask.clusters.truth import NoAnswer, Sighting, State, ask
 from hepdask.config import Config
@@ -211,7 +211,6 @@ def _slurm_script(settings: Slurm, folder: Path, log: Path) -> str:
 
 def _condor_description(settings: HTCondor, folder: Path, log: Path) -> str:
     driver = settings.driver
-    limit = seconds(driver.walltime or settings.walltime)
     lines = [
         "executable = /bin/bash",
         f"arguments = {folder / 'driver.sh'}",
@@ -225,8 +224,7 @@ def _condor_description(settings: HTCondor, folder: Path, log: Path) -> str:
         f"request_cpus = {driver.cores}",
         f"request_memory = {_megabytes(driver.memory)}",
         f"request_disk = {settings.disk}",
-        f"allowed_execute_duration = {limit}",
-        f"MY.MaxRuntime = {limit}",
+        *(f"{key} = {value}" for key, value in time_limit(driver.walltime or settings.walltime).items()),
         *driver.job_extra_directives,
         "queue",
     ]
