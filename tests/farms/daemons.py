@@ -195,7 +195,7 @@ class Slurm:
         output("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def shorten(self, job):
-        """Let a job's wall time be over at the next look, instead of after the minute that is Slurm's least."""
+        """Let a job's wall time be over at the next look."""
         output("scontrol", "update", f"JobId={job}", "EndTime=now")
 
     def exists(self, job):
@@ -299,7 +299,9 @@ class HTCondor:
         output("condor_vacate_job", job)
 
     def shorten(self, job):
-        """Nothing to do: HTCondor counts in seconds."""
+        """Let a job's wall time be over at the next look: the limit that it removes itself by becomes nought."""
+        over = "JobStatus == 2 && time() - EnteredCurrentStatus > 0"
+        output("condor_qedit", job, "PeriodicRemove", over)
 
     def exists(self, job):
         """Tell whether a job is waiting, running or held."""

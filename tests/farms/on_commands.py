@@ -190,7 +190,7 @@ def test_the_plain_submit_files_run(farm, document, tmp_path):
             home = f'environment = "HOME={os.environ["HOME"]} PYTHONPATH={os.environ["PYTHONPATH"]}"'
             answer = output("condor_submit", "-append", home, "htcondor/run.sub", f"config={config}")
             number = re.search(r"cluster (\d+)", answer)[1]
-        until(lambda: not farm.exists(number), 150, "the end of the job")
+        until(lambda: not farm.exists(number), 300, "the end of the job")
     finally:
         os.chdir(ROOT)
     said = "".join(path.read_text() for path in tmp_path.glob("hepdask-*"))

@@ -101,10 +101,7 @@ def test_the_lifetime_is_reached(farm, make_settings, slow_config, expected):
 
 
 def test_the_walltime_is_reached(farm, make_settings, slow_config, expected):
-    # Slurm counts in minutes, and looks every half of one: it is told that a minute is over
-    settings = make_settings(walltime="00:01:00" if farm.kind == "slurm" else "00:00:12", lifetime=11)
-    settings["worker-extra-args"] = ["--lifetime", "3600s"]
-    with clusters.connect(settings) as client:
+    with clusters.connect(make_settings()) as client:
         keeper = client.cluster.keeper
         found, at = prepare_disturbed(slow_config, client, lambda: farm.shorten(connected_job(keeper)))
         assert found == expected
