@@ -18,12 +18,13 @@ _HOMES = {
     "train": "hepdask.steps.train",
     "evaluate": "hepdask.steps.evaluate",
     "run": "hepdask.steps.run",
+    "submit": "hepdask.steps.submit",
     "inspect": "hepdask.steps.inspect",
     "export": "hepdask.steps.export",
 }
 
 __all__ = [
-    "evaluate", "export", "inspect", "load_config", "open_store", "prepare", "run", "simulate", "train",
+    "evaluate", "export", "inspect", "load_config", "open_store", "prepare", "run", "simulate", "submit", "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from hepdask.steps.prepare import prepare
     from hepdask.steps.run import run
     from hepdask.steps.simulate import simulate
+    from hepdask.steps.submit import submit
     from hepdask.steps.train import train
     from hepdask.store import open_store
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import signal
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from hepdask.errors import ConfigError, HepdaskError
 def main() -> None:
     """Run a command; exit with 0 when done, 1 when it failed, 2 for wrong usage or configuration."""
     tracebacks = any(word.startswith("-vv") for word in sys.argv) or sys.argv.count("-v") > 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled job tidies up, as after Ctrl-C
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -225,6 +227,62 @@ def export(store: str, format: str, out: str, split: Literal["train", "test"] | 
     hepdask.export(store, format, out, split)
 
 
+@cli.command()
+@_with_config
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@_everywhere
+def submit(config: str, overrides: dict[str, Any], cluster: str | None, as_json: bool) -> None:
+    r"""Submit the whole run as a batch job, with its driver; the workers become further jobs.
+
+    \b
+    hepdask submit CONFIG --cluster slurm
+    hepdask status CONFIG --cluster slurm       where it is
+    hepdask logs -f CONFIG --cluster slurm      what it says
+    hepdask cancel CONFIG --cluster slurm       end it; submitted again, it goes on where it stopped
+    """
+    job = hepdask.submit(_load(config, overrides, cluster))
+    facts = {"number": job.number, "kind": job.kind, "log": str(job.log)}
+    click.echo(json.dumps(facts) if as_json else f"job {job.number} submitted; it writes to {job.log}")
+
+
+@cli.command()
+@_with_config
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@_everywhere
+def status(config: str, overrides: dict[str, Any], cluster: str | None, as_json: bool) -> None:
+    """Say where the submitted run is."""
+    from hepdask.steps import submit as submitted
+
+    job, seen = submitted.status(_load(config, overrides, cluster))
+    facts = {"number": job.number, "state": seen.state.value, "reason": seen.reason, "log": str(job.log)}
+    reason = f" ({seen.reason})" if seen.reason else ""
+    click.echo(
+        json.dumps(facts) if as_json else f"job {job.number}: {seen.state.value}{reason}; log: {job.log}"
+    )
+
+
+@cli.command()
+@_with_config
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job is over.")
+@_everywhere
+def logs(config: str, overrides: dict[str, Any], cluster: str | None, follow: bool) -> None:
+    """Print what the driver of the submitted run says."""
+    from hepdask.steps import submit as submitted
+
+    for text in submitted.logs(_load(config, overrides, cluster), follow):
+        click.echo(text, nl=False)
+
+
+@cli.command()
+@_with_config
+@_everywhere
+def cancel(config: str, overrides: dict[str, Any], cluster: str | None) -> None:
+    """End the submitted run."""
+    from hepdask.steps import submit as submitted
+
+    click.echo(f"job {submitted.cancel(_load(config, overrides, cluster)).number} cancelled")
+
+
 @cli.group()
 def cluster() -> None:
     """Dask clusters."""
@@ -232,28 +290,71 @@ def cluster() -> None:
 
 @cluster.command("start")
 @click.argument("name", default="local", metavar="NAME|FILE")
+@click.option("--connection", metavar="FILE.json", help="Write a file that --cluster takes.")
+@click.option(
+    "--tls", is_flag=True, help="Batch farms: encrypt, and let in only who can read the connection file."
+)
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 @_everywhere
-def cluster_start(name: str, as_json: bool) -> None:
+def cluster_start(name: str, connection: str | None, tls: bool, as_json: bool) -> None:
     r"""Start a cluster that stays up until Ctrl-C, and print its addresses.
 
     \b
     hepdask cluster start local
     hepdask run configs/demo.yaml --cluster tcp://127.0.0.1:PORT
+    hepdask cluster start slurm --tls --connection farm.json
+    hepdask run configs/demo.yaml --cluster farm.json
     """
-    settings = clusters.load_cluster(name)
-    if isinstance(settings, str):
-        raise ConfigError(f"{name}: the address of a cluster that runs already; give a name or a file")
-    with clusters.start(settings) as started:
-        facts = {
-            "address": started.scheduler_address, "dashboard": started.dashboard_link, "workers": len(started.workers),
-        }  # fmt: skip
+    with clusters.standing(name, connection, tls) as (facts, still_up):
         if as_json:
             click.echo(json.dumps(facts))
         else:
             click.echo(
                 f"scheduler: {facts['address']}\ndashboard: {facts['dashboard']}\nworkers: {facts['workers']}"
             )
-            click.echo(f"use it with: --cluster {facts['address']}    stop it with Ctrl-C")
-        while True:
-            time.sleep(3600)
+            click.echo(f"use it with: --cluster {connection or facts['address']}    stop it with Ctrl-C")
+        still_up()
+
+
+@cluster.command("script")
+@click.argument("name", metavar="NAME|FILE")
+@_everywhere
+def cluster_script(name: str) -> None:
+    """Print the job script that starts workers on a batch farm."""
+    from hepdask.clusters.farm import job_script
+
+    click.echo(job_script(_farm(name)))
+
+
+@cluster.command("check")
+@click.argument("name", metavar="NAME|FILE")
+@click.option("--read", metavar="URL", help="A ROOT file that a worker should be able to open.")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@_everywhere
+def cluster_check(name: str, read: str | None, as_json: bool) -> int:
+    r"""Look at a batch farm, with a single job, before there are a thousand; 1 where something has to be mended.
+
+    \b
+    hepdask cluster check lxplus --read root://server//path/file.root
+    """
+    from hepdask.clusters.check import check
+
+    done = []
+    for one in check(_farm(name), read):
+        done.append(one)
+        if not as_json:
+            click.echo(f"{'pass' if one.passed else 'FAIL'}  {one.name}: {one.found}")
+            if not one.passed:
+                click.echo(f"      -> {one.mend}")
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(one) for one in done]))
+    return 0 if all(one.passed for one in done) else 1
+
+
+def _farm(name: str) -> clusters.Slurm | clusters.HTCondor:
+    settings = clusters.load_cluster(name)
+    if not isinstance(settings, clusters.Slurm | clusters.HTCondor):
+        raise ConfigError(
+            f"{name}: a cluster of kind {settings.kind} has no batch jobs; name a slurm or htcondor one"
+        )
+    return settings

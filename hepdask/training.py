@@ -269,7 +269,9 @@ def _reseed(model: Any, seed: int, epoch: int, rank: int) -> None:
 
 
 def _waited(history: list[dict[str, float]]) -> int:
-    """Count the epochs since the best val_loss."""
+    """Count the epochs since the best val_loss; before the first, none."""
+    if not history:
+        return 0
     losses = [row["val_loss"] for row in history]
     return len(losses) - 1 - int(np.argmin(losses))
 

@@ -26,16 +26,18 @@ def require(available, what):
     pytest.skip(what)
 
 
+SAMPLES = {"ttbar": (70, 11), "wjets": (60, 12), "qcd": (50, 13)}  # events and seed of each file
+
+
 @pytest.fixture(scope="session")
 def sample_files(tmp_path_factory):
     """Three small files of random events, one a class, two of them with leptons in most events."""
     folder = tmp_path_factory.mktemp("samples")
-    sizes = {"ttbar": (70, 11), "wjets": (60, 12), "qcd": (50, 13)}
     return {
         name: made.write_root(
             folder / f"{name}.root", made.random_events(size, seed), identity=uuid.UUID(int=seed)
         )
-        for name, (size, seed) in sizes.items()
+        for name, (size, seed) in SAMPLES.items()
     }
 
 

@@ -129,7 +129,10 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
     training = config.training
     begin = time.monotonic()
     checkpoint = _own_checkpoint(folder / "checkpoint", key)
-    with Listener(name, folder / "history.csv") as listener:
+    with (
+        clusters.reserved(client, training.ranks, training.cores_per_rank),
+        Listener(name, folder / "history.csv") as listener,
+    ):
         results: list[TrainedModel | None] = distributed.run(
             train_rank, name, config, store.path.absolute(), folder.absolute() / "logs" / "tensorboard",
             client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,

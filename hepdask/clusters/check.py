@@ -1,0 +1,229 @@
+"""Preflight of a site: what can go wrong with a thousand jobs, tried with one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from distributed import Client
+
+from hepdask.clusters.connect import wait_for_workers
+from hepdask.clusters.farm import FarmCluster
+from hepdask.clusters.ports import free_port
+from hepdask.clusters.settings import HTCondor, Slurm
+from hepdask.errors import ClusterError, HepdaskError
+
+PROXY_HOURS = 12.0
+CLOCK_SECONDS = 2.0
+DISK_GIB = 1.0
+_COMMANDS = {
+    "slurm": ("sbatch", "squeue", "scancel"),
+    "htcondor": ("condor_submit", "condor_q", "condor_history", "condor_rm", "condor_status"),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    name : str
+        What.
+    passed : bool
+        Whether it is in order.
+    found : str
+        What was found.
+    mend : str
+        What to do where it is not.
+    """
+
+    name: str
+    passed: bool
+    found: str
+    mend: str = ""
+
+
+def check(settings: Slurm | HTCondor, read: str | None = None) -> Iterator[Check]:
+    """Look at a site: first from here alone, then with one job.
+
+    Parameters
+    ----------
+    settings : Slurm or HTCondor
+        The site.
+    read : str, optional
+        A ROOT file, for example ``root://server//path.root``, that a worker should be able to open.
+
+    Yields
+    ------
+    Check
+        One after another, as they are done. The job is not submitted where something that it needs is missing.
+    """
+    passed = True
+    for one in _from_here(settings):
+        passed = passed and one.passed
+        yield one
+    if not passed:
+        return
+    begin = time.monotonic()
+    single = settings.model_copy(update={"workers": 1, "maximum_workers": None})
+    try:
+        with FarmCluster(single) as farm, Client(farm) as client:
+            wait_for_workers(farm, 1)
+            wall = time.monotonic() - begin
+            yield Check("a job starts and its worker connects", True, f"after {wall:.0f} s")
+            yield from _from_a_worker(client, single, read)
+    except HepdaskError as error:
+        mend = "see the reason; if the job ran, let its node reach the scheduler: set interface, host, port-range"
+        yield Check("a job starts and its worker connects", False, str(error), mend)
+
+
+def _from_here(settings: Slurm | HTCondor) -> Iterator[Check]:
+    missing = [name for name in _COMMANDS[settings.kind] if shutil.which(name) is None]
+    yield Check(
+        "commands of the batch system", not missing, f"missing: {', '.join(missing)}" if missing else "all there",
+        "go to a machine that submits to the farm, or put them on the PATH",
+    )  # fmt: skip
+    if settings.interface:
+        known = sorted(psutil.net_if_addrs())
+        yield Check(
+            f"interface {settings.interface}", settings.interface in known, f"here are: {', '.join(known)}",
+            "set interface to one that this machine and the nodes have",
+        )  # fmt: skip
+    if settings.port_range:
+        first, last = settings.port_range
+        free = sum(bool(free_port(settings.host or "", port)) for port in range(first, last + 1))
+        yield Check(
+            f"ports {first} to {last}", free > 0, f"{free} of {last + 1 - first} are free here",
+            "widen port-range, or end what listens there",
+        )  # fmt: skip
+    yield _proxy()
+    yield _writable(Path(settings.log_directory), "log-directory")
+
+
+def _proxy() -> Check:
+    path = os.environ.get("X509_USER_PROXY") or f"/tmp/x509up_u{os.getuid()}"
+    mend = "voms-proxy-init --voms VO --valid 96:00, with X509_USER_PROXY in a folder that the nodes see"
+    if not os.path.exists(path):
+        asked = bool(os.environ.get("X509_USER_PROXY"))
+        return Check(
+            "grid proxy", not asked, f"{path}: there is none" + ("" if asked else "; needed by none"), mend
+        )
+    words = ["openssl", "x509", "-noout", "-checkend", f"{PROXY_HOURS * 3600:.0f}", "-in", path]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    found = (
+        f"{path}: good for {PROXY_HOURS:g} h"
+        if done.returncode == 0
+        else f"{path}: ends within {PROXY_HOURS:g} h"
+    )
+    return Check("grid proxy", done.returncode == 0, found, mend)
+
+
+def _writable(folder: Path, key: str) -> Check:
+    try:
+        with _note(folder):
+            return Check(key, True, f"{folder} can be written")
+    except OSError as error:
+        return Check(key, False, f"{folder}: {error.strerror}", f"set {key} to a folder that can be written")
+
+
+@contextmanager
+def _note(folder: Path) -> Iterator[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.absolute() / f"check-{uuid.uuid4().hex}"
+    path.write_text(path.name)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _from_a_worker(client: Client, settings: Slurm | HTCondor, read: str | None) -> Iterator[Check]:
+    with _note(Path(settings.log_directory)) as note:
+        same = _on_worker(client, _reads, str(note)) == note.name
+    yield Check(
+        "shared file system", same, f"{settings.log_directory} is {'' if same else 'not '}the same on the node",
+        "set log-directory, and the output and store of the configuration, to folders that all nodes see",
+    )  # fmt: skip
+    yield _versions(client)
+    before = time.time()
+    there = _on_worker(client, time.time)
+    off = max(before - there, there - time.time(), 0.0)
+    yield Check("clock", off <= CLOCK_SECONDS, f"off by {off:.1f} s", "tell the site; logs will not agree")
+    free = _on_worker(client, _free_disk, settings.local_directory)
+    yield Check(
+        "disk for spilling",
+        free >= DISK_GIB,
+        f"{free:.1f} GiB free on the node",
+        "set local-directory, or ask for more",
+    )
+    host = _on_worker(client, socket.gethostname)
+    ranks = _on_worker(client, _can_train)
+    yield Check(
+        "training",
+        ranks is None,
+        ranks or f"TensorFlow and Horovod are there, on {host}",
+        "make horovod, for this Python",
+    )
+    if read:
+        problem = _on_worker(client, _open, read)
+        mend = "check the path, X509_USER_PROXY in `environment`, and that the nodes may reach the storage"
+        yield Check(f"{read} from a worker", problem is None, problem or "it opens", mend)
+
+
+def _on_worker(client: Client, function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return client.submit(function, *arguments, pure=False).result(timeout=120)
+    except TimeoutError:
+        raise ClusterError("the worker did not answer within 120 s") from None
+
+
+def _versions(client: Client) -> Check:
+    versions: Any = client.get_versions()
+    here = versions["client"]["packages"]
+    there = next(iter(versions["workers"].values()))["packages"]
+    other = [
+        f"{name} {here[name]} here, {there.get(name)} there" for name in here if there.get(name) != here[name]
+    ]
+    return Check(
+        "Python and packages", not other, "; ".join(other) or f"equal, Python {here['python']}",
+        "let `python` of the cluster be this environment, on a shared path, packed, or in a container",
+    )  # fmt: skip
+
+
+def _reads(path: str) -> str | None:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return None
+
+
+def _free_disk(folder: str | None) -> float:
+    return shutil.disk_usage(folder or os.getcwd()).free / 2**30
+
+
+def _can_train() -> str | None:
+    import importlib.util
+
+    missing = [name for name in ("tensorflow", "horovod") if importlib.util.find_spec(name) is None]
+    return f"missing: {', '.join(missing)}" if missing else None
+
+
+def _open(path: str) -> str | None:
+    import uproot
+
+    try:
+        with uproot.open(path):
+            return None
+    except Exception as error:  # whatever the storage says
+        return f"{type(error).__name__}: {error}"

@@ -1,0 +1,220 @@
+"""From settings to a client: a cluster that is started, or attached to, for as long as it is needed."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+from distributed import Client, LocalCluster
+
+from hepdask.clusters.ports import free_port
+from hepdask.clusters.security import security_of
+from hepdask.clusters.settings import Attached, HTCondor, Local, Settings, Slurm, load_cluster
+from hepdask.errors import ClusterError, ConfigError
+from hepdask.progress import say
+
+if TYPE_CHECKING:
+    from hepdask.clusters.farm import FarmCluster
+
+_TICK = 0.2
+
+
+def start(settings: Settings) -> LocalCluster | FarmCluster:
+    """Start a cluster; a local one has its workers when this returns, one of batch jobs has asked for them."""
+    if isinstance(settings, Slurm | HTCondor):
+        from hepdask.clusters.farm import FarmCluster
+
+        return FarmCluster(settings)
+    if isinstance(settings, Attached):
+        raise ConfigError(f"{settings.address}: a cluster that runs already; give a name or a file")
+    with dask.config.set({"distributed.comm.timeouts.connect": f"{settings.start_timeout}s"}):
+        return LocalCluster(
+            n_workers=settings.workers,
+            threads_per_worker=settings.threads,
+            memory_limit=settings.memory_limit,
+            host=settings.host,
+            dashboard_address=f"{settings.host}:{free_port(settings.host, settings.dashboard_port)}",
+            silence_logs=40,
+            preload=["hepdask.interrupt"],
+        )
+
+
+@contextmanager
+def connect(cluster: str | Mapping[str, Any], client: Client | None = None) -> Iterator[Client]:
+    """Give a client: the one at hand, or of a cluster that is started, or attached to, for the block.
+
+    Parameters
+    ----------
+    cluster : str or mapping
+        What `load_cluster` takes.
+    client : distributed.Client, optional
+        Given back as it is.
+
+    Raises
+    ------
+    ClusterError
+        The scheduler does not answer; or the jobs of a farm are rejected, can never start or fail one after
+        another: the batch system's answer or the end of the last log is in the message. Also raised in place of
+        whatever comes out of the block when that happens later.
+    """
+    if client is not None:
+        yield client
+        return
+    settings = load_cluster(cluster)
+    if isinstance(settings, Attached):
+        with _attach(settings) as attached:
+            say(f"dashboard: {attached.dashboard_link}")
+            yield attached
+    elif isinstance(settings, Local):
+        with start(settings) as started, Client(started) as own:
+            say(f"dashboard: {own.dashboard_link}")
+            yield own
+    else:
+        with start(settings) as farm, _explained(farm), Client(farm) as own:
+            say(f"dashboard: {own.dashboard_link}")
+            wait_for_workers(farm, 1)
+            yield own
+
+
+def _attach(settings: Attached) -> Client:
+    security = security_of(settings.certificate) if settings.certificate else None
+    try:
+        return Client(settings.address, timeout=f"{settings.start_timeout:g}s", security=security)
+    except ValueError as error:
+        raise ConfigError(
+            f"cluster: {settings.address} is not the address of a scheduler ({error})"
+        ) from None
+    except Exception as error:  # whatever a stranger at that address answers
+        raise ClusterError(
+            f"{settings.address}: no scheduler answers there ({error}); is the cluster up?"
+        ) from None
+
+
+@contextmanager
+def _explained(farm: FarmCluster) -> Iterator[None]:
+    """Where the cluster was given up, say so instead of what came of it."""
+    try:
+        yield
+    except Exception as error:
+        if farm.keeper.error is not None and farm.keeper.error is not error:
+            raise farm.keeper.error from error
+        raise
+
+
+def wait_for_workers(farm: FarmCluster, workers: int) -> None:
+    """Wait until so many workers are connected, for at most `start-timeout`.
+
+    Raises
+    ------
+    ClusterError
+        They are not, or never will be.
+    """
+    timeout = farm.settings.start_timeout
+    deadline = time.monotonic() + timeout
+    while (there := len(farm.running_scheduler.workers)) < workers:
+        if error := farm.keeper.verdict():
+            raise error
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"{there} of {workers} workers after {timeout:g} s (start-timeout); jobs: {farm.keeper.summary()}"
+            )
+        time.sleep(_TICK)
+
+
+@contextmanager
+def reserved(client: Client, ranks: int, cores_per_rank: int) -> Iterator[None]:
+    """Keep a fixed number of workers, enough for ranks that train together, and wait for them.
+
+    Clusters that are not made of batch jobs are left as they are.
+
+    Raises
+    ------
+    ClusterError
+        A worker is too small for a rank, or the workers do not come.
+    """
+    farm = getattr(client, "cluster", None)
+    settings = getattr(farm, "settings", None)
+    if farm is None or not isinstance(settings, Slurm | HTCondor):
+        yield
+        return
+    if cores_per_rank > settings.threads:
+        raise ClusterError(
+            f"a rank takes {cores_per_rank} cores and a worker has {settings.threads}: raise `cores` of the "
+            "cluster's jobs, or lower training.cores_per_rank"
+        )
+    workers = math.ceil(ranks / (settings.threads // cores_per_rank))
+    farm.hold(workers)
+    try:
+        wait_for_workers(farm, workers)
+        yield
+    finally:
+        if farm.keeper.error is None:
+            farm.hold()
+
+
+@contextmanager
+def standing(
+    cluster: str, connection: str | None = None, tls: bool = False
+) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
+    """Start a cluster that others attach to.
+
+    Parameters
+    ----------
+    cluster : str
+        What `load_cluster` takes.
+    connection : str, optional
+        File to write, which `load_cluster` takes; only its owner can read it, and it goes with the cluster.
+    tls : bool
+        Encrypt, whatever the settings say (batch farms).
+
+    Yields
+    ------
+    dict
+        Address, dashboard and number of workers.
+    callable
+        Waits for as long as the cluster is up; raises ClusterError when it was given up.
+    """
+    settings = load_cluster(cluster)
+    if tls:
+        if not isinstance(settings, Slurm | HTCondor):
+            raise ConfigError(
+                f"--tls is for batch farms; {cluster} is {settings.kind}, and listens on this machine alone"
+            )
+        settings = settings.model_copy(update={"tls": True})
+    with start(settings) as started:
+        keeper, certificate = getattr(started, "keeper", None), getattr(started, "certificate", None)
+        if keeper is not None:
+            wait_for_workers(started, 1)
+        facts = {
+            "address": started.scheduler_address,
+            "dashboard": started.dashboard_link,
+            "workers": len(started.scheduler_info["workers"]),
+        }
+        path = Path(connection) if connection else None
+        if path is not None:
+            document = {"kind": "attached", "address": facts["address"]}
+            document |= {"certificate": str(certificate)} if certificate else {}
+            path.touch(mode=0o600)
+            path.write_text(json.dumps(document))
+
+        def still_up() -> None:
+            while keeper is None or keeper.error is None:
+                time.sleep(_TICK)
+            raise keeper.error
+
+        try:
+            yield facts, still_up
+        finally:
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+
+def cpu_seconds(client: Client) -> float:
+    """CPU time that the workers have used so far [s]; those that are gone do not count."""
+    return float(sum(client.run(time.process_time, on_error="ignore").values()))

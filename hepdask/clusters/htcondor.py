@@ -1,0 +1,130 @@
+"""HTCondor: what condor_q, condor_history and the slots say of jobs."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hepdask.clusters.settings import HTCondor, seconds
+from hepdask.clusters.truth import NoAnswer, Sighting, State, ask
+
+_IDLE, _RUNNING, _REMOVED, _COMPLETED, _HELD, _TRANSFERRING, _SUSPENDED = range(1, 8)
+_ATTRIBUTES = (
+    "ClusterId,ProcId,JobStatus,HoldReason,RemoveReason,LastRejMatchTime,LastRejMatchReason,ExitCode,ExitBySignal,"
+    "ExitSignal,RemoteHost"
+)
+_ANALYSIS_KEPT = 300.0  # seconds for which a job that some slot could run is not analysed again
+_UNMATCHED = re.compile(r"^\[\d+\]\s+0\s+(.+)$", re.MULTILINE)  # a condition that no slot meets
+_OF_FREE_SLOTS = re.compile(r"Request(Cpus|Memory|Disk|GPUs)")  # ... but perhaps an emptier slot would
+
+
+class CondorTruth:
+    """Asks HTCondor for the truth about jobs."""
+
+    def __init__(self, settings: HTCondor) -> None:
+        self._settings = settings
+        self._analysed: dict[str, float] = {}
+
+    async def look(self, jobs: Sequence[str]) -> dict[str, Sighting]:
+        """Say where jobs are: the queue knows the living, the history those that have left it."""
+        if not jobs:
+            return {}
+        rows = await self._rows("condor_q", jobs)
+        seen = {job: _sighting(row) for job, row in rows.items()}
+        if missing := [job for job in jobs if job not in seen]:
+            left = await self._rows("condor_history", missing, "-limit", str(len(missing)))
+            seen |= {job: _sighting(row) for job, row in left.items()}
+        for job, row in rows.items():
+            if row["JobStatus"] == _IDLE and "LastRejMatchTime" in row:
+                if reason := await self._why_never(job):
+                    seen[job] = Sighting(State.PENDING, reason, never=True)
+                break  # all jobs ask for the same, so one speaks for all
+        return seen
+
+    async def _rows(self, command: str, jobs: Sequence[str], *words: str) -> dict[str, dict[str, Any]]:
+        query = [command, *jobs, "-json", "-attributes", _ATTRIBUTES, *words]
+        out = await ask(query, self._settings.query_timeout)
+        try:
+            rows = json.loads(out or "[]")
+        except ValueError:
+            raise NoAnswer(f"{command} answered: {out.strip()[:500]}") from None
+        return {f"{row['ClusterId']}.{row['ProcId']}": row for row in rows}
+
+    async def _why_never(self, job: str) -> str | None:
+        """Say why no slot of the pool could run a job even if it were empty; None where one could."""
+        if time.monotonic() - self._analysed.get(job, -_ANALYSIS_KEPT) < _ANALYSIS_KEPT:
+            return None
+        timeout = self._settings.query_timeout
+        whole = ["condor_status", "-constraint", 'SlotType =!= "Dynamic"', "-af"]
+        slots = _numbers(await ask([*whole, "TotalSlotCpus", "TotalSlotMemory", "TotalSlotDisk"], timeout))
+        asked = _numbers(
+            await ask(["condor_q", job, "-af", "RequestCpus", "RequestMemory", "RequestDisk"], timeout)
+        )
+        if not slots or not asked:
+            return None
+        largest = [max(column) for column in zip(*slots, strict=True)]
+        names = ("cores", "MB of memory", "kB of disk")
+        for wanted, most, name in zip(asked[0], largest, names, strict=True):
+            if wanted > most:
+                return f"it asks for {wanted:.0f} {name}, and the largest slot of the pool has {most:.0f}"
+        analysis = await ask(["condor_q", "-better-analyze", job], timeout)
+        unmet = [text for text in _UNMATCHED.findall(analysis) if not _OF_FREE_SLOTS.search(text)]
+        if unmet:
+            return f"no slot of the pool meets its requirement {unmet[0].strip()}"
+        self._analysed[job] = time.monotonic()
+        return None
+
+    def logs(self, job: str) -> list[str]:
+        """Name the files a job writes to."""
+        folder = Path(self._settings.log_directory)
+        return [str(folder / f"worker-{job}.{kind}") for kind in ("out", "err")]
+
+
+def _numbers(table: str) -> list[list[float]]:
+    rows = [line.split() for line in table.splitlines()]
+    return [[float(cell) for cell in row] for row in rows if row and "undefined" not in row]
+
+
+def _sighting(row: dict[str, Any]) -> Sighting:
+    status = row["JobStatus"]
+    if status == _IDLE:
+        return Sighting(State.PENDING, row.get("LastRejMatchReason", "").strip())
+    if status in (_RUNNING, _TRANSFERRING, _SUSPENDED):
+        return Sighting(State.RUNNING)
+    if status == _HELD:
+        return Sighting(State.LOST, f"held: {row.get('HoldReason', '')}")
+    if status == _REMOVED:
+        return Sighting(State.LOST, f"removed {row.get('RemoveReason', '')}".strip())
+    if row.get("ExitBySignal"):
+        return Sighting(State.LOST, f"ended by signal {row.get('ExitSignal')}")
+    code = row.get("ExitCode", 0)
+    return Sighting(State.LOST, f"exit code {code}") if code else Sighting(State.FINISHED)
+
+
+def time_limit(walltime: str) -> dict[str, Any]:
+    """Give the lines of a submit file that end a job after its wall time."""
+    limit = seconds(walltime)
+    return {
+        "periodic_remove": f"JobStatus == 2 && time() - EnteredCurrentStatus > {limit}",
+        "MY.MaxRuntime": limit,
+    }
+
+
+def job_options(settings: HTCondor) -> dict[str, Any]:
+    """Give what dask-jobqueue needs to know for HTCondor alone.
+
+    HTCondor has no wall time of its own: the job is told to remove itself, and `MaxRuntime` is what CERN reads.
+    """
+    return {
+        "disk": settings.disk,
+        "job_extra_directives": {
+            **time_limit(settings.walltime),
+            **settings.job_extra_directives,
+        },
+        "submit_command_extra": list(settings.submit_command_extra),
+        "cancel_command_extra": list(settings.cancel_command_extra),
+    }

@@ -1,0 +1,260 @@
+"""What can be said of a cluster: one validated document, with dask-jobqueue's own names for its keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from hepdask.config import Count, Port, Positive, read_document, validate
+from hepdask.errors import ConfigError
+
+_SHIPPED = (Path(__file__).parent.parent / "configs", Path(__file__).parent.parent.parent / "configs")
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|(^|_)KEY($|_)", re.IGNORECASE)
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-")
+    )
+
+
+class Local(_Document):
+    """Worker processes on this machine."""
+
+    kind: Literal["local"] = Field("local", description="worker processes on this machine")
+    workers: Count | None = Field(None, description="worker processes; default one a core")
+    threads: Count = Field(1, description="threads of each worker")
+    memory_limit: str = Field("auto", description="memory of each worker, as Dask writes it")
+    host: str = Field("127.0.0.1", description="address that scheduler, workers and dashboard listen on")
+    dashboard_port: int = Field(
+        8787, ge=0, description="port of the dashboard; another free one if it is taken"
+    )
+    start_timeout: Positive = Field(60.0, description="longest wait for the workers to start [s]")
+
+
+class Attached(_Document):
+    """A scheduler that runs already."""
+
+    kind: Literal["attached"] = Field("attached", description="a scheduler that runs already")
+    address: str = Field(description="tcp://… or tls://…")
+    certificate: str | None = Field(None, description="file with certificate and key, for tls://")
+    start_timeout: Positive = Field(20.0, description="longest wait for its answer [s]")
+
+
+def seconds(walltime: str) -> int:
+    """Read a wall time as batch systems write it: ``[days-]hours:minutes:seconds`` and shorter forms.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", walltime)
+    if match is None or walltime.isdigit():
+        raise ValueError(f"{walltime!r} is no wall time; write HH:MM:SS or DAYS-HH:MM:SS, in quotation marks")
+    days, first, second, third = (int(part or 0) for part in match.groups())
+    if match[1] is None and match[4] is None:  # Slurm reads two fields as minutes and seconds
+        return 60 * first + second
+    return 86400 * days + 3600 * first + 60 * second + third
+
+
+def _is_walltime(text: str) -> str:
+    seconds(text)
+    return text
+
+
+class Driver(_Document):
+    """The job of ``hepdask submit``: driver and scheduler, no worker."""
+
+    cores: Count = Field(1, description="cores of the driver's job")
+    memory: str = Field("4GB", description="its memory")
+    walltime: Annotated[str, AfterValidator(_is_walltime)] | None = Field(
+        None, description="its wall time; default the workers'"
+    )
+    job_extra_directives: tuple[str, ...] = Field(
+        (), description="further lines of its header: `--qos=long` for Slurm, `key = value` for HTCondor"
+    )
+
+
+class Farm(_Document):
+    """What Slurm and HTCondor clusters have in common: jobs, each of which starts Dask workers."""
+
+    # of a job, in dask-jobqueue's words
+    cores: Count = Field(1, description="cores of a job, shared by its worker processes")
+    memory: str = Field("2GB", description="memory of a job, shared by its worker processes")
+    processes: Count = Field(1, description="worker processes a job")
+    walltime: Annotated[str, AfterValidator(_is_walltime)] = Field(
+        "02:00:00", description="wall time of a job, HH:MM:SS"
+    )
+    name: str = Field("hepdask", description="name of the jobs in the queue")
+    python: str | None = Field(None, description="Python of the workers; default the one that runs hepdask")
+    interface: str | None = Field(None, description="network interface of scheduler and workers")
+    nanny: bool = Field(True, description="a process that restarts a worker which runs out of memory")
+    death_timeout: Positive = Field(
+        60.0, description="a worker ends itself where it finds no scheduler for so long [s]"
+    )
+    local_directory: str | None = Field(None, description="where workers spill to disk; default the job's")
+    shared_temp_directory: str | None = Field(
+        None, description="folder that all nodes see, for the certificates of tls; default log-directory"
+    )
+    log_directory: str = Field("runs/jobs", description="folder that all nodes see, for the jobs' output")
+    worker_extra_args: tuple[str, ...] = Field((), description="further words for `dask worker`")
+    job_script_prologue: tuple[str, ...] = Field((), description="shell lines run before the worker starts")
+    job_directives_skip: tuple[str, ...] = Field((), description="lines left out of the job's header")
+    scheduler_options: dict[str, Any] = Field(
+        default_factory=dict, description="further arguments of Dask's scheduler"
+    )
+
+    # how many, and for how long
+    workers: Count = Field(2, description="workers that are kept at all times")
+    maximum_workers: Count | None = Field(
+        None, description="workers that may be added while there is more to do; default none"
+    )
+    lifetime: Positive | None = Field(
+        None, description="a worker hands its work over after so long [s]; default the wall time less a tenth"
+    )
+    lifetime_stagger: Positive | None = Field(
+        None, description="spread of the lifetimes [s]; default a twentieth of the wall time"
+    )
+
+    # where they listen
+    host: str | None = Field(None, description="address the scheduler listens on; default the interface's")
+    port_range: tuple[Port, Port] | None = Field(
+        None, description="first and last port that scheduler and workers may take; default any"
+    )
+    dashboard_host: str = Field(
+        "127.0.0.1", description="address the dashboard listens on; it asks no password"
+    )
+    dashboard_port: int = Field(
+        8787, ge=0, description="port of the dashboard; another free one if it is taken"
+    )
+    tls: bool = Field(
+        False, description="encrypt, and let in only who has the certificate made for this cluster"
+    )
+
+    # what the workers find
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="environment variables of the workers, written into the job script"
+    )
+    allowed_failures: int = Field(
+        10, ge=0, description="workers that may die on one task before the task is given up"
+    )
+    memory_spill: tuple[float, float, float, float] = Field(
+        (0.6, 0.7, 0.85, 0.95),
+        description="shares of the memory at which a worker spills (twice), pauses, ends",
+    )
+
+    # truth about the jobs
+    poll_interval: Positive = Field(10.0, description="time between two questions to the batch system [s]")
+    query_timeout: Positive = Field(60.0, description="longest wait for its answer [s]")
+    start_timeout: Positive = Field(86400.0, description="longest wait for the workers to be there [s]")
+    connect_timeout: Positive = Field(
+        600.0, description="a running job whose worker does not connect for so long is replaced [s]"
+    )
+    lost_after: Positive = Field(
+        30.0, description="a running job whose worker has gone for so long is replaced [s]"
+    )
+    max_failures: Count = Field(
+        3, description="jobs that fail in a row, before any worker connects, until the cluster is given up"
+    )
+    driver: Driver = Field(default_factory=Driver, description="the job of `hepdask submit`")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Farm:
+        if secret := [
+            name for name, value in self.environment.items() if _SECRET.search(name) and "/" not in value
+        ]:
+            raise ValueError(
+                f"environment.{secret[0]} looks like a secret, and job scripts can be read by others: "
+                "put it into a file that only you can read, and give the file's path"
+            )
+        if self.processes > self.cores:
+            raise ValueError(f"processes: {self.processes} workers cannot share {self.cores} cores")
+        if self.lifetime and self.lifetime >= seconds(self.walltime):
+            raise ValueError(f"lifetime: {self.lifetime:g} s is not below the wall time, {self.walltime}")
+        if self.maximum_workers and self.maximum_workers < self.workers:
+            raise ValueError(f"maximum-workers: {self.maximum_workers} is less than workers, {self.workers}")
+        if self.port_range and self.port_range[1] - self.port_range[0] < 2 * self.processes:
+            raise ValueError(
+                f"port-range: {self.port_range[0]} to {self.port_range[1]} is too narrow: scheduler, each worker and "
+                "its nanny take a port of their own"
+            )
+        return self
+
+    @property
+    def threads(self) -> int:
+        """Threads of one worker."""
+        return self.cores // self.processes
+
+
+class Slurm(Farm):
+    """Workers in Slurm jobs."""
+
+    kind: Literal["slurm"] = Field("slurm", description="workers in Slurm jobs")
+    queue: str | None = Field(None, description="partition")
+    account: str | None = Field(None, description="account that pays")
+    job_cpu: Count | None = Field(None, description="cores to ask for, where not `cores`")
+    job_mem: str | None = Field(None, description="memory to ask for, where not `memory`")
+    job_extra_directives: tuple[str, ...] = Field((), description="further #SBATCH options")
+
+
+class HTCondor(Farm):
+    """Workers in HTCondor jobs."""
+
+    kind: Literal["htcondor"] = Field("htcondor", description="workers in HTCondor jobs")
+    disk: str = Field("2GB", description="disk of a job")
+    job_extra_directives: dict[str, str] = Field(
+        default_factory=dict, description="further lines of the submit file"
+    )
+    submit_command_extra: tuple[str, ...] = Field((), description="further words for condor_submit")
+    cancel_command_extra: tuple[str, ...] = Field((), description="further words for condor_rm")
+
+
+Settings = Local | Attached | Slurm | HTCondor
+_KINDS: dict[str, type[Local | Attached | Slurm | HTCondor]] = {
+    "local": Local, "attached": Attached, "slurm": Slurm, "htcondor": HTCondor,
+}  # fmt: skip
+
+
+def load_cluster(cluster: str | Mapping[str, Any]) -> Settings:
+    """Resolve what a configuration or ``--cluster`` says.
+
+    Parameters
+    ----------
+    cluster : str or mapping
+        A name under ``configs/clusters/``, a YAML file, the connection file of ``hepdask cluster start``,
+        ``tcp://…`` or ``tls://…``, or the settings.
+
+    Returns
+    -------
+    Local, Slurm, HTCondor or Attached
+        Settings of a cluster to start, or to attach to.
+
+    Raises
+    ------
+    ConfigError
+        There is no such cluster, or a setting is wrong.
+    """
+    if isinstance(cluster, Mapping):
+        return _of_kind(dict(cluster), "cluster")
+    if re.match(r"^[a-z]+://", cluster):
+        return Attached(address=cluster)
+    is_file = cluster.endswith((".yaml", ".yml", ".json"))
+    folders = [folder / "clusters" for folder in (Path("configs"), *_SHIPPED)]
+    candidates = [Path(cluster)] if is_file else [folder / f"{cluster}.yaml" for folder in folders]
+    for path in candidates:
+        if path.is_file():
+            return _of_kind(read_document(path), str(path))
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    raise ConfigError(f"cluster: {cluster!r} is neither a file, an address, nor one of: {', '.join(known)}")
+
+
+def _of_kind(document: dict[str, Any], where: str) -> Settings:
+    kind = document.get("kind", "local")
+    if kind not in _KINDS:
+        raise ConfigError(f"{where}: kind: {kind!r} is not one of: {', '.join(_KINDS)}")
+    return validate(_KINDS[kind], document, where)

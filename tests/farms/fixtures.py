@@ -1,0 +1,172 @@
+"""What the tests on a farm share: its daemons, settings of a small cluster on it, and a run that can be disturbed."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import events as made
+import numpy as np
+import pytest
+import yaml
+from conftest import SAMPLES
+from farms import daemons
+
+from hepdask import clusters, prepare
+
+ROOT = Path(__file__).parent.parent.parent
+
+# every chunk takes a while, so that there is something to disturb
+SLOW = """
+import time
+import numpy as np
+def slow(events):
+    time.sleep(0.7)
+    return np.ones(len(events), bool)
+"""
+
+
+@pytest.fixture(scope="session")
+def farm():
+    """Start the batch system that HEPDASK_FARM names; stop it, and nothing else, at the end."""
+    kind = {one.kind: one for one in (daemons.Slurm, daemons.HTCondor)}[os.environ["HEPDASK_FARM"]]
+    started = kind(Path(tempfile.mkdtemp(prefix=f"{kind.kind}-")))
+    os.environ.update(started.environment)
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="session")
+def make_settings(farm, tmp_path_factory):
+    """Give settings of a cluster of two workers on the farm."""
+
+    def make(**changes):
+        return {
+            "kind": farm.kind,
+            "cores": 1,
+            "memory": "2GB",
+            "workers": 2,
+            "host": "127.0.0.1",
+            "interface": "lo",
+            "dashboard-port": 0,
+            "log-directory": str(tmp_path_factory.mktemp("jobs")),
+            "environment": {"PYTHONPATH": os.environ["PYTHONPATH"], "HOME": os.environ["HOME"]},
+            "poll-interval": 1,
+            "lost-after": 4,
+            "start-timeout": 120,
+            "query-timeout": 30,
+        } | {key.replace("_", "-"): value for key, value in changes.items()}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def farm_client(make_settings, expected):
+    """Connect to a cluster on the farm that heals from whatever a test does to it."""
+    with clusters.connect(make_settings()) as connected:
+        yield connected
+
+
+@pytest.fixture
+def keeper(farm_client):
+    """Give the keeper of the cluster, when all its workers are there."""
+    kept = farm_client.cluster.keeper
+    there = lambda: len(farm_client.scheduler_info()["workers"]) == 2 and kept.summary() == "2 connected"  # noqa: E731
+    daemons.until(there, 60, f"two workers; {kept.summary()}")
+    return kept
+
+
+@pytest.fixture
+def slow_config(make_config, tmp_path):
+    """Give a configuration of 18 chunks of at least 0.7 s each."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    return make_config(
+        store={"chunk_events": 10, "retry_wait": 0.01, "worker_timeout": 120},
+        physics={"selections": {"slow": f"{tmp_path}/slow.py:slow"}},
+    )
+
+
+@pytest.fixture(scope="session")
+def expected():
+    """Give dataset and entry of all events that are selected, found by the selection alone."""
+    from hepdask import features
+
+    found = []
+    for name, (size, seed) in SAMPLES.items():
+        events = made.to_awkward(made.random_events(size, seed), np.float32)
+        selected = features.select(events)
+        found += [(name, entry) for entry in np.flatnonzero(selected)]
+    features.particles(events[selected])  # compiled once here, instead of once in each worker
+    features.high_level(events[selected])
+    return sorted(found)
+
+
+def hepdask(*words, cwd=None, timeout=250):
+    """Run a command as a person does."""
+    return subprocess.run(
+        [sys.executable, "-m", "hepdask", *map(str, words)],
+        cwd=cwd, capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+
+
+def write_document(make_config, make_settings, folder):
+    """Give what writes a configuration and the settings of a cluster, and gives their paths."""
+
+    def write(**changes):
+        config, cluster = folder / "config.yaml", folder / "farm.yaml"
+        config.write_text(yaml.safe_dump(json.loads(make_config(**changes).model_dump_json())))
+        cluster.write_text(yaml.safe_dump(make_settings()))
+        return config, cluster
+
+    return write
+
+
+class Disturbance(threading.Thread):
+    """Does something to a farm while a preparation is under way."""
+
+    def __init__(self, store, act):
+        super().__init__(daemon=True)
+        self.store, self.act = store, act
+        self.at = None
+        self.error = None
+
+    def run(self):
+        try:
+            daemons.until(lambda: len(list((self.store / "parts").glob("*"))) > 2, 150, "the first parts")
+            self.at = time.monotonic()
+            self.act()
+        except BaseException as error:
+            self.error = error
+
+
+def prepare_disturbed(config, client, act):
+    """Prepare, and do something in the middle of it; give dataset and entry of the events, and when it was done."""
+    thread = Disturbance(config.store_path, act)
+    thread.start()
+    prepared = prepare(config, client)
+    thread.join(60)
+    if thread.error is not None:
+        raise thread.error
+    arrays = prepared.store.arrays()
+    return sorted(zip(arrays.dataset.tolist(), arrays.entry.tolist(), strict=True)), thread.at
+
+
+def connected_job(keeper):
+    """Give the number of a job whose worker is connected."""
+    return next((job.number for job in keeper.jobs.values() if job.state.value == "connected"), None)
+
+
+def measured(farm, what, keeper, at):
+    """Print what a fault cost, as a line for the documentation."""
+    changes = [change for change in keeper.history if change.time > at]
+    noticed = next((c.time - at for c in changes if c.state.value in ("lost", "pending", "finished")), None)
+    replaced = next((c.time - at for c in changes if c.state.value == "connected"), None)
+    row = {"farm": farm.kind, "fault": what, "noticed_s": noticed, "replaced_s": replaced}
+    print(json.dumps(row))

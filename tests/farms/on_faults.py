@@ -1,0 +1,170 @@
+"""What can happen to jobs on a farm, in the middle of a preparation: no event may be lost, no worker stay away."""
+
+import sys
+import time
+
+import pytest
+from farms.daemons import until
+from farms.fixtures import connected_job, measured, prepare_disturbed
+
+from hepdask import clusters, prepare
+from hepdask.errors import ClusterError
+
+
+def is_back(keeper):
+    return keeper.summary() == "2 connected"
+
+
+def pending_job(keeper):
+    """Give the job that waits when all cores are taken."""
+    if "6 connected" in keeper.summary():
+        return next(
+            (job for job in keeper.jobs.values() if job.state.value == "pending" and job.number), None
+        )
+    return None
+
+
+@pytest.mark.parametrize("fault", ["kill", "hold", "vacate"])
+def test_a_running_job_is_disturbed(farm, fault, farm_client, keeper, slow_config, expected):
+    job = connected_job(keeper)
+    found, at = prepare_disturbed(slow_config, farm_client, lambda: getattr(farm, fault)(job))
+    assert found == expected
+    until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
+    measured(farm, fault, keeper, at)
+    changes = [(c.number, c.state.value) for c in keeper.history if c.time > at]
+    if fault == "vacate":  # the batch system runs it again itself
+        assert (job, "connected") in changes
+        assert (job, "lost") not in changes
+    else:
+        assert (job, "lost") in changes
+        until(lambda: not farm.exists(job), 20, "the job is gone")
+
+
+def test_a_pending_job_is_killed(farm, farm_client, keeper):
+    farm_client.cluster.hold(7)  # one more than there are cores
+    try:
+        waiting = until(lambda: pending_job(keeper), 60, "a pending job")
+        at = time.monotonic()
+        farm.kill(waiting.number)
+        until(lambda: waiting.state.value == "lost", 20, "that it is gone")
+        until(lambda: "1 pending" in keeper.summary(), 20, f"another one; {keeper.summary()}")
+        measured(farm, "kill pending", keeper, at)
+    finally:
+        farm_client.cluster.hold()
+    until(lambda: is_back(keeper), 30, f"two workers; {keeper.summary()}")
+
+
+def test_a_node_goes_down(farm, farm_client, keeper, slow_config, expected):
+    job, back = connected_job(keeper), []
+    found, at = prepare_disturbed(slow_config, farm_client, lambda: back.append(farm.stop_node_of(job)))
+    try:
+        assert found == expected
+        until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
+        measured(farm, "node down", keeper, at)
+    finally:
+        back[0]()
+
+
+def test_the_scheduler_of_the_batch_system_is_restarted(farm, farm_client, keeper, slow_config, expected):
+    def restart():
+        farm.stop_controller()
+        time.sleep(3)
+        farm.start_controller()
+
+    found, _ = prepare_disturbed(slow_config, farm_client, restart)
+    assert found == expected
+    at, job = time.monotonic(), connected_job(keeper)
+    farm.kill(job)  # the keeper still sees what happens
+    until(lambda: any(c.number == job and c.time > at for c in keeper.history), 60, "that it was killed")
+    until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
+
+
+def test_a_job_with_two_workers_is_replaced(farm, make_settings):
+    with clusters.connect(make_settings(cores=2, processes=2, workers=2)) as client:
+        keeper = client.cluster.keeper
+        until(lambda: len(client.nthreads()) == 2 and keeper.summary() == "1 connected", 30, "two workers")
+        farm.kill(connected_job(keeper))
+        until(lambda: keeper.summary() != "1 connected", 30, "that one job is gone")
+        until(
+            lambda: len(client.nthreads()) == 2 and keeper.summary() == "1 connected", 60, "two new workers"
+        )
+
+
+def test_the_lifetime_is_reached(farm, make_settings, slow_config, expected):
+    settings = make_settings(lifetime=12, lifetime_stagger=1)
+    with clusters.connect(settings) as client:
+        keeper = client.cluster.keeper
+        found, at = prepare_disturbed(slow_config, client, lambda: None)
+        assert found == expected
+        until(lambda: any(c.state.value == "finished" for c in keeper.history), 30, "the end of a worker")
+        measured(farm, "lifetime", keeper, at)
+
+
+def test_the_walltime_is_reached(farm, make_settings, slow_config, expected):
+    # Slurm's least is a minute, and the job's is cut short; HTCondor counts in seconds
+    settings = make_settings() if farm.kind == "slurm" else make_settings(walltime="00:00:40", lifetime=39)
+    with clusters.connect(settings) as client:
+        keeper = client.cluster.keeper
+        found, at = prepare_disturbed(slow_config, client, lambda: farm.shorten(connected_job(keeper)))
+        assert found == expected
+        ended = until(
+            lambda: next((c for c in keeper.history if c.state.value == "lost"), None), 100, "the end"
+        )
+        assert "TIMEOUT" in ended.reason or "PeriodicRemove" in ended.reason
+        until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
+        measured(farm, "walltime", keeper, at)
+
+
+def test_a_rejected_job_is_an_error_with_the_answer(farm, make_settings):
+    wrong = (
+        ({"queue": "nowhere"}, "Invalid partition name specified")
+        if farm.kind == "slurm"
+        else ({"job_extra_directives": {"universe": "nowhere"}}, "I don't know about the 'nowhere' universe")
+    )
+    with pytest.raises(ClusterError, match=f"(?s)rejected the job, 3 times in a row: .*{wrong[1]}"):  # noqa: SIM117
+        with clusters.connect(make_settings(**wrong[0])):
+            pass
+
+
+def test_a_job_that_can_never_start_is_an_error_with_the_reason(farm, make_settings):
+    wrong = (
+        ({"queue": "short"}, "PartitionTimeLimit")
+        if farm.kind == "slurm"
+        else (
+            {"memory": "900GB"},
+            "it asks for 858306 MB of memory, and the largest slot of the pool has 48000",
+        )
+    )
+    with pytest.raises(ClusterError, match=f"can never start: {wrong[1]}"):  # noqa: SIM117
+        with clusters.connect(make_settings(**wrong[0])):
+            pass
+
+
+def test_jobs_that_fail_one_after_another_are_given_up(farm, make_settings, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho no module named hepdask >&2\nexit 3\n")
+    python.chmod(0o755)
+    with pytest.raises(ClusterError, match=r"(?s)[34] jobs in a row ended before .*no module named hepdask"):  # noqa: SIM117
+        with clusters.connect(make_settings(python=str(python))):
+            pass
+
+
+def test_jobs_that_fail_in_the_middle_of_a_run_end_it(farm, make_settings, tmp_path, slow_config):
+    """The first worker comes, then no more: what is said is why."""
+    closed, python = tmp_path / "closed", tmp_path / "python"
+    python.write_text(
+        f"#!/bin/sh\nif [ -e {closed} ]; then echo the door is closed >&2; exit 3; fi\n"
+        f'exec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+
+    def run():
+        with clusters.connect(make_settings(python=str(python), workers=1)) as client:
+            closed.touch()
+            farm.kill(until(lambda: connected_job(client.cluster.keeper), 20, "a worker"))
+            prepare(slow_config, client)
+
+    begin = time.monotonic()
+    with pytest.raises(ClusterError, match="the door is closed"):
+        run()
+    assert time.monotonic() - begin < slow_config.store.worker_timeout, "it did not wait for that"

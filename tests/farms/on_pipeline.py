@@ -1,0 +1,53 @@
+"""Preparing and training on a farm."""
+
+import json
+
+import pytest
+from conftest import require
+from farms.fixtures import hepdask, write_document
+from test_train import has_horovod
+
+from hepdask import clusters, open_store
+from hepdask.errors import ClusterError
+
+
+@pytest.fixture
+def document(make_config, make_settings, tmp_path):
+    """Write a configuration and the settings of a cluster; give their paths."""
+    return write_document(make_config, make_settings, tmp_path)
+
+
+def test_prepare_and_train_on_two_ranks(document, tmp_path, expected):
+    require(has_horovod(), "Horovod is not built (make horovod)")
+    config, cluster = document(models={"hlf": {"epochs": 2, "batch_size": 16}})
+    done = hepdask("prepare", config, "--cluster", cluster)
+    assert done.returncode == 0, done.stderr
+    arrays = open_store(tmp_path / "run/store.zarr").arrays()
+    assert sorted(zip(arrays.dataset.tolist(), arrays.entry.tolist(), strict=True)) == expected
+    done = hepdask("train", config, "--cluster", cluster, "--model", "hlf", "--set", "training.ranks=2")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run/models/hlf/training.json").read_text())
+    assert record["facts"]["ranks"] == 2
+    assert len(record["history"]) == 2
+
+
+def test_nothing_listens_beyond_loopback(farm, farm_client):
+    def listening():
+        import psutil
+
+        here = psutil.Process()
+        return [c.laddr.ip for c in here.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+
+    found = {address for addresses in farm_client.run(listening).values() for address in addresses}
+    found |= set(farm_client.run(listening, nanny=True).popitem()[1])
+    found |= set(farm_client.run_on_scheduler(listening))
+    found |= farm.daemons.listening()
+    assert found == {"127.0.0.1"}
+
+
+def test_a_reservation_keeps_workers_for_the_ranks(farm_client, keeper):
+    with clusters.reserved(farm_client, ranks=3, cores_per_rank=1):
+        assert len(farm_client.nthreads()) == 3
+    with pytest.raises(ClusterError, match="a rank takes 2 cores and a worker has 1"):  # noqa: SIM117
+        with clusters.reserved(farm_client, ranks=1, cores_per_rank=2):
+            pass

@@ -1,0 +1,119 @@
+"""Slurm and HTCondor for real: everything in `farms/` runs against their daemons, as an ordinary user."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conftest import require
+from farms import daemons
+
+from hepdask.clusters import HTCondor, Slurm, load_cluster
+from hepdask.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+LIMIT = 1500  # seconds for all tests on one farm, on a machine that has other things to do
+
+
+def ordinary_user():
+    """Give what makes a command that of an ordinary user; daemons and jobs must not be root's.
+
+    Where Python or the checkout lie in a folder that others may not enter, the capability to read is left to
+    the user; it does not let him write, nor send signals to what is not his.
+    """
+    if os.geteuid() != 0:
+        return []
+    words = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    trial = [*words, sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); import hepdask"]
+    if subprocess.run(trial, cwd="/", capture_output=True).returncode:
+        words += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    return words
+
+
+@pytest.fixture(scope="module")
+def home():
+    """Give that user a folder, the same for both farms: compiled kernels are kept in it."""
+    with tempfile.TemporaryDirectory(prefix="hepdask-farms-") as folder:
+        if os.geteuid() == 0:
+            shutil.chown(folder, "nobody", "nogroup")
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.mark.timeout(LIMIT + 60)
+@pytest.mark.parametrize("farm", [daemons.Slurm, daemons.HTCondor], ids=lambda farm: farm.kind)
+def test_farm(farm, home):
+    for program in (*farm.programs, "setpriv", "openssl"):
+        require(shutil.which(program), f"{program} is not installed")
+    path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
+    environment = {
+        **os.environ, "HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": path, "HEPDASK_FARM": farm.kind
+    }  # fmt: skip
+    tests = sorted(str(path) for path in (ROOT / "tests/farms").glob("on_*.py"))
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "farms.fixtures",
+        "-v",
+        "--durations=0",
+    ]
+    with (home / f"{farm.kind}.log").open("w+") as log:
+        inner = subprocess.Popen(
+            [*ordinary_user(), *words, "--maxfail=3", "--timeout=400", f"--basetemp={home}/{farm.kind}", *tests],
+            cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            code = inner.wait(LIMIT)
+        finally:
+            with suppress(ProcessLookupError):  # its daemons, where it did not come to stopping them
+                os.killpg(inner.pid, signal.SIGTERM)
+        log.seek(0)
+        told = log.read()
+    print(told)
+    assert code == 0, told
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/clusters").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_shipped_sites_are_valid(path):
+    load_cluster(str(path))
+
+
+@pytest.mark.parametrize(("kind", "model"), [("slurm", Slurm), ("htcondor", HTCondor)])
+def test_shipped_values_are_the_defaults_and_every_key_is_there(kind, model):
+    path = ROOT / f"configs/clusters/{kind}.yaml"
+    assert load_cluster(str(path)) == model()
+    words = path.read_text()
+    assert [field.alias for field in model.model_fields.values() if f"{field.alias}:" not in words] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"kind": "pbs"}, "kind: 'pbs' is not one of: local, attached, slurm, htcondor"),
+        ({"kind": "slurm", "wall-time": "1:00:00"}, "wall-time: unknown key; did you mean walltime?"),
+        ({"kind": "slurm", "walltime": "2 hours"}, "walltime: '2 hours' is no wall time; write HH:MM:SS"),
+        ({"kind": "slurm", "lifetime": 7200}, "lifetime: 7200 s is not below the wall time, 02:00:00"),
+        ({"kind": "htcondor", "processes": 2}, "processes: 2 workers cannot share 1 cores"),
+        (
+            {"kind": "htcondor", "workers": 3, "maximum-workers": 2},
+            "maximum-workers: 2 is less than workers, 3",
+        ),
+        ({"kind": "slurm", "port-range": [10000, 10001]}, "port-range: 10000 to 10001 is too narrow"),
+        ({"kind": "slurm", "environment": {"MY_TOKEN": "x"}}, "environment.MY_TOKEN looks like a secret"),
+    ],
+)
+def test_wrong_settings_are_refused_with_what_to_do(settings, expected):
+    with pytest.raises(ConfigError) as refused:
+        load_cluster(settings)
+    assert expected in str(refused.value)
