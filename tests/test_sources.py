@@ -17,7 +17,7 @@ import events as made
 import numpy as np
 import pytest
 import uproot
-from conftest import free_port
+from servers import free_port
 
 from hepdask import inspect, load_config, open_store, prepare
 from hepdask.config import Config, Reading
