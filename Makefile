@@ -1,11 +1,12 @@
 # make demo    set up what is missing, then simulate, prepare, train and evaluate: runs/demo/report.html
-# make test    set up what is missing, then the whole test suite
+# make test    set up what is missing, then the test suite
+# make test-farms    the same for the tests on real Slurm and HTCondor daemons, which must be installed
 # make check   ruff and mypy
 # make lock    resolve requirements.lock and horovod.lock anew
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check install horovod lock
+.PHONY: help demo test test-farms check install horovod lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,10 +32,13 @@ demo: $(INSTALLED)
 		$(BIN)/hepdask run configs/demo.yaml --set training.ranks=1; fi
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m "not farms"
+
+test-farms: $(INSTALLED)
+	@$(BIN)/python -m pytest -m farms tests/test_farms.py
 
 check: $(INSTALLED)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && cd benchmarks && ../$(BIN)/mypy --config-file ../pyproject.toml .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && cd benchmarks && $(abspath $(BIN))/mypy --config-file ../pyproject.toml .
 
 install: $(INSTALLED)
 

@@ -45,6 +45,7 @@ def home():
         yield Path(folder)
 
 
+@pytest.mark.farms
 @pytest.mark.timeout(LIMIT + 60)
 @pytest.mark.parametrize("farm", [daemons.Slurm, daemons.HTCondor], ids=lambda farm: farm.kind)
 def test_farm(farm, home):
