@@ -8,7 +8,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -370,6 +370,24 @@ def _zip(address: str, collection: str, fields: dict[str, ak.Array]) -> ak.Array
 @contextmanager
 def _tree(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
     """Open the tree of a file; whatever goes wrong names the address."""
+    try:
+        with _opened(file, address, xrootd) as tree:
+            yield tree
+    except OSError:
+        if address.startswith(("root://", "xroot://")):
+            _forget_connection(address)
+        raise
+
+
+def _forget_connection(address: str) -> None:
+    """Let go of the file that fsspec-xrootd keeps open: a broken one would serve the next attempts too."""
+    files, path = fsspec.core.url_to_fs(address)
+    with suppress(KeyError, OSError):
+        files.invalidate_cache(path)
+
+
+@contextmanager
+def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
     _set_environment(xrootd)
     try:
         opened = uproot.open(address)

@@ -73,10 +73,11 @@ class FileOperations:
                     self._folder = folder
 
     def _changes(self, event, args):
+        if not args or not isinstance(args[0], str | bytes | os.PathLike):  # a file that was opened before
+            return False
         if event == "open":
             _, mode, flags = args
-            is_path = isinstance(args[0], str | bytes | os.PathLike)
-            return is_path and (flags & WRITING if mode is None else set(mode) & set("wax+"))
+            return flags & WRITING if mode is None else set(mode) & set("wax+")
         return event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate")
 
 

@@ -164,7 +164,8 @@ class TestServer:
         assert time.monotonic() - begin < longest(config)
         done = len(paths_below(config.store_path))
         xrootd.start()
-        again = prepare(config, workers)
+        # the client in the workers does not ask a server again at once
+        again = prepare(remote(xrootd, chunk_events=1, read_retries=6, retry_wait=0.3), workers)
         assert done < len(paths_below(config.store_path))
         assert again.tasks < sum((70, 60, 50)), "what was there is not read again"
         assert_equal(again.store, local_store)
