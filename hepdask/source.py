@@ -222,7 +222,7 @@ def _verify(file: InputFile, address: str) -> None:
 def _size_and_clusters(tree: Any, keys: set[str]) -> tuple[float, list[int]]:
     """Give the uncompressed bytes of some branches, and the entries at which clusters of all of them begin and end."""
     if _is_rntuple(tree):
-        # what is wanted of an RNTuple is taken for half of it, and what compression saves for a half
+        # its size on disk stands in: what is not wanted of it makes up for what compression saves
         clusters = tree.cluster_summaries
         return float(tree.num_bytes), [*(int(c.num_first_entry) for c in clusters), int(tree.num_entries)]
     branches = [branch for branch in tree.itervalues(recursive=True) if branch.name in keys]

@@ -19,6 +19,7 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import assert_equal, columns
 
 from hepdask import names, open_store, preparation, prepare
 from hepdask.config import Config
@@ -30,21 +31,6 @@ from hepdask.source import cut
 from hepdask.store.layout import MANIFEST, PARTS
 
 SIZES = {"ttbar": (70, 11), "wjets": (60, 12), "qcd": (50, 13)}
-
-
-def columns(store):
-    """Everything a store holds, in its fixed order."""
-    found = store.events()
-    return {
-        "label": found.label, "entry": found.entry, "high_level": found.high_level, "offsets": found.offsets,
-        **found.particles,
-    }  # fmt: skip
-
-
-def assert_equal(store, other):
-    mine, theirs = columns(store), columns(other)
-    for name in mine:
-        assert np.array_equal(mine[name], theirs[name]), name
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import uproot
 from servers import free_port
+from stores import assert_equal
 
 from hepdask import inspect, load_config, open_store, prepare
 from hepdask.config import Config, Reading
@@ -25,14 +26,6 @@ from hepdask.errors import ConfigError, InputError, StoreError
 from hepdask.retries import address_of, read_with_retries
 from hepdask.steps.prepare import summary
 from hepdask.store.lock import locked
-
-
-def same(one, other):
-    """Compare all that two stores hold."""
-    first, second = one.arrays(), other.arrays()
-    assert len(first) > 0
-    for field in ("particles", "hlf", "label", "entry"):
-        assert ak.array_equal(first[field], second[field]), field
 
 
 @pytest.fixture
@@ -100,7 +93,7 @@ class TestRoutes:
         gone = tmp_path / "gone"
         routes = [f"{gone}{{path}}", f"{moved}{{path}}"]
         store = prepare(make_config(store={"routes": routes}, output=str(tmp_path / "moved")), client).store
-        same(store, plain)
+        assert_equal(store, plain)
 
 
 class TestFormats:
@@ -117,7 +110,7 @@ class TestFormats:
             ).store
             for age in ("new", "old")
         )
-        same(new, old)
+        assert_equal(new, old)
         with pytest.raises(InputError, match=r"no branch Photon\.ET"):
             prepare(
                 make_config(
@@ -137,7 +130,7 @@ class TestFormats:
             files = {name: [f"{base}/{name}.root"] for name in sample_files}
             store = prepare(make_config(files=files, output=str(tmp_path / "http")), client).store
             server.shutdown()
-        same(store, plain)
+        assert_equal(store, plain)
 
 
 class _Ranges(http.server.SimpleHTTPRequestHandler):
@@ -183,7 +176,7 @@ class TestFileset:
             spec = CoffeaROOTFileSpec(**known, steps=steps)
             files[name] = {path: json.loads(spec.model_dump_json())}
         store = prepare(make_config(files=files, output=str(tmp_path / "ready")), client).store
-        same(store, plain)
+        assert_equal(store, plain)
         assert {part["stop"] - part["start"] for part in store.parts} == {20, 10}
 
     def test_only_the_steps_are_read(self, make_config, client, sample_files, tmp_path):
@@ -358,7 +351,7 @@ class TestObjectStore:
     def test_the_same_store_as_on_disk(self, remote, plain, sample_files):
         config = remote()
         store = prepare(config).store
-        same(store, plain)
+        assert_equal(store, plain)
         assert inspect(str(config.store.path), deep=True)["damaged"] == []
         assert prepare(config).tasks == 0
 
@@ -369,7 +362,7 @@ class TestObjectStore:
         for name, path in sample_files.items():
             s3fs.S3FileSystem().put_file(path, f"bucket/input/{name}.root")
             files[name] = [f"{bucket}/input/{name}.root"]
-        same(prepare(make_config(files=files, output=str(tmp_path / "from-s3"))).store, plain)
+        assert_equal(prepare(make_config(files=files, output=str(tmp_path / "from-s3"))).store, plain)
 
     def test_a_part_without_its_end_is_made_again(self, remote, plain):
         config = remote()
@@ -379,7 +372,7 @@ class TestObjectStore:
         (config.store_path / "manifest.json").unlink()
         again = prepare(config)
         assert again.tasks == 1
-        same(again.store, plain)
+        assert_equal(again.store, plain)
 
     def test_the_second_driver_is_refused(self, remote, bucket):
         config = remote()
