@@ -185,16 +185,16 @@ class XRootD(Section):
     stream_timeout: Count = Field(15, description="time without data on an open connection")
     stream_error_window: Count = Field(30, description="time before a broken connection is tried again")
 
-    def environment(self) -> dict[str, str]:
-        """Give the variables the XRootD client reads."""
+    def client_settings(self) -> dict[str, int]:
+        """Give the settings by the client's own names."""
         return {
-            "XRD_CONNECTIONWINDOW": str(self.connection_window),
-            "XRD_CONNECTIONRETRY": str(self.connection_retry),
-            "XRD_REQUESTTIMEOUT": str(self.request_timeout),
-            "XRD_STREAMTIMEOUT": str(self.stream_timeout),
-            "XRD_STREAMERRORWINDOW": str(self.stream_error_window),
-            "XRD_TIMEOUTRESOLUTION": "1",
-            "XRD_RUNFORKHANDLER": "1",
+            "ConnectionWindow": self.connection_window,
+            "ConnectionRetry": self.connection_retry,
+            "RequestTimeout": self.request_timeout,
+            "StreamTimeout": self.stream_timeout,
+            "StreamErrorWindow": self.stream_error_window,
+            "TimeoutResolution": 1,
+            "RunForkHandler": 1,
         }
 
 

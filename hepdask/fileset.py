@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from hepdask.config import Config, Dataset, File
-from hepdask.errors import ConfigError, InputError, MissingDependency
+from hepdask.config import Config, Dataset, File, XRootD
+from hepdask.errors import ConfigError, InputError
 from hepdask.source import InputFile
+from hepdask.xrootd import is_xrootd, list_directory
 
 
 def input_files(config: Config) -> list[InputFile]:
@@ -36,7 +37,7 @@ def input_files(config: Config) -> list[InputFile]:
             file.steps,
         )
         for name, dataset in config.fileset.items()
-        for path, file in _expand(name, dataset, config.store.xrootd.environment())
+        for path, file in _expand(name, dataset, config.store.xrootd)
     ]
     seen: set[tuple[str, str]] = set()
     for file in files:
@@ -48,11 +49,11 @@ def input_files(config: Config) -> list[InputFile]:
     return sorted(files, key=lambda file: (file.dataset, file.path))
 
 
-def _expand(name: str, dataset: Dataset, environment: Mapping[str, str]) -> Iterator[tuple[str, File]]:
+def _expand(name: str, dataset: Dataset, bounds: XRootD) -> Iterator[tuple[str, File]]:
     for pattern, file in dataset.trees.items():
         if "://" in pattern:
-            is_directory = pattern.startswith(("root://", "xroot://")) and pattern.endswith("/")
-            paths = _list_xrootd(pattern, environment) if is_directory else [pattern]
+            is_directory = is_xrootd(pattern) and pattern.endswith("/")
+            paths = list_directory(pattern, bounds) if is_directory else [pattern]
         elif os.path.isdir(pattern):
             paths = sorted(glob.glob(os.path.join(glob.escape(pattern), "*.root")))
         elif glob.has_magic(pattern) and not os.path.exists(pattern):
@@ -66,19 +67,3 @@ def _expand(name: str, dataset: Dataset, environment: Mapping[str, str]) -> Iter
                 f"fileset.{name}: {pattern} stands for several files; steps, uuid and checksum belong to one file each"
             )
         yield from ((path, file) for path in paths)
-
-
-def _list_xrootd(directory: str, environment: Mapping[str, str]) -> list[str]:
-    for variable, value in environment.items():
-        os.environ.setdefault(variable, value)
-    try:
-        from XRootD.client import URL, FileSystem  # type: ignore[attr-defined]
-    except ImportError:
-        raise MissingDependency(
-            f"{directory}: needs the XRootD client: pip install 'hepdask[xrootd]'"
-        ) from None
-    url = URL(directory)
-    status, listing = FileSystem(f"{url.protocol}://{url.hostid}").dirlist(url.path)
-    if not status.ok:
-        raise InputError(f"{directory}: cannot be listed: {status.message.strip()}")
-    return sorted(directory + entry.name for entry in listing if entry.name.endswith(".root"))

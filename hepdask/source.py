@@ -8,7 +8,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,7 +18,8 @@ import fsspec
 import uproot
 
 from hepdask.config import Reading, XRootD
-from hepdask.errors import InputError, MissingDependency
+from hepdask.errors import InputError
+from hepdask.xrootd import forget_connection, is_xrootd, set_bounds, stamp
 
 #: Collections and their fields.
 Fields = Mapping[str, tuple[str, ...]]
@@ -178,25 +179,12 @@ def file_stamp(address: str, xrootd: XRootD) -> str | None:
     if "://" not in address:
         found = os.stat(address)
         return f"{found.st_size} {found.st_mtime_ns}"
-    if address.startswith(("root://", "xroot://")):
-        status, info = _xrootd_stat(address, xrootd)
-        return f"{info.size} {info.modtime}" if status.ok else None
+    if is_xrootd(address):
+        return stamp(address, xrootd)
     path_fs, path = fsspec.core.url_to_fs(address)
     info = path_fs.info(path)
     known = {key: str(info[key]) for key in ("size", "ETag", "mtime", "LastModified") if info.get(key)}
     return " ".join(known.values()) if len(known) > 1 else None
-
-
-def _xrootd_stat(address: str, xrootd: XRootD) -> tuple[Any, Any]:
-    _set_environment(xrootd)
-    try:
-        from XRootD.client import URL, FileSystem  # type: ignore[attr-defined]
-    except ImportError:
-        raise MissingDependency(
-            f"{address}: needs the XRootD client: pip install 'hepdask[xrootd]'"
-        ) from None
-    url = URL(address)
-    return FileSystem(f"{url.protocol}://{url.hostid}").stat(url.path)
 
 
 def _verify(file: InputFile, address: str) -> None:
@@ -374,21 +362,15 @@ def _tree(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
         with _opened(file, address, xrootd) as tree:
             yield tree
     except OSError:
-        if address.startswith(("root://", "xroot://")):
-            _forget_connection(address)
+        if is_xrootd(address):
+            forget_connection(address)
         raise
-
-
-def _forget_connection(address: str) -> None:
-    """Let go of the file that fsspec-xrootd keeps open: a broken one would serve the next attempts too."""
-    files, path = fsspec.core.url_to_fs(address)
-    with suppress(KeyError, OSError):
-        files.invalidate_cache(path)
 
 
 @contextmanager
 def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
-    _set_environment(xrootd)
+    if is_xrootd(address):
+        set_bounds(xrootd)
     try:
         opened = uproot.open(address)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
@@ -426,11 +408,6 @@ def _raise_if_disconnected(error: Exception, address: str) -> None:
     """Raise an OSError where a remote file was closed under us: fsspec-xrootd then raises a ValueError."""
     if "://" in address and isinstance(error, ValueError) and "closed file" in str(error):
         raise OSError(f"{address}: the connection was lost while the file was read") from error
-
-
-def _set_environment(xrootd: XRootD) -> None:
-    for name, value in xrootd.environment().items():
-        os.environ.setdefault(name, value)
 
 
 def _require_branch(file: InputFile, address: str, found: set[str], key: str) -> None:

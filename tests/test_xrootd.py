@@ -199,6 +199,30 @@ class TestServer:
         assert "Traceback" not in answer.stderr
 
 
+class TestBounds:
+    """What a process has once set does not outlive the next configuration, nor reach the workers it starts."""
+
+    SCRIPT = """
+import os
+from XRootD.client import EnvGetInt
+from hepdask.config import XRootD
+from hepdask.xrootd import set_bounds
+for seconds in (30, 4):
+    set_bounds(XRootD(stream_error_window=seconds))
+    print(EnvGetInt("StreamErrorWindow"), os.environ.get("XRD_STREAMERRORWINDOW"))
+"""
+
+    @pytest.mark.parametrize(
+        ("shell", "seen"), [({}, "30 None 4 None"), ({"XRD_STREAMERRORWINDOW": "7"}, "7 7 7 7")]
+    )
+    def test_the_last_configuration_holds_unless_the_shell_has_its_own(self, shell, seen):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("XRD_")}
+        out = subprocess.run(
+            [sys.executable, "-c", self.SCRIPT], env=clean | shell, capture_output=True, text=True, check=True
+        )
+        assert " ".join(out.stdout.split()) == seen
+
+
 class TestRoutes:
     """Replicas: addresses that are tried in turn."""
 

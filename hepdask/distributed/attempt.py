@@ -47,7 +47,8 @@ CONSEQUENCES = (
     "Horovod has been shut down",
     "gloo/transport",
     "Connection closed by peer",
-    "did not start within",
+    "Collective ops is aborted",
+    "were not ready within",
 )
 
 MISSING = (

@@ -100,7 +100,7 @@ def horovod_running(wait: float) -> Iterator[None]:
         yield
         return
     if size > 1:
-        meet(int(os.environ["HOROVOD_RANK"]), size, wait)
+        meet("ready", int(os.environ["HOROVOD_RANK"]), size, wait)
     hvd.init()
     yield
     with contextlib.suppress(Exception):  # the result is out; what a peer does now changes nothing
@@ -112,6 +112,7 @@ def tensorflow_cluster(wait: float, host: str, port_range: tuple[int, int] | Non
     """Tell TensorFlow, in ``TF_CONFIG``, where all ranks listen.
 
     Each rank looks for a free port and tells the others; TensorFlow takes it when ``fn`` makes its strategy.
+    A rank whose ``fn`` is done stays until all are: what it computed last may not have reached the others yet.
     """
     rank, size = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
     with free_port(port_range) as listener:
@@ -119,11 +120,13 @@ def tensorflow_cluster(wait: float, host: str, port_range: tuple[int, int] | Non
         workers = [mine]
         if size > 1:
             ask("PUT", f"listens/{rank}", mine.encode())
-            meet(rank, size, wait)
+            meet("ready", rank, size, wait)
             workers = [ask("GET", f"listens/{other}")[1].decode() for other in range(size)]
     task = {"type": "worker", "index": rank}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
     yield
+    with contextlib.suppress(ConnectionError):  # nobody listens any more: the run is over
+        meet("done", rank, size, float("inf"))  # the driver ends it when a rank fails
 
 
 def free_port(port_range: tuple[int, int] | None) -> socket.socket:
@@ -143,25 +146,25 @@ def free_port(port_range: tuple[int, int] | None) -> socket.socket:
     raise OSError(f"no free port for TensorFlow: all of {first}-{last} are taken. Give a wider port_range")
 
 
-def meet(rank: int, size: int, wait: float) -> None:
+def meet(where: str, rank: int, size: int, wait: float) -> None:
     """Return when all ranks have called this; TimeoutError after ``wait`` seconds.
 
-    Imports take seconds here and a minute on another host. Waiting for them before Horovod starts lets its
-    own time-out be short.
+    At the start: imports take seconds here and a minute on another host. Waiting for them before Horovod starts
+    lets its own time-out be short.
     """
     give_up = time.monotonic() + wait
     if rank > 0:
-        ask("PUT", f"ready/{rank}")
-        while ask("GET", "ready/all")[0] == 404:
+        ask("PUT", f"{where}/{rank}")
+        while ask("GET", f"{where}/all")[0] == 404:
             if time.monotonic() > give_up:
-                raise TimeoutError(f"the other ranks did not start within {wait:.0f} s")
+                raise TimeoutError(f"the other ranks were not {where} within {wait:.0f} s")
         return
     missing = set(range(1, size))
     while missing:
-        missing -= {other for other in sorted(missing) if ask("GET", f"ready/{other}")[0] == 200}
+        missing -= {other for other in sorted(missing) if ask("GET", f"{where}/{other}")[0] == 200}
         if missing and time.monotonic() > give_up:
-            raise TimeoutError(f"ranks {sorted(missing)} did not start within {wait:.0f} s")
-    ask("PUT", "ready/all")
+            raise TimeoutError(f"ranks {sorted(missing)} were not {where} within {wait:.0f} s")
+    ask("PUT", f"{where}/all")
 
 
 def ask(method: str, key: str, value: bytes = b"") -> tuple[int, bytes]:
