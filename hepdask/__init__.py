@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load_config": "hepdask.config",
+    "DelphesSchema": "hepdask.schema",
     "open_store": "hepdask.store",
     "simulate": "hepdask.steps.simulate",
     "prepare": "hepdask.steps.prepare",
@@ -24,11 +25,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "DelphesSchema",
     "evaluate", "export", "inspect", "load_config", "open_store", "prepare", "run", "simulate", "submit", "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from hepdask.config import load_config
+    from hepdask.schema import DelphesSchema
     from hepdask.steps.evaluate import evaluate
     from hepdask.steps.export import export
     from hepdask.steps.inspect import inspect
