@@ -160,7 +160,10 @@ def _from_file(
 
         for form, title in FORMS.items():
             _agree(f"Spark, {title}", job.features(form, check), wanted)
-        tasks = {codec: ours(chunk) for codec, chunk in chunks.items()}
+        # right after a Spark job the caches are Spark's; a worker reads chunk after chunk, so the first is not counted
+        tasks = {"not counted": ours(chunks["zlib"])} | {
+            codec: ours(chunk) for codec, chunk in chunks.items()
+        }
         for form in FORMS:
             tasks |= {form: run(form, some), f"empty {form}": run(form, empty)}
         taken = measure.interleave(tasks, size.spark_runs)

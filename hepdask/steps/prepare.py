@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
-import platform
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
-from functools import reduce
-from pathlib import Path
 from typing import Any
 
 from distributed import Client
 
-from hepdask import clusters, features, histograms, preparation
+from hepdask import clusters, features, preparation
 from hepdask.artifacts import read_json, write_json
-from hepdask.config import Config, XRootD
+from hepdask.config import Config
 from hepdask.errors import InputError, StoreError
 from hepdask.fileset import input_files
 from hepdask.folders import is_local
+from hepdask.ledger import Ledger
 from hepdask.preparation import Lost
 from hepdask.progress import say, track
-from hepdask.scaling import Moments
-from hepdask.source import Chunk, FileContent, InputFile, file_stamp
+from hepdask.source import Chunk
+from hepdask.steps.opening import inputs_known, open_all, refuse_copies
 from hepdask.store import Store, open_store, writer
-from hepdask.store.layout import INPUTS, LEDGER, MANIFEST, SCHEMA
+from hepdask.store.layout import INPUTS, LEDGER, MANIFEST
 from hepdask.store.lock import locked
+from hepdask.store.manifest import manifest
 from hepdask.tasks import completed
 
 _STORE_KEYS = ("chunk_events", "chunk_memory", "codec", "mantissa_bits")
 _CHUNKS_OF_A_TASK = 8
-_SUMMED = ("moments", "histograms")  # of all parts together in the manifest
-_PACKAGES = ("hepdask", "awkward", "numba", "numpy", "uproot", "zarr")
 
 
 @dataclass(frozen=True)
@@ -97,8 +93,8 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
         writer.start_store(path, identity(config))
         before = read_json(path / MANIFEST) or {}
         accepted = [] if retry_lost else [Lost(**item) for item in before.get("lost", [])]
-        contents, unopened = _open_all(files, config, cluster, _inputs_known(path), accepted)
-        _refuse_copies(contents)
+        contents, unopened = open_all(files, config, cluster.client, inputs_known(path), accepted)
+        refuse_copies(contents)
         write_json(path / INPUTS, [asdict(content) for content in contents if content.stamp])
 
         plan = [chunk for content in contents for chunk in content.chunks]
@@ -112,7 +108,7 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
                     lost.append(known)
                 else:
                     missing.append(chunk)
-        ledger = _Ledger(config, contents, lost)
+        ledger = Ledger(config, contents, lost)
         ledger.check()
         if missing:
             there |= _process(missing, config, cluster.client_when_compiled(), ledger)
@@ -124,15 +120,15 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
                 f"{len(files)} files, none has an electron or muon with pT > {config.physics.lepton_min_pt} GeV and "
                 f"isolation < {config.physics.lepton_max_isolation}; check physics.* and the files"
             )
-        manifest = _manifest(config, parts, files, ledger.lost)
+        summed = manifest(config, parts, files, ledger.lost)
         cpu = cluster.cpu_seconds()
-        if {key: before.get(key) for key in manifest} == json.loads(json.dumps(manifest)):
+        if {key: before.get(key) for key in summed} == json.loads(json.dumps(summed)):
             store = open_store(path)
             say(f"{path}: up to date, {len(store):,} events")
             return Prepared(store, len(missing), time.monotonic() - begin, cpu)
         written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         cost = {"written": written, "wall_s": time.monotonic() - begin, "cpu_s": cpu}
-        writer.write_manifest(path, manifest | cost)
+        writer.write_manifest(path, summed | cost)
         (path / LEDGER).unlink(missing_ok=True)
     store = open_store(path)
     for line in summary(store):
@@ -166,39 +162,6 @@ class _Cluster:
     def cpu_seconds(self) -> float:
         """CPU time [s] the workers have used for us."""
         return clusters.cpu_seconds(self._client) - self._cpu_before if self._client else 0.0
-
-
-class _Ledger:
-    """What was lost, and whether that is too much.
-
-    A file that cannot be opened is taken to be as long as the others are on average.
-    """
-
-    def __init__(self, config: Config, contents: list[FileContent], lost: list[Lost]) -> None:
-        self._config = config
-        self.lost = lost
-        entries = sum(content.entries for content in contents)
-        self._typical = entries / len(contents) if contents else 1.0
-        self._total = entries + self._typical * sum(item.start < 0 for item in lost)
-
-    def add(self, item: Lost) -> None:
-        self.lost.append(item)
-        self.check()
-
-    def check(self) -> None:
-        """Raise an InputError, and write the ledger, where more is lost than the configuration allows."""
-        cost = sum(item.stop - item.start if item.start >= 0 else self._typical for item in self.lost)
-        allowed = self._config.store.max_lost_fraction
-        if not self.lost or cost <= allowed * self._total:
-            return
-        file = self._config.store_path / LEDGER
-        write_json(file, [asdict(item) for item in self.lost])
-        reasons = "\n  ".join(item.reason for item in self.lost[:5])
-        more = f"\n  and {len(self.lost) - 5} more, all of them in {file}" if len(self.lost) > 5 else ""
-        raise InputError(
-            f"input cannot be read (about {cost / self._total:.2%} of all entries, store.max_lost_fraction is "
-            f"{allowed:.2%}):\n  {reasons}{more}"
-        )
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -247,77 +210,8 @@ def summary(store: Store) -> list[str]:
     return lines + store.manifest["notes"]
 
 
-def _inputs_known(path: Path) -> dict[str, FileContent]:
-    """Read what the files held when they were last opened, by path."""
-    known = {}
-    for item in read_json(path / INPUTS) or []:
-        file = InputFile(**item["file"] | {"steps": _pairs(item["file"]["steps"])})
-        known[file.path] = FileContent(file, item["uuid"], _pairs(item["bounds"]) or (), item["stamp"])
-    return known
-
-
-def _pairs(ranges: list[list[int]] | None) -> tuple[tuple[int, int], ...] | None:
-    return None if ranges is None else tuple((start, stop) for start, stop in ranges)
-
-
-def _open_all(
-    files: list[InputFile],
-    config: Config,
-    cluster: _Cluster,
-    known: dict[str, FileContent],
-    accepted: list[Lost],
-) -> tuple[list[FileContent], list[Lost]]:
-    """Say what each file holds: from the fileset, from before, or by opening it."""
-    known = {path: content for path, content in known.items() if any(content.file == file for file in files)}
-    given_up = {item.path: item for item in accepted if item.start < 0}
-    found: list[FileContent] = []
-    lost: list[Lost] = []
-    unknown: list[InputFile] = []
-    for file in files:
-        before = known.get(file.path)
-        if file.path in given_up:
-            lost.append(given_up[file.path])
-        elif file.uuid and file.steps is not None and not file.checksum:
-            found.append(FileContent(file, file.uuid, file.steps))
-        elif before and "://" not in file.path and before.stamp == _local_stamp(file.path):
-            found.append(before)
-        else:
-            unknown.append(file)
-    if unknown:
-        with track("open files", len(unknown), "files") as tracker:
-            tasks = completed(
-                cluster.client(), preparation.describe, unknown, config, known,
-                name="open", worker_timeout=config.store.worker_timeout,
-            )  # fmt: skip
-            with closing(tasks):
-                for _, result in tasks:
-                    (lost if isinstance(result, Lost) else found).append(result)
-                    tracker.advance(1)
-    found.sort(key=lambda content: (content.file.dataset, content.file.path))
-    lost.sort(key=lambda item: item.path)
-    return found, lost
-
-
-def _local_stamp(path: str) -> str | None:
-    try:
-        return file_stamp(path, XRootD())
-    except OSError:
-        return None
-
-
-def _refuse_copies(contents: list[FileContent]) -> None:
-    identities: dict[tuple[str, str], FileContent] = {}
-    for content in contents:
-        twin = identities.setdefault((content.uuid, content.file.tree), content)
-        if twin is not content:
-            raise InputError(
-                f"{content.file.path} and {twin.file.path} are copies of one file (UUID {content.uuid}); its events "
-                "would count double. Name one of them in the fileset."
-            )
-
-
 def _process(
-    missing: list[Chunk], config: Config, client: Client, ledger: _Ledger
+    missing: list[Chunk], config: Config, client: Client, ledger: Ledger
 ) -> dict[str, dict[str, Any]]:
     """Bring the missing chunks into the store; give the attributes of their parts by name."""
     done: dict[str, dict[str, Any]] = {}
@@ -338,66 +232,3 @@ def _process(
                     else:
                         done[chunk.name] = result
     return done
-
-
-def _manifest(
-    config: Config, parts: list[dict[str, Any]], files: list[InputFile], lost: list[Lost]
-) -> dict[str, Any]:
-    labels = {
-        name: config.physics.classes.index(dataset.metadata["label"])
-        for name, dataset in config.fileset.items()
-    }
-    parts = sorted(parts, key=lambda part: (part["dataset"], part["file"], part["start"]))
-    lost = sorted(lost, key=lambda item: (item.path, item.start))
-    selection = []
-    for dataset, settings in config.fileset.items():
-        mine = [part for part in parts if part["dataset"] == dataset]
-        paths = {file.path for file in files if file.dataset == dataset}
-        selection.append(
-            {
-                "dataset": dataset,
-                "label": settings.metadata["label"],
-                "files": len(paths),
-                "events_read": sum(part["stop"] - part["start"] for part in mine),
-                "events_selected": sum(part["events"] for part in mine),
-                "files_lost": sum(item.start < 0 for item in lost if item.path in paths),
-                "events_lost": sum(item.stop - item.start for item in lost if item.path in paths),
-            }
-        )
-    notes = [
-        f"no event of {row['dataset']} ({row['label']}) passes the selection"
-        for row in selection
-        if not row["events_selected"]
-    ] + [f"lost: {item.reason}" for item in lost]
-    return {
-        "schema": SCHEMA,
-        "classes": list(config.physics.classes),
-        "high_level_features": list(config.physics.high_level_features),
-        "max_particles": config.physics.max_particles,
-        "split": config.split.model_dump(mode="json"),
-        "physics": config.physics.model_dump(mode="json"),
-        "moments": {
-            kind: reduce(
-                Moments.merge, (Moments.from_json(part["moments"][kind]) for part in parts)
-            ).to_json()
-            for kind in ("particles", "high_level", "high_level_all")
-        },
-        "histograms": {
-            dataset: reduce(
-                histograms.merge, (part["histograms"] for part in parts if part["dataset"] == dataset)
-            )
-            for dataset in {part["dataset"]: None for part in parts}
-        },
-        "selection": selection,
-        "notes": notes,
-        "lost": [asdict(item) for item in lost],
-        "parts": [
-            {key: value for key, value in part.items() if key != "moments"}
-            | {"label": labels[part["dataset"]]}
-            for part in parts
-        ],
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in _PACKAGES},
-        },
-    }

@@ -1,0 +1,110 @@
+"""What the files of a fileset hold: said by the fileset, known from before, or found by opening them on the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from distributed import Client
+
+from hepdask import preparation
+from hepdask.artifacts import read_json
+from hepdask.config import Config, XRootD
+from hepdask.errors import InputError
+from hepdask.preparation import Lost
+from hepdask.progress import track
+from hepdask.source import FileContent, InputFile, file_stamp
+from hepdask.store.layout import INPUTS
+from hepdask.tasks import completed
+
+
+def inputs_known(path: Path) -> dict[str, FileContent]:
+    """Read what the files held when they were last opened, by path."""
+    known = {}
+    for item in read_json(path / INPUTS) or []:
+        file = InputFile(**item["file"] | {"steps": _pairs(item["file"]["steps"])})
+        known[file.path] = FileContent(file, item["uuid"], _pairs(item["bounds"]) or (), item["stamp"])
+    return known
+
+
+def _pairs(ranges: list[list[int]] | None) -> tuple[tuple[int, int], ...] | None:
+    return None if ranges is None else tuple((start, stop) for start, stop in ranges)
+
+
+def open_all(
+    files: list[InputFile],
+    config: Config,
+    client: Callable[[], Client],
+    known: dict[str, FileContent],
+    accepted: list[Lost],
+) -> tuple[list[FileContent], list[Lost]]:
+    """Say what each file holds.
+
+    Parameters
+    ----------
+    files : list of InputFile
+        All files of the fileset.
+    config : Config
+        Uses `store`.
+    client : callable
+        Gives the cluster, asked only where a file has to be opened.
+    known : dict
+        From `inputs_known`.
+    accepted : list of Lost
+        Files that an earlier run gave up, and that are not tried again.
+
+    Returns
+    -------
+    list of FileContent
+        The files that hold something readable, sorted by dataset and path.
+    list of Lost
+        The others, with the reason.
+    """
+    known = {path: content for path, content in known.items() if any(content.file == file for file in files)}
+    given_up = {item.path: item for item in accepted if item.start < 0}
+    found: list[FileContent] = []
+    lost: list[Lost] = []
+    unknown: list[InputFile] = []
+    for file in files:
+        before = known.get(file.path)
+        if file.path in given_up:
+            lost.append(given_up[file.path])
+        elif file.uuid and file.steps is not None and not file.checksum:
+            found.append(FileContent(file, file.uuid, file.steps))
+        elif before and "://" not in file.path and before.stamp == _local_stamp(file.path):
+            found.append(before)
+        else:
+            unknown.append(file)
+    if unknown:
+        with track("open files", len(unknown), "files") as tracker:
+            tasks = completed(
+                client(), preparation.describe, unknown, config, known,
+                name="open", worker_timeout=config.store.worker_timeout,
+            )  # fmt: skip
+            with closing(tasks):
+                for _, result in tasks:
+                    (lost if isinstance(result, Lost) else found).append(result)
+                    tracker.advance(1)
+    found.sort(key=lambda content: (content.file.dataset, content.file.path))
+    lost.sort(key=lambda item: item.path)
+    return found, lost
+
+
+def _local_stamp(path: str) -> str | None:
+    try:
+        return file_stamp(path, XRootD())
+    except OSError:
+        return None
+
+
+def refuse_copies(contents: list[FileContent]) -> None:
+    """Raise an InputError where two paths lead to the same events."""
+    identities: dict[tuple[str, str], FileContent] = {}
+    for content in contents:
+        twin = identities.setdefault((content.uuid, content.file.tree), content)
+        if twin is not content:
+            raise InputError(
+                f"{content.file.path} and {twin.file.path} are copies of one file (UUID {content.uuid}); its events "
+                "would count double. Name one of them in the fileset."
+            )
