@@ -1,0 +1,5 @@
+"""Networks on a CPU in compiled code: recurrent layers over jagged events, and many steps of a dense network in one call."""
+
+from hepdask.compiled.build import KernelMissing
+
+__all__ = ["KernelMissing"]
