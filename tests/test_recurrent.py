@@ -261,7 +261,10 @@ def test_wrong_use_is_refused():
 
 
 def test_ranks_that_build_at_once_end_with_one_whole_library(tmp_path):
-    code = f"from hepdask.compiled import build; from pathlib import Path; print(build.build('recurrent', Path({str(tmp_path)!r})))"
+    code = (
+        "from hepdask.compiled import build; from pathlib import Path; "
+        f"print(build.build('recurrent', Path({str(tmp_path)!r})))"
+    )
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)
     ]

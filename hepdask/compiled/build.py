@@ -150,4 +150,3 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelMissing(f"{command[0]} cannot build the compiled kernels: {error}") from None
-

@@ -36,6 +36,7 @@ struct Sample {
 namespace {
 
 constexpr int CHUNK = 16;  // tiles that go through all layers together
+constexpr int ROWS = 4, COLUMNS = REGISTERS == 32 ? 4 : 3;  // sixteen sums are added over their lanes at once
 
 enum Activation : int32_t { LINEAR = 0, RELU = 1, TANH = 2, SIGMOID = 3, SOFTMAX = 4 };
 
@@ -217,8 +218,8 @@ void differentiate(Stack& stack, const Sample& sample, int64_t batch, float* los
         }
         for (size_t l = stack.layers.size(); l-- > 0;) {
             const Layer& layer = stack.layers[l];
-            add_outer(layer.input, layer.input_step(), layer.in + 1, layer.output, layer.output_step(), layer.out,
-                      tiles, layer.gradients, layer.out);
+            add_outer<ROWS, COLUMNS>(layer.input, layer.input_step(), layer.in + 1, layer.output, layer.output_step(),
+                                     layer.out, tiles, layer.gradients, layer.out);
             for (int tile = 0; l > 0 && tile < tiles; ++tile) {
                 product(layer.output + tile * layer.output_step(), layer.out, layer.transposed, layer.in, stack.passed);
                 go_back(stack.layers[l - 1].activation, stack.passed, layer.input + tile * layer.input_step(), layer.in);

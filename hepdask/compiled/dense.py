@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 from ctypes import byref
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ class Stack:
             )
         self._library = _library()
         self._widths, self._activations = np.array(widths, np.int32), np.array(places, np.int32)
-        count = sum((k + 1) * n for k, n in zip(widths[:-1], widths[1:], strict=True))
+        count = sum((k + 1) * n for k, n in itertools.pairwise(widths))
         self.weights, self.first_moments, self.second_moments, self.gradients = np.zeros(
             (4, count), np.float32
         )

@@ -26,7 +26,6 @@ constexpr int WIDTH = 4, REGISTERS = 16;
 constexpr int LANES = 16;
 constexpr int PARTS = LANES / WIDTH;
 constexpr int MOST = (REGISTERS == 32 ? 26 : 12) / PARTS > 3 ? (REGISTERS == 32 ? 26 : 12) / PARTS : 3;
-constexpr int ROWS = 4, COLUMNS = REGISTERS == 32 ? 4 : 3;
 
 typedef float Vec __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t Int __attribute__((vector_size(4 * WIDTH)));
@@ -153,7 +152,7 @@ inline Vec fold(Vec a, Vec b) {  // in each group of SPAN elements: sums of the 
 }
 
 template <int SPAN>
-__attribute__((always_inline)) inline Vec fold_all(const Vec* sums) {  // element i: the sum over sums[i], where SPAN is 2
+inline Vec fold_all(const Vec* sums) {  // element i: the sum over sums[i], where SPAN is 2
     if constexpr (SPAN == WIDTH) {
         return fold<SPAN>(sums[0], sums[SPAN / 2]);
     } else {
@@ -192,8 +191,9 @@ inline void product_block(const float* a, int a_step, const float* b, int b_step
     add_sums(sums, out);
 }
 
-// out[i, j] += sum over steps and lanes of a[step, i] b[step, j]
-inline void add_outer(const float* a, int a_step, int rows, const float* b, int b_step, int columns, int steps, float* out, int out_row) {
+// out[i, j] += sum over steps and lanes of a[step, i] b[step, j], in blocks of so many rows and columns
+template <int ROWS, int COLUMNS>
+void add_outer(const float* a, int a_step, int rows, const float* b, int b_step, int columns, int steps, float* out, int out_row) {
     const int up = blocks(rows, ROWS), across = blocks(columns, COLUMNS);
     for (int y = 0; y < across; ++y) {
         const int j = begin(y, columns, across), wide = begin(y + 1, columns, across) - j;

@@ -23,6 +23,7 @@
 
 namespace {
 
+constexpr int ROWS = REGISTERS == 32 ? 5 : 4, COLUMNS = REGISTERS == 32 ? 5 : 3;
 constexpr int CHUNK = 64;  // steps of one product of the weight gradient
 
 inline void sine_cosine(Vec angle, Vec& sine, Vec& cosine) {
@@ -366,10 +367,10 @@ void backward_tile(const Packed& packed, const float* state_out, const Memory& m
         const int steps = int(end - start);
         const float *a = memory.operand(start), *state = a + (F + 1) * LANES, *b = memory.saved(start);
         const float* recurrent = b + s.recurrent_slot() * H * LANES;
-        add_outer(a, s.operand(), F + 1, b, s.saved(), N, steps, input_part, N);
-        add_outer(state, s.operand(), H, recurrent, s.saved(), N, steps, recurrent_part, N);
+        add_outer<ROWS, COLUMNS>(a, s.operand(), F + 1, b, s.saved(), N, steps, input_part, N);
+        add_outer<ROWS, COLUMNS>(state, s.operand(), H, recurrent, s.saved(), N, steps, recurrent_part, N);
         if (s.cell == GRU)
-            add_outer(a + F * LANES, s.operand(), 1, b + 3 * H * LANES, s.saved(), H, steps, bias_part, H);
+            add_outer<ROWS, COLUMNS>(a + F * LANES, s.operand(), 1, b + 3 * H * LANES, s.saved(), H, steps, bias_part, H);
     }
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,7 @@ def dense_layers(model: Any) -> list[Any] | None:
     names = [_activation(layer) for layer in layers]
     if not set(names) <= set(ACTIVATIONS):
         return None
-    chained = all(layer.input is before.output for before, layer in zip(layers, layers[1:], strict=False))
+    chained = all(layer.input is before.output for before, layer in itertools.pairwise(layers))
     ends = layers[0].input is model.input["high_level"] and layers[-1].output is model.output
     one_softmax = names[-1] == "softmax" and "softmax" not in names[:-1]
     return layers if chained and ends and one_softmax else None
@@ -78,7 +79,7 @@ class Stack(Dense):
 
     def train(self, batches: Batches, seed: int, epoch: int) -> Iterator[Result]:
         """Take one step for each batch of an epoch."""
-        found, class_weights = self._data(batches)
+        found, class_weights = self._records(batches)
         events = batches.reading.whole
         order = np.random.default_rng((seed, epoch)).permutation(len(events))
         size = batches.batch_size
@@ -121,7 +122,7 @@ class Stack(Dense):
         second = one - np.power(np.float32(optimizer.beta_2), step)
         return np.float32(optimizer.learning_rate) * np.sqrt(second) / first
 
-    def _data(self, batches: Batches) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _records(self, batches: Batches) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if self._kept is None or self._kept[0] is not batches:
             events = batches.reading.whole
             rows = batches.high_level_scaler(events.high_level)[:, batches.high_level]
