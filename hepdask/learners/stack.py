@@ -21,7 +21,13 @@ from hepdask.learners.dense import Dense
 _STEPS = 1024
 
 #: What a layer must do without.
-_EXTRAS = ("kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint")  # fmt: skip
+_EXTRAS = (
+    "kernel_regularizer",
+    "bias_regularizer",
+    "activity_regularizer",
+    "kernel_constraint",
+    "bias_constraint",
+)
 
 
 def dense_layers(model: Any) -> list[Any] | None:
