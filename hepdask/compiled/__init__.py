@@ -1,4 +1,4 @@
-"""Networks on a CPU in compiled code: recurrent layers over jagged events, many steps of a dense network in one call."""
+"""Networks in compiled code on a CPU: recurrent layers over jagged events, many steps of dense networks in one call."""
 
 from hepdask.compiled.build import KernelMissing
 
