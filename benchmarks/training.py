@@ -8,6 +8,7 @@ TensorFlow compiles, does not count.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import statistics
 import subprocess
@@ -25,17 +26,21 @@ import numpy as np
 from measure import Row
 from stores import MOST, lengths, make_store
 
-from hepdask import models
+from hepdask import models, open_store
 from hepdask.batches import Batches, Reading, padded
+from hepdask.compiled import build
+from hepdask.compiled.recurrent import Stored, expand
 from hepdask.config import Config
-from hepdask.recurrent import Stored, build, expand
+from hepdask.distributed import Checkpoint
 from hepdask.store import Store
-from hepdask.training import Snapshot, train_rank
+from hepdask.training import train_rank
 
 RATE = "events/CPU s"
 BATCH = 128
-#: Floating-point operations a particle of GRU(50) on 19 features, forward and backward, without the input's gradient.
-OPERATIONS = 2 * 150 * (2 * (19 + 50) + 50)
+#: Floating-point operations, forward and backward, without the input's gradient: a particle of GRU(50) on 19 features,
+#: and an event of the dense network.
+GRU = 2 * 150 * (2 * (19 + 50) + 50)
+HLF = sum(2 * (2 * (k + 1) + (k if k != 14 else 0)) * n for k, n in ((14, 50), (50, 20), (20, 10), (10, 3)))
 
 
 @dataclass(frozen=True)
@@ -61,19 +66,23 @@ class Size:
     runs: int
 
 
-FULL = Size(600_000, 2 * BATCH, 400_000, 20_000, 5)
-QUICK = Size(150_000, BATCH, 100_000, 5_000, 2)
+FULL = Size(600_000, 2 * BATCH, 1_000_000, 20_000, 5)
+QUICK = Size(150_000, BATCH, 400_000, 5_000, 2)
 
 
 def main() -> None:
-    options = measure.parser(__doc__).parse_args()
+    parser = measure.parser(__doc__)
+    parser.add_argument("--only", choices=GROUPS, action="append", help="time this alone; may be repeated")
+    options = parser.parse_args()
     size = QUICK if options.quick else FULL
     start = time.perf_counter()
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        rows = []
-        for row in _all(Path(folder), size):
-            _say(f"  {row.name}: {row.ratio:.3g} times {row.peer_name}")
-            rows.append(row)
+        measured = Measured(Path(folder), size)
+        for name in options.only or GROUPS:
+            for row in GROUPS[name](measured):
+                _say(f"  {row.name}: {row.ratio:.3g} times {row.peer_name}")
+                rows.append(row)
     packages = (*measure.PACKAGES, "keras", "tensorflow-cpu", "horovod")
     about = measure.machine(packages, quick=options.quick, kernel=" ".join(build.target()))
     print(
@@ -84,32 +93,83 @@ def main() -> None:
         measure.write(options.json, rows, about)
 
 
-def _all(folder: Path, size: Size) -> Iterator[Row]:
-    ours: dict[tuple[str, int], float] = {}
-    for cell, mean in (("gru", 200), ("gru", 90), ("gru", MOST), ("lstm", 200)):
+class Measured:
+    """What several rows need, measured once.
+
+    Parameters
+    ----------
+    folder : Path
+        For stores.
+    size : Size
+        How much work a run does.
+    """
+
+    def __init__(self, folder: Path, size: Size) -> None:
+        self.folder, self.size = folder, size
+
+    @functools.cache  # noqa: B019 (lives as long as the program)
+    def inclusive(self, cell: str, mean: int) -> tuple[float, float]:
+        """CPU seconds an event of ours and of padded Keras."""
         _say(f"inclusive, {cell}, {mean} particles an event")
-        store = _store(folder, mean, size)
-        config = _config("inclusive", size.runs, cell=cell)
-        peer, count = _padded_fit(store, config, size.peer)
-        ours[cell, mean], theirs = _in_turns("inclusive", config, store, peer, count)
+        store = _store(self.folder, mean, self.size)
+        config = _config("inclusive", self.size.runs, cell=cell)
+        peer, count = _padded_fit(store, config, self.size.peer)
+        return _in_turns("inclusive", config, store, peer, count)
+
+    @functools.cache  # noqa: B019
+    def dense(self, peer: str) -> tuple[float, float]:
+        """CPU seconds an event of ours and of Keras, which gets its rows in one of two ways."""
+        _say(f"HLF, {peer}")
+        path = self.folder / "hlf"
+        store = open_store(path) if path.exists() else make_store(path, np.ones(self.size.rows, np.int64))
+        config = _config("hlf", self.size.runs)
+        return _in_turns(
+            "hlf", config, store, _dense_fit(store, config, peer, self.size), self.size.peer_rows
+        )
+
+    @functools.cached_property
+    def peak(self) -> float:
+        """Operations a second of one core, in registers."""
+        _say("peak of the processor")
+        return _peak(self.size.runs)
+
+    def particles(self, mean: int) -> float:
+        """Mean number of particles of an event of a store."""
+        return float(np.diff(_store(self.folder, mean, self.size).events("fit").offsets).mean())
+
+
+def _inclusive(measured: Measured) -> Iterator[Row]:
+    for cell, mean in (("gru", 200), ("gru", 90), ("gru", MOST), ("lstm", 200)):
+        ours, theirs = measured.inclusive(cell, mean)
         kind = "" if cell == "gru" else f" ({cell.upper()})"
         length = f"{mean} rows all real" if mean == MOST else f"mean length {mean}"
         name, what = f"inclusive{kind}, {length}", "padded, masked Keras fit"
-        yield Row.of_rates(name, RATE, 1 / ours[cell, mean], 1 / theirs, what, size.runs)
-    yield from _dense(folder, size)
-    # parts as large as `prepare` makes them
-    large = make_store(folder / "large", lengths(6000, 200, 2), parts=3)
-    yield _reading(large, ours["gru", 200], size)
-    yield _peak(_store(folder, 200, size), ours["gru", 200], size)
-    yield from _growth(folder, ours, size)
-    yield _two_ranks(folder, size)
+        yield Row.of_rates(name, RATE, 1 / ours, 1 / theirs, what, measured.size.runs)
+
+
+def _dense(measured: Measured) -> Iterator[Row]:
+    for peer in ("tf.data", "arrays"):
+        ours, theirs = measured.dense(peer)
+        what = f"Keras fit on {peer}"
+        yield Row.of_rates("HLF, batch 128", RATE, 1 / ours, 1 / theirs, what, measured.size.runs)
+
+
+def _of_peak(measured: Measured) -> Iterator[Row]:
+    """Compare the arithmetic of whole steps with what the processor can do."""
+    whole = {
+        "inclusive, mean length 200": GRU * measured.particles(200) / measured.inclusive("gru", 200)[0],
+        "HLF": HLF / measured.dense("arrays")[0],
+    }
+    for name, rate in whole.items():
+        unit, what = "GFLOP/CPU s", "peak of one core"
+        yield Row.of_rates(
+            f"{name}, whole step", unit, rate / 1e9, measured.peak / 1e9, what, measured.size.runs
+        )
 
 
 def _store(folder: Path, mean: int, size: Size, factor: float = 1.0) -> Store:
     path = folder / f"{mean}-{factor}"
     if path.exists():
-        from hepdask import open_store
-
         return open_store(path)
     count = int(factor * size.particles / mean) // BATCH * BATCH
     return make_store(path, np.maximum(1, lengths(count, mean, 1)))
@@ -127,16 +187,22 @@ def _in_turns(
     theirs: list[float] = []
     mark = time.process_time()
 
-    def after_epoch(_: Snapshot) -> None:
-        nonlocal mark
-        ours.append(time.process_time() - mark)
-        if peer:
-            mark = time.process_time()
-            peer()
-            theirs.append(time.process_time() - mark)
-        mark = time.process_time()
+    class Turns(Checkpoint):
+        """Told of the end of each epoch; keeps nothing."""
 
-    train_rank(model, config, store.path, after_epoch=after_epoch)
+        def load(self) -> None:
+            return None
+
+        def save(self, shared: Any, per_rank: Any = None) -> None:
+            nonlocal mark
+            ours.append(time.process_time() - mark)
+            if peer:
+                mark = time.process_time()
+                peer()
+                theirs.append(time.process_time() - mark)
+            mark = time.process_time()
+
+    train_rank(model, config, store.path, checkpoint=Turns(store.path))
     peers = statistics.median(theirs[1:]) / count if peer else 0.0
     return statistics.median(ours[1:]) / len(store.labels("fit")), peers
 
@@ -158,42 +224,31 @@ def _batches(store: Store, memory: float = 2**40, batch_size: int = BATCH) -> Ba
     return Batches(Reading(store, "fit", memory), store.high_level_scaler, list(range(14)), batch_size)
 
 
-def _dense(folder: Path, size: Size) -> list[Row]:
-    """Time the dense network against both ways to give Keras its rows."""
+def _dense_fit(store: Store, config: Config, way: str, size: Size) -> Callable[[], object]:
+    """Train the dense network as anyone would, on a stream or on arrays."""
     import tensorflow as tf
 
-    _say("HLF")
-    store = make_store(folder / "hlf", np.ones(size.rows, np.int64))
-    config = _config("hlf", size.runs)
+    some = np.random.default_rng(1).permutation(size.rows)[: size.peer_rows]
     events = store.events("fit")
-    x, y = store.high_level_scaler(events.high_level)[: size.peer_rows], events.label[: size.peer_rows]
-
-    def fit(*arguments: Any, **more: Any) -> Callable[[], object]:
-        inputs = models.inputs("hlf", config.models, store.features["hlf"])
-        model = models.build("hlf", config.models, inputs, 3)
-        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        return lambda: model.fit(*arguments, verbose=0, **more)
-
-    stream = tf.data.Dataset.from_tensor_slices(({"high_level": x}, y)).shuffle(size.peer_rows)
-    peers = {
-        "Keras fit on tf.data": fit(stream.batch(BATCH).prefetch(tf.data.AUTOTUNE)),
-        "Keras fit on arrays": fit({"high_level": x}, y, batch_size=BATCH),
-    }
-    rows = []
-    for name, peer in peers.items():
-        ours, theirs = _in_turns("hlf", config, store, peer, size.peer_rows)
-        rows.append(Row.of_rates("HLF, batch 128", RATE, 1 / ours, 1 / theirs, name, size.runs))
-    return rows
+    x, y = {"high_level": store.high_level_scaler(events.high_level)[some]}, events.label[some]
+    inputs = models.inputs("hlf", config.models, store.features["hlf"])
+    model = models.build("hlf", config.models, inputs, 3)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    if way == "arrays":
+        return lambda: model.fit(x, y, batch_size=BATCH, verbose=0)
+    stream = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(size.peer_rows)
+    stream = stream.batch(BATCH).prefetch(tf.data.AUTOTUNE)
+    return lambda: model.fit(stream, verbose=0)
 
 
-def _two_ranks(folder: Path, size: Size) -> Row:
+def _two_ranks(measured: Measured) -> Iterator[Row]:
     """Time whole epochs on the wall, with one rank and with two, in turns."""
     from distributed import Client, LocalCluster
 
     from hepdask.distributed import run
 
     _say("two ranks")
-    store = _store(folder, 200, size)
+    store = _store(measured.folder, 200, measured.size)
     config = _config("inclusive", 3)
     rates: dict[int, list[float]] = {1: [], 2: []}
     with (
@@ -210,12 +265,13 @@ def _two_ranks(folder: Path, size: Size) -> Row:
                 )[0]  # fmt: skip
                 found += [row["events_per_second"] for row in trained.history[1:]]
     one, two = (statistics.median(found) for found in rates.values())
-    return Row.of_rates("inclusive, two ranks (wall)", "events/s", two, one, "one rank", len(rates[1]))
+    yield Row.of_rates("inclusive, two ranks (wall)", "events/s", two, one, "one rank", len(rates[1]))
 
 
-def _reading(store: Store, training: float, size: Size) -> Row:
-    """Read, shuffle, expand and scale a store that does not stay in memory."""
+def _reading(measured: Measured) -> Iterator[Row]:
+    """Read, shuffle, expand and scale a store that does not stay in memory; its parts are as `prepare` makes them."""
     _say("store to batch")
+    store = make_store(measured.folder / "large", lengths(12_000, 200, 2), parts=4)
     everything = Reading(store, "fit", 2**40)
     batches = _batches(store, memory=1.9 * everything.bytes)
     assert not batches.reading.fits
@@ -228,76 +284,54 @@ def _reading(store: Store, training: float, size: Size) -> Row:
                 seen = batch.source
                 expand(Stored(seen.particles, store.particle_scaler, range(19)))
 
-    taken = measure.interleave({"reading": measure.Task(once, len(everything))}, size.runs)["reading"]
-    return Row.of_rates(
-        "store to batch, streamed", RATE, 1 / taken, 1 / training, "what training consumes", size.runs
-    )
+    runs = measured.size.runs
+    taken = measure.interleave({"reading": measure.Task(once, len(everything))}, runs)["reading"]
+    training, _ = measured.inclusive("gru", 200)
+    what = "what training consumes"
+    yield Row.of_rates("store to batch, streamed", RATE, 1 / taken, 1 / training, what, runs)
 
 
-def _peak(store: Store, training: float, size: Size) -> Row:
-    _say("peak of the processor")
+def _peak(runs: int) -> float:
     compiler = build.compiler()
     assert compiler is not None
+    wide = ["-mprefer-vector-width=512"] if "v4" in str(build.target()) else []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "peak.so"
-        source = Path(__file__).with_name("peak.cpp")
-        command = [
-            compiler,
-            "-O3",
-            "-shared",
-            "-fPIC",
-            "-ffp-contract=fast",
-            *build.target(),
-            str(source),
-            "-o",
-            str(path),
-        ]
-        subprocess.run(
-            [*command, "-mprefer-vector-width=512"] if "v4" in str(build.target()) else command, check=True
-        )
+        path, source = Path(folder) / "peak.so", Path(__file__).with_name("peak.cpp")
+        flags = ["-O3", "-shared", "-fPIC", "-ffp-contract=fast", *build.target(), *wide]
+        subprocess.run([compiler, *flags, str(source), "-o", str(path)], check=True)
         function = ctypes.CDLL(str(path)).operations_a_second
-        function.restype, function.argtypes = (
-            ctypes.c_double,
-            [ctypes.c_long, ctypes.c_float, ctypes.c_void_p],
-        )
-        result = ctypes.c_float()
-        peak = statistics.median(function(5_000_000, 0.999, ctypes.byref(result)) for _ in range(size.runs))
-    particles = float(np.diff(store.events("fit").offsets).mean())
-    ours = OPERATIONS * particles / training
-    return Row.of_rates(
-        "inclusive, mean length 200, whole step",
-        "GFLOP/CPU s",
-        ours / 1e9,
-        peak / 1e9,
-        "peak of one core",
-        size.runs,
-    )
+    function.restype, function.argtypes = ctypes.c_double, [ctypes.c_long, ctypes.c_float, ctypes.c_void_p]
+    result = ctypes.c_float()
+    return statistics.median(function(5_000_000, 0.999, ctypes.byref(result)) for _ in range(runs))
 
 
-def _growth(folder: Path, ours: dict[tuple[str, int], float], size: Size) -> list[Row]:
+def _growth(measured: Measured) -> Iterator[Row]:
     """Time of an event against its length and the number of events; the peer is the first, scaled linearly."""
-    rows = []
+    first, _ = measured.inclusive("gru", 90)
     for mean in (200, MOST):
-        linear = ours["gru", 90] * _mean(folder, mean, size) / _mean(folder, 90, size)
-        rows.append(
-            Row.of_costs(
-                f"time of an event, mean length {mean}", "CPU us", 1e6 * ours["gru", mean], 1e6 * linear,
-                "ours at 90, scaled linearly", size.runs,
-            )
-        )  # fmt: skip
+        linear = first * measured.particles(mean) / measured.particles(90)
+        ours, _ = measured.inclusive("gru", mean)
+        name, peer = f"time of an event, mean length {mean}", "ours at 90, scaled linearly"
+        yield Row.of_costs(name, "CPU us", 1e6 * ours, 1e6 * linear, peer, measured.size.runs)
     _say("four times as many events")
-    many, _ = _in_turns("inclusive", _config("inclusive", 2), _store(folder, 90, size, 4.0), None, 0)
+    store = _store(measured.folder, 90, measured.size, 4.0)
+    many, _ = _in_turns("inclusive", _config("inclusive", 2), store, None, 0)
     name, peer = "time of an event, four times as many of them", "ours at a quarter of them"
-    return [*rows, Row.of_costs(name, "CPU us", 1e6 * many, 1e6 * ours["gru", 90], peer, 2)]
-
-
-def _mean(folder: Path, mean: int, size: Size) -> float:
-    return float(np.diff(_store(folder, mean, size).events("fit").offsets).mean())
+    yield Row.of_costs(name, "CPU us", 1e6 * many, 1e6 * first, peer, 2)
 
 
 def _say(what: str) -> None:
     print(what, flush=True)
 
+
+GROUPS: dict[str, Callable[[Measured], Iterator[Row]]] = {
+    "inclusive": _inclusive,
+    "hlf": _dense,
+    "reading": _reading,
+    "peak": _of_peak,
+    "growth": _growth,
+    "ranks": _two_ranks,
+}
 
 if __name__ == "__main__":
     main()

@@ -332,7 +332,7 @@ class Training(Section):
         False, description="multiply the learning rates by the number of ranks, as the published scripts do"
     )
     kernel: bool = Field(
-        True, description="on a CPU, use the compiled kernel for GRU and LSTM; else Keras on padded batches"
+        True, description="use the compiled kernels: dense stacks, and on a CPU GRU and LSTM; else TensorFlow"
     )
     start_timeout: Positive = Field(
         300.0, description="longest wait for the ranks to be placed and to start [s]"

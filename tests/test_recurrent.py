@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hepdask import names
+from hepdask.compiled import KernelMissing, build
+from hepdask.compiled import recurrent as kernel_module
+from hepdask.compiled.recurrent import Recurrent, Rows, Stored, Weights, expand
 from hepdask.features import expand_columns
 from hepdask.features.expand import expand as expand_float64
-from hepdask.recurrent import KernelMissing, Recurrent, Rows, Stored, Weights, build, expand
-from hepdask.recurrent import kernel as kernel_module
 from hepdask.scaling import Scaler
 
 GATES = {"gru": 3, "lstm": 4}
@@ -192,8 +193,8 @@ def test_every_kind_of_processor(target, monkeypatch, tmp_path):
     require(
         here and levels.index(here[0].removeprefix("-march=")) >= levels.index(target), f"no {target} here"
     )
-    loaded = build._declare(ctypes.CDLL(str(build.build(tmp_path, (f"-march={target}",)))))
-    monkeypatch.setattr(kernel_module, "library", lambda: loaded)
+    loaded = ctypes.CDLL(str(build.build("recurrent", tmp_path, (f"-march={target}",))))
+    monkeypatch.setattr(kernel_module, "library", lambda kernel: loaded)
     for cell in ("gru", "lstm"):
         check(cell, 50, 19, [0, 1, 70, 64, 5, 90, 33, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], 6, Recurrent(cell))
 
@@ -260,7 +261,10 @@ def test_wrong_use_is_refused():
 
 
 def test_ranks_that_build_at_once_end_with_one_whole_library(tmp_path):
-    code = f"from hepdask.recurrent import build; from pathlib import Path; print(build.build(Path({str(tmp_path)!r})))"
+    code = (
+        "from hepdask.compiled import build; from pathlib import Path; "
+        f"print(build.build('recurrent', Path({str(tmp_path)!r})))"
+    )
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)
     ]
@@ -274,10 +278,10 @@ def test_without_a_compiler_the_message_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(KernelMissing, match="apt install g"):
-        build.build(tmp_path)
+        build.build("recurrent", tmp_path)
     broken = tmp_path / "c++"
     broken.write_text("#!/bin/sh\necho no such language >&2; exit 1\n")
     broken.chmod(0o755)
     with pytest.raises(KernelMissing, match="no such language"):
-        build.build(tmp_path / "cache")
+        build.build("dense", tmp_path / "cache")
     assert os.listdir(tmp_path / "cache") == []

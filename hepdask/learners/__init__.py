@@ -1,7 +1,8 @@
-"""How a rank takes a network through batches: three ways to do the same mathematics, each the fastest of its kind.
+"""How a rank takes a network through batches: four ways to do the same mathematics, each the fastest of its kind.
 
-`dense` runs many steps in one call on high-level features that stay in memory; `ragged` hands the particles to the
-compiled recurrent kernel; `padded` is plain Keras on padded batches, for GPUs and for all other networks.
+`stack` and `dense` run many steps in one call on high-level features that stay in memory, the one in the compiled
+kernel, the other in TensorFlow; `ragged` hands the particles to the compiled recurrent kernel; `padded` is plain
+Keras on padded batches, for GPUs and for all other networks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.batches import Batch, Batches
-from hepdask.recurrent import KernelMissing
+from hepdask.compiled import KernelMissing
 from hepdask.scaling import Scaler
 from hepdask.store import Events
 
@@ -91,15 +92,15 @@ def choose(
     model : keras.Model
         The network.
     optimizer : keras.optimizers.Optimizer or None
-        Built for the model's trainable variables, and reducing over all ranks; None to score alone.
+        Adam, built for the model's trainable variables and reducing over all ranks; None to score alone.
     particles : Particles or None
         None where the network takes none.
     kernel : bool
-        Whether the compiled kernel may be used.
+        Whether the compiled kernels may be used.
     threads : int
         Threads it may take.
     long : bool
-        Whether so many steps will follow that compiling them first pays.
+        Whether so many steps will follow that TensorFlow had better compile them first.
 
     Returns
     -------
@@ -108,12 +109,11 @@ def choose(
     """
     import tensorflow as tf
 
-    from hepdask.learners.dense import Dense
     from hepdask.learners.padded import Padded
     from hepdask.learners.ragged import Ragged, recurrent_layer
 
     if particles is None:
-        return Dense(model, optimizer, long), "many steps in one call"
+        return _choose_dense(model, optimizer, kernel, long)
     if recurrent_layer(model) is None:
         return Padded(model, optimizer, particles), "Keras on padded batches"
     if tf.config.list_physical_devices("GPU"):
@@ -126,3 +126,19 @@ def choose(
         return Padded(
             model, optimizer, particles
         ), f"Keras on padded batches, several times slower: {missing}"
+
+
+def _choose_dense(model: Any, optimizer: Any, kernel: bool, long: bool) -> tuple[Learner, str]:
+    from hepdask.learners.dense import Dense
+    from hepdask.learners.stack import Stack, dense_layers
+
+    reason = "training.kernel is off"
+    if kernel and optimizer is not None:
+        layers = dense_layers(model)
+        reason = "the kernel takes stacks of dense layers alone"
+        if layers is not None:
+            try:
+                return Stack(model, optimizer, layers), "the compiled dense kernel"
+            except KernelMissing as missing:
+                reason = str(missing)
+    return Dense(model, optimizer, long), f"many steps in one call of TensorFlow ({reason})"

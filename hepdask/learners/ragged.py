@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from hepdask import recurrent
 from hepdask.ahead import ahead
 from hepdask.batches import Batch, Batches, padded
+from hepdask.compiled import recurrent
 from hepdask.learners import Particles, Result
 from hepdask.learners.measures import hits, loss
 

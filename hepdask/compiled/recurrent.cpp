@@ -9,7 +9,7 @@
 // the order in which a step reads them. Weight gradients are a matrix product over a few dozen steps at a time, each
 // summed from zero before it is added, so that long events lose no digits.
 //
-// hepdask/recurrent/kernel.py is the only caller; hepdask/recurrent/build.py compiles this file.
+// hepdask/compiled/recurrent.py is the only caller; hepdask/compiled/build.py compiles this file.
 
 #include <algorithm>
 #include <atomic>
@@ -18,93 +18,13 @@
 #include <thread>
 #include <utility>
 #include <vector>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+
+#include "lanes.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int WIDTH = 16, REGISTERS = 32;
-#elif defined(__AVX__)
-constexpr int WIDTH = 8, REGISTERS = 16;
-#elif defined(__aarch64__)
-constexpr int WIDTH = 4, REGISTERS = 32;
-#else
-constexpr int WIDTH = 4, REGISTERS = 16;
-#endif
-
-constexpr int LANES = 16;
-constexpr int PARTS = LANES / WIDTH;
-constexpr int MOST = (REGISTERS == 32 ? 26 : 12) / PARTS > 3 ? (REGISTERS == 32 ? 26 : 12) / PARTS : 3;
 constexpr int ROWS = REGISTERS == 32 ? 5 : 4, COLUMNS = REGISTERS == 32 ? 5 : 3;
 constexpr int CHUNK = 64;  // steps of one product of the weight gradient
-
-typedef float Vec __attribute__((vector_size(4 * WIDTH)));
-typedef int32_t Int __attribute__((vector_size(4 * WIDTH)));
-
-// ---------------------------------------------------------------------------------------------- lanes of a tile
-
-struct Lanes {
-    Vec part[PARTS];
-};
-
-#define EACH _Pragma("GCC unroll 4") for (int p = 0; p < PARTS; ++p)
-
-inline Lanes load(const float* from) {
-    Lanes out;
-    EACH out.part[p] = *reinterpret_cast<const Vec*>(from + p * WIDTH);
-    return out;
-}
-inline void store(float* to, Lanes value) { EACH *reinterpret_cast<Vec*>(to + p * WIDTH) = value.part[p]; }
-inline Lanes all(float value) {
-    Lanes out;
-    EACH out.part[p] = Vec{} + value;
-    return out;
-}
-inline void add_product(Lanes& sum, Lanes a, float b) { EACH sum.part[p] += a.part[p] * b; }
-
-template <class F, class... L>
-inline Lanes map(F f, L... lanes) {
-    Lanes out;
-    EACH out.part[p] = f(lanes.part[p]...);
-    return out;
-}
-
-inline Vec clamp(Vec x, float low, float high) {  // a NaN stays one
-    x = x < low ? Vec{} + low : x;
-    return x > high ? Vec{} + high : x;
-}
-
-inline Vec reciprocal(Vec x) {
-#if defined(__AVX512F__)
-    Vec guess = (Vec)_mm512_maskz_rcp14_ps(0xffff, (__m512)x);
-    return guess * (2.0f - x * guess);
-#else
-    return 1.0f / x;
-#endif
-}
-
-constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, held in the low bits
-
-// exp of -80 to 80: 2^n times the Taylor series on +-ln(2)/2
-inline Vec exponential(Vec x) {
-    Vec shifted = x * 1.44269504f + ROUND;
-    Vec n = shifted - ROUND;
-    Vec r = x - n * 0.693145752f - n * 1.42860677e-6f;
-    Vec series = r * (1.0f / 5040) + 1.0f / 720;
-    series = series * r + 1.0f / 120;
-    series = series * r + 1.0f / 24;
-    series = series * r + 1.0f / 6;
-    series = series * r + 0.5f;
-    series = series * r + 1.0f;
-    series = series * r + 1.0f;
-    Int power = ((Int)shifted - 0x4B400000 + 127) << 23;
-    return series * (Vec)power;
-}
-
-inline Vec sigmoid(Vec x) { return reciprocal(1.0f + exponential(clamp(-x, -80.0f, 80.0f))); }
-inline Vec tanh(Vec x) { return 1.0f - 2.0f * reciprocal(1.0f + exponential(clamp(2.0f * x, -80.0f, 80.0f))); }
 
 inline void sine_cosine(Vec angle, Vec& sine, Vec& cosine) {
     Vec shifted = angle * 0.636619772f + ROUND;
@@ -123,48 +43,6 @@ inline Vec half_difference(Vec x, Vec growth, Vec shrink) {  // sinh; near zero 
     Vec q = x * x;
     Vec series = x + x * q * (1.0f / 6 + q * (1.0f / 120 + q * (1.0f / 5040 + q * (1.0f / 362880))));
     return q < 1.0f ? series : 0.5f * (growth - shrink);
-}
-
-// ------------------------------------------------------------------------------------------------ sums over lanes
-
-template <int SPAN>
-inline Vec fold(Vec a, Vec b) {  // halves of each group of SPAN elements added up: those of a, then those of b
-    Int low, high;
-    for (int i = 0; i < WIDTH; ++i) {
-        int from = i < WIDTH / 2 ? 0 : WIDTH, j = i % (WIDTH / 2);
-        low[i] = from + j / (SPAN / 2) * SPAN + j % (SPAN / 2);
-        high[i] = low[i] + SPAN / 2;
-    }
-#if defined(__clang__)
-    Vec first, second;
-    for (int i = 0; i < WIDTH; ++i) {
-        first[i] = low[i] < WIDTH ? a[low[i]] : b[low[i] - WIDTH];
-        second[i] = high[i] < WIDTH ? a[high[i]] : b[high[i] - WIDTH];
-    }
-    return first + second;
-#else
-    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-#endif
-}
-
-template <int SPAN>
-inline Vec fold_all(const Vec* sums) {  // element i of the result: sum over sums[i], for WIDTH / SPAN of them ...
-    if constexpr (SPAN == WIDTH) {
-        return fold<SPAN>(sums[0], sums[1]);
-    } else {
-        return fold<SPAN>(fold_all<SPAN * 2>(sums), fold_all<SPAN * 2>(sums + WIDTH / SPAN));
-    }
-}
-
-template <int COUNT>
-inline void add_sums(const Vec (&sums)[COUNT], float* to) {
-    constexpr int ROUNDED = (COUNT + WIDTH - 1) / WIDTH * WIDTH;
-    Vec padded[ROUNDED];
-    for (int i = 0; i < ROUNDED; ++i) padded[i] = i < COUNT ? sums[i] : Vec{};
-    for (int i = 0; i < COUNT; i += WIDTH) {
-        Vec total = fold_all<2>(padded + i);
-        std::memcpy(to + i, &total, 4 * std::min(WIDTH, COUNT - i));
-    }
 }
 
 // ------------------------------------------------------------------------------------------------------ the layer
@@ -216,18 +94,6 @@ struct Shape {
     int recurrent_slot() const { return cell == GRU ? 1 : 0; }
     int weights() const { return (features + units + (cell == GRU ? 2 : 1)) * outputs(); }
 };
-
-int blocks(int count, int most) { return (count + most - 1) / most; }
-int begin(int block, int count, int many) { return int(int64_t(block) * count / many); }
-
-// Calls f<N>() for a number known at run time.
-template <int N, class F>
-inline void with(int n, F&& f) {
-    if constexpr (N > 0) {
-        if (n == N) f(std::integral_constant<int, N>{});
-        else with<N - 1>(n, f);
-    }
-}
 
 constexpr int UNITS[2] = {MOST / 3 > 8 ? 8 : MOST / 3, MOST / 4 > 6 ? 6 : (MOST / 4 ? MOST / 4 : 1)};
 constexpr int STATES = MOST;
@@ -309,17 +175,6 @@ inline void copy_rows(const Input& input, const int64_t* place, int features, fl
 
 // -------------------------------------------------------------------------------------------------------- forward
 
-template <int J, int N>
-inline const float* add_products(Lanes (&sums)[N], const float* operand, int rows, const float* weights) {
-    for (int k = 0; k < rows; ++k) {
-        const Lanes a = load(operand + k * LANES);
-#pragma GCC unroll 32
-        for (int n = 0; n < N; ++n) add_product(sums[n], a, weights[n]);
-        weights += N;
-    }
-    return weights;
-}
-
 struct Step {
     const float* now;   // [x | 1 | h]
     float* next;        // h of the next step
@@ -336,14 +191,14 @@ const float* gru_units(const Shape& s, const Step& step, int from, const float* 
     for (int n = 0; n < 3 * J; ++n) sums[n] = all(weights[n]);
     weights += 3 * J;
     const float* recurrent_bias = weights;
-    weights = add_products<J>(sums, step.now, s.features, weights + J);
+    weights = add_products(sums, step.now, s.features, weights + J);
 #pragma GCC unroll 8
     for (int j = 0; j < J; ++j) {
         candidate[j] = sums[2 * J + j];
         sums[2 * J + j] = all(recurrent_bias[j]);
     }
     const float* state = step.now + (s.features + 1) * LANES;
-    weights = add_products<J>(sums, state, s.units, weights);
+    weights = add_products(sums, state, s.units, weights);
     const int slot = s.units * LANES;
 #pragma GCC unroll 8
     for (int j = 0; j < J; ++j) {
@@ -365,8 +220,8 @@ const float* lstm_units(const Shape& s, const Step& step, int from, const float*
     Lanes sums[4 * J];
 #pragma GCC unroll 32
     for (int n = 0; n < 4 * J; ++n) sums[n] = all(weights[n]);
-    weights = add_products<J>(sums, step.now, s.features, weights + 4 * J);
-    weights = add_products<J>(sums, step.now + (s.features + 1) * LANES, s.units, weights);
+    weights = add_products(sums, step.now, s.features, weights + 4 * J);
+    weights = add_products(sums, step.now + (s.features + 1) * LANES, s.units, weights);
     const int slot = s.units * LANES;
 #pragma GCC unroll 8
     for (int j = 0; j < J; ++j) {
@@ -480,49 +335,10 @@ void state_gradient(const Packed& packed, const float* gates, float* gradient) {
             Lanes sums[count];
 #pragma GCC unroll 32
             for (int j = 0; j < count; ++j) sums[j] = load(gradient + (from + j) * LANES);
-            weights = add_products<count>(sums, gates, N, weights);
+            weights = add_products(sums, gates, N, weights);
 #pragma GCC unroll 32
             for (int j = 0; j < count; ++j) store(gradient + (from + j) * LANES, sums[j]);
         });
-    }
-}
-
-template <int I, int J>
-void product_block(const float* a, int a_step, const float* b, int b_step, int steps, float* out) {
-    Vec sums[I * J];
-#pragma GCC unroll 32
-    for (int n = 0; n < I * J; ++n) sums[n] = Vec{};
-    for (int t = 0; t < steps; ++t, a += a_step, b += b_step)
-        for (int p = 0; p < LANES; p += WIDTH) {
-            Vec right[J];
-#pragma GCC unroll 8
-            for (int j = 0; j < J; ++j) right[j] = *reinterpret_cast<const Vec*>(b + j * LANES + p);
-#pragma GCC unroll 8
-            for (int i = 0; i < I; ++i) {
-                const Vec left = *reinterpret_cast<const Vec*>(a + i * LANES + p);
-#pragma GCC unroll 8
-                for (int j = 0; j < J; ++j) sums[i * J + j] += left * right[j];
-            }
-        }
-    add_sums(sums, out);
-}
-
-// out[i, j] += sum over steps and lanes of a[step, i] b[step, j]
-void add_outer(const float* a, int a_step, int rows, const float* b, int b_step, int columns, int steps, float* out, int out_row) {
-    const int up = blocks(rows, ROWS), across = blocks(columns, COLUMNS);
-    for (int y = 0; y < across; ++y) {
-        const int j = begin(y, columns, across), wide = begin(y + 1, columns, across) - j;
-        for (int x = 0; x < up; ++x) {
-            const int i = begin(x, rows, up), high = begin(x + 1, rows, up) - i;
-            float block[ROWS * COLUMNS] = {};
-            with<ROWS>(high, [&](auto I) {
-                with<COLUMNS>(wide, [&](auto J) {
-                    product_block<I, J>(a + i * LANES, a_step, b + j * LANES, b_step, steps, block);
-                });
-            });
-            for (int k = 0; k < high; ++k)
-                for (int l = 0; l < wide; ++l) out[(i + k) * out_row + j + l] += block[k * wide + l];
-        }
     }
 }
 
@@ -551,10 +367,10 @@ void backward_tile(const Packed& packed, const float* state_out, const Memory& m
         const int steps = int(end - start);
         const float *a = memory.operand(start), *state = a + (F + 1) * LANES, *b = memory.saved(start);
         const float* recurrent = b + s.recurrent_slot() * H * LANES;
-        add_outer(a, s.operand(), F + 1, b, s.saved(), N, steps, input_part, N);
-        add_outer(state, s.operand(), H, recurrent, s.saved(), N, steps, recurrent_part, N);
+        add_outer<ROWS, COLUMNS>(a, s.operand(), F + 1, b, s.saved(), N, steps, input_part, N);
+        add_outer<ROWS, COLUMNS>(state, s.operand(), H, recurrent, s.saved(), N, steps, recurrent_part, N);
         if (s.cell == GRU)
-            add_outer(a + F * LANES, s.operand(), 1, b + 3 * H * LANES, s.saved(), H, steps, bias_part, H);
+            add_outer<ROWS, COLUMNS>(a + F * LANES, s.operand(), 1, b + 3 * H * LANES, s.saved(), H, steps, bias_part, H);
     }
 }
 
@@ -577,15 +393,6 @@ void to_keras(const Shape& s, const float* mine, float* kernel, float* recurrent
     std::memcpy(bias + N, bias, 8 * H);
     std::memcpy(bias + N + 2 * H, own + H * N, 4 * H);
 }
-
-// Gradients that fade over hundreds of steps become subnormal, which x86 computes a hundred times more slowly.
-struct FlushSubnormal {
-#if defined(__x86_64__)
-    unsigned before = _mm_getcsr();
-    FlushSubnormal() { _mm_setcsr(before | 0x8040); }
-    ~FlushSubnormal() { _mm_setcsr(before); }
-#endif
-};
 
 template <class F>
 void in_parallel(int64_t count, int threads, F&& f) {

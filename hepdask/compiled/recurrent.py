@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask import names
-from hepdask.recurrent.build import library
+from hepdask.compiled.build import library
 from hepdask.scaling import Scaler
 
 #: Events that share the lanes of a tile.
@@ -127,7 +127,7 @@ class Recurrent:
     def __init__(self, cell: Literal["gru", "lstm"], threads: int = 1) -> None:
         self.cell = cell
         self.threads = threads
-        self._library = library()
+        self._library = _library()
         self._memory = np.empty(0, np.float32)
         self._last: tuple[Any, ...] | None = None
 
@@ -236,9 +236,25 @@ def expand(particles: Stored) -> _Floats:
     source, held = _source(particles)
     count = len(particles.columns["Pt"])
     rows = np.empty((count, len(particles.chosen)), np.float32)
-    library().hepdask_expand(byref(source), count, rows.shape[1], _at(rows))
+    _library().hepdask_expand(byref(source), count, rows.shape[1], _at(rows))
     del held
     return rows
+
+
+def _library() -> ctypes.CDLL:
+    """Load the kernel, with the types of its functions."""
+    loaded = library("recurrent")
+    pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+    signatures = {
+        "hepdask_floats": ((pointer, count, number), count),
+        "hepdask_forward": ((pointer, pointer, pointer, pointer, number, number, pointer), None),
+        "hepdask_backward": ((pointer, pointer, pointer, number, *[pointer] * 4), None),
+        "hepdask_expand": ((pointer, count, number, pointer), None),
+    }
+    for name, (arguments, result) in signatures.items():
+        function = getattr(loaded, name)
+        function.argtypes, function.restype = arguments, result
+    return loaded
 
 
 def _contiguous(weights: Weights) -> Weights:

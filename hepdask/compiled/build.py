@@ -1,4 +1,4 @@
-"""Building the recurrent kernel: once for each machine's user, source, compiler and kind of processor.
+"""Building the compiled kernels: once for each machine's user, source, compiler and kind of processor.
 
 The library lies in a cache (``$XDG_CACHE_HOME/hepdask`` or ``~/.cache/hepdask``) under a digest of all that it
 depends on, and is put there whole: ranks that start at once may all build it, and one result stays.
@@ -18,8 +18,9 @@ from pathlib import Path
 
 from hepdask.errors import MissingDependency
 
-_SOURCE = Path(__file__).with_name("kernel.cpp")
-_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast")
+_FOLDER = Path(__file__).parent
+_SHARED = "lanes.h"
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
 _COMPILERS = ("c++", "g++", "clang++")
 _TIMEOUT_S = 300.0
 
@@ -31,7 +32,7 @@ _LEVELS = {
 
 
 class KernelMissing(MissingDependency):
-    """The recurrent kernel cannot be built or loaded; the message says why."""
+    """A compiled kernel cannot be built or loaded; the message says why."""
 
 
 def compiler() -> str | None:
@@ -50,33 +51,40 @@ def target() -> tuple[str, ...]:
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
-    """Load the kernel, built first where it is not in the cache.
+def library(kernel: str) -> ctypes.CDLL:
+    """Load a kernel, built first where it is not in the cache.
+
+    Parameters
+    ----------
+    kernel : str
+        Name of its source, without the suffix.
 
     Returns
     -------
     ctypes.CDLL
-        With the argument types set; calls release the GIL.
+        Calls release the GIL.
 
     Raises
     ------
     KernelMissing
         There is no compiler, or it fails; the message says what to do.
     """
-    path = build()
+    path = build(kernel)
     try:
-        return _declare(ctypes.CDLL(str(path)))
+        return ctypes.CDLL(str(path))
     except OSError as error:
         raise KernelMissing(
-            f"{path}: the recurrent kernel cannot be loaded ({error}); remove the file"
+            f"{path}: the compiled kernel cannot be loaded ({error}); remove the file"
         ) from None
 
 
-def build(cache: Path | None = None, options: tuple[str, ...] | None = None) -> Path:
-    """Compile the kernel where it is not in the cache.
+def build(kernel: str, cache: Path | None = None, options: tuple[str, ...] | None = None) -> Path:
+    """Compile a kernel where it is not in the cache.
 
     Parameters
     ----------
+    kernel : str
+        Name of its source, without the suffix.
     cache : Path, optional
         Folder of built kernels; by default the user's own.
     options : tuple of str, optional
@@ -95,26 +103,32 @@ def build(cache: Path | None = None, options: tuple[str, ...] | None = None) -> 
     found = compiler()
     if found is None:
         raise KernelMissing(
-            "the recurrent kernel needs a C++ compiler, and there is none. On Debian and Ubuntu: apt install g++"
+            "the compiled kernels need a C++ compiler, and there is none. On Debian and Ubuntu: apt install g++"
         )
     options = target() if options is None else options
+    source = _FOLDER / f"{kernel}.cpp"
     version = _run([found, "--version"]).stdout
-    content = [_SOURCE.read_text(), version, " ".join((*_FLAGS, *options))]
+    content = [
+        source.read_text(),
+        (_FOLDER / _SHARED).read_text(),
+        version,
+        " ".join((*_FLAGS, *options)),
+    ]
     key = hashlib.blake2b("\0".join(content).encode(), digest_size=8).hexdigest()
     folder = cache or _cache()
-    path = folder / f"recurrent-{key}.so"
+    path = folder / f"{kernel}-{key}.so"
     if path.exists():
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="recurrent-", dir=folder) as work:
+        with tempfile.TemporaryDirectory(prefix=f"{kernel}-", dir=folder) as work:
             built = Path(work) / "kernel.so"
-            result = _run([found, *_FLAGS, *options, str(_SOURCE), "-o", str(built)])
+            result = _run([found, *_FLAGS, *options, str(source), "-o", str(built)])
             if result.returncode:
-                raise KernelMissing(f"{found} cannot build the recurrent kernel:\n{result.stderr[-2000:]}")
+                raise KernelMissing(f"{found} cannot build the {kernel} kernel:\n{result.stderr[-2000:]}")
             os.replace(built, path)
     except OSError as error:
-        raise KernelMissing(f"{folder}: the recurrent kernel cannot be put there ({error})") from None
+        raise KernelMissing(f"{folder}: the {kernel} kernel cannot be put there ({error})") from None
     return path
 
 
@@ -135,18 +149,4 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise KernelMissing(f"{command[0]} cannot build the recurrent kernel: {error}") from None
-
-
-def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
-    pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-    signatures = {
-        "hepdask_floats": ((pointer, count, number), count),
-        "hepdask_forward": ((pointer, pointer, pointer, pointer, number, number, pointer), None),
-        "hepdask_backward": ((pointer, pointer, pointer, number, *[pointer] * 4), None),
-        "hepdask_expand": ((pointer, count, number, pointer), None),
-    }
-    for name, (arguments, result) in signatures.items():
-        function = getattr(loaded, name)
-        function.argtypes, function.restype = arguments, result
-    return loaded
+        raise KernelMissing(f"{command[0]} cannot build the compiled kernels: {error}") from None

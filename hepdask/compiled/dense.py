@@ -1,0 +1,217 @@
+"""A stack of dense layers under a softmax, with Adam, on the CPU: the compiled kernel behind arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Sequence
+from ctypes import byref
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hepdask.compiled.build import library
+
+#: Activations of layers that the kernel knows, as Keras names them; the last layer has the softmax.
+ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "softmax")
+
+#: Numbers of a cache line.
+_LINE = 16
+
+_Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Events in the order in which they are trained on.
+
+    Attributes
+    ----------
+    records : float32 (n, width)
+        From `records`.
+    class_weights : float32 (n_classes,)
+        Weight of each class in the loss.
+    order : int64 (n,)
+        Cut into batches one after the other; the last one may be short.
+    batch_size : int
+        Events of a batch over all ranks.
+    rank, ranks : int
+        This rank takes the events ``rank``, ``rank + ranks``, … of each batch.
+    """
+
+    records: _Floats
+    class_weights: _Floats
+    order: NDArray[np.int64]
+    batch_size: int
+    rank: int = 0
+    ranks: int = 1
+
+
+def records(rows: _Floats, labels: NDArray[np.integer]) -> _Floats:
+    """Put features and label of an event next to each other, so that fetching an event is fetching one place.
+
+    Parameters
+    ----------
+    rows : float32 (n, n_features)
+        Scaled features.
+    labels : int (n,)
+        Class.
+
+    Returns
+    -------
+    float32 (n, width)
+        Each event starts at a cache line.
+    """
+    count, features = rows.shape
+    width = -(-(features + 1) // _LINE) * _LINE
+    raw = np.empty(count * width + _LINE, np.float32)
+    shift = -raw.ctypes.data % (4 * _LINE) // 4
+    found = raw[shift : shift + count * width].reshape(count, width)
+    found[:, :features], found[:, features], found[:, features + 1 :] = rows, labels, 0.0
+    return found
+
+
+class _Network(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.c_int32), ("widths", ctypes.c_void_p), ("activations", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p), ("first_moments", ctypes.c_void_p),
+        ("second_moments", ctypes.c_void_p), ("gradients", ctypes.c_void_p),
+        ("first_decay", ctypes.c_float), ("second_decay", ctypes.c_float), ("epsilon", ctypes.c_float),
+    )  # fmt: skip
+
+
+class _Sample(ctypes.Structure):
+    _fields_ = (
+        ("records", ctypes.c_void_p), ("class_weights", ctypes.c_void_p), ("order", ctypes.c_void_p),
+        ("events", ctypes.c_int64), ("batch_size", ctypes.c_int64),
+        ("width", ctypes.c_int32), ("rank", ctypes.c_int32), ("ranks", ctypes.c_int32),
+    )  # fmt: skip
+
+
+class Stack:
+    """Dense layers, one after the other, and what Adam remembers of them.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Features, then the units of each layer; the last number is that of the classes.
+    activations : sequence of str
+        Of each layer, from `ACTIVATIONS`; softmax for the last one and for no other.
+    beta_1, beta_2, epsilon : float
+        Of Adam.
+
+    Attributes
+    ----------
+    weights, first_moments, second_moments, gradients : float32 (n_weights,)
+        Kernel (row by row) and bias of one layer after the other; to be filled and read in place.
+
+    Raises
+    ------
+    KernelMissing
+        The kernel cannot be built here.
+    ValueError
+        The layers are not of this form.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activations: Sequence[str],
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+    ) -> None:
+        places = [ACTIVATIONS.index(name) for name in activations]
+        last = ACTIVATIONS.index("softmax")
+        if len(widths) != len(places) + 1 or not places or places[-1] != last or last in places[:-1]:
+            raise ValueError(
+                f"layers of {list(widths)} with {list(activations)} are no stack under one softmax"
+            )
+        self._library = _library()
+        self._widths, self._activations = np.array(widths, np.int32), np.array(places, np.int32)
+        count = sum((k + 1) * n for k, n in itertools.pairwise(widths))
+        self.weights, self.first_moments, self.second_moments, self.gradients = np.zeros(
+            (4, count), np.float32
+        )
+        self._network = _Network(
+            len(places), _at(self._widths), _at(self._activations), _at(self.weights),
+            _at(self.first_moments), _at(self.second_moments), _at(self.gradients),
+            1 - beta_1, 1 - beta_2, epsilon,
+        )  # fmt: skip
+
+    def steps(self, sample: Sample, first: int, rates: _Floats) -> tuple[_Floats, _Floats]:
+        """Take steps on batches, one after the other, on one rank.
+
+        Parameters
+        ----------
+        sample : Sample
+            The events.
+        first : int
+            The first of the batches.
+        rates : float32 (n_steps,)
+            What Adam multiplies the ratio of the moments with at each step: the learning rate, corrected
+            for the moments' start at zero.
+
+        Returns
+        -------
+        losses, hits : float32 (n_steps,)
+            Weighted mean loss of each batch before its step, and the events with the right class.
+        """
+        rates = np.ascontiguousarray(rates, np.float32)
+        losses, hits = np.empty((2, len(rates)), np.float32)
+        source, held = self._source(sample)
+        self._library.hepdask_dense_steps(
+            byref(self._network), byref(source), first, len(rates), _at(rates), _at(losses), _at(hits)
+        )
+        del held
+        return losses, hits
+
+    def differentiate(self, sample: Sample, batch: int) -> tuple[float, float]:
+        """Compute this rank's part of a batch's `gradients`, and give its part of the loss and its hits."""
+        found = np.empty(2, np.float32)
+        source, held = self._source(sample)
+        self._library.hepdask_dense_gradients(
+            byref(self._network), byref(source), batch, _at(found[:1]), _at(found[1:])
+        )
+        del held
+        return float(found[0]), float(found[1])
+
+    def update(self, rate: float) -> None:
+        """Take the step that `gradients` ask for; the rate is one of those of `steps`."""
+        self._library.hepdask_dense_update(byref(self._network), rate)
+
+    def _source(self, sample: Sample) -> tuple[_Sample, list[NDArray]]:
+        """Point at the events; the arrays must live as long as the pointers are used."""
+        arrays = [
+            np.ascontiguousarray(array, dtype)
+            for array, dtype in (
+                (sample.records, np.float32), (sample.class_weights, np.float32), (sample.order, np.int64)
+            )
+        ]  # fmt: skip
+        count, width = arrays[0].shape
+        if width <= self._widths[0] or arrays[1].shape != (self._widths[-1],):
+            raise ValueError(f"records of {width} and {arrays[1].shape} class weights do not fit the network")
+        if len(arrays[2]) and not 0 <= arrays[2].min() <= arrays[2].max() < count:
+            raise ValueError(f"the order names events that are not among the {count}")
+        size, rank, ranks = sample.batch_size, sample.rank, sample.ranks
+        return _Sample(*map(_at, arrays), len(arrays[2]), size, width, rank, ranks), arrays
+
+
+def _library() -> ctypes.CDLL:
+    """Load the kernel, with the types of its functions."""
+    loaded = library("dense")
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    signatures = {
+        "hepdask_dense_steps": (pointer, pointer, count, count, pointer, pointer, pointer),
+        "hepdask_dense_gradients": (pointer, pointer, count, pointer, pointer),
+        "hepdask_dense_update": (pointer, ctypes.c_float),
+    }
+    for name, arguments in signatures.items():
+        function = getattr(loaded, name)
+        function.argtypes, function.restype = arguments, None
+    return loaded
+
+
+def _at(array: NDArray) -> int:
+    return array.ctypes.data

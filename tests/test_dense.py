@@ -1,0 +1,246 @@
+"""The dense kernel against arithmetic in float64, and against Keras."""
+
+import ctypes
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import require
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hepdask.batches import Batches
+from hepdask.compiled import build, dense
+from hepdask.compiled.dense import Sample, Stack, records
+from hepdask.distributed.keras import DistributedOptimizer
+from hepdask.learners import choose
+from hepdask.learners.measures import loss
+from hepdask.learners.stack import dense_layers
+from hepdask.scaling import Scaler
+from hepdask.store import Events
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiler():
+    require(build.compiler(), "there is no C++ compiler")
+
+
+#: What an activation gives, and its slope.
+ORACLES = {
+    "linear": (lambda x: x, np.ones_like),
+    "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0).astype(float)),
+    "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), lambda x: np.exp(-x) / (1 + np.exp(-x)) ** 2),
+}
+
+
+def oracle(weights, activations, rows, labels, weight):
+    """In float64: loss, hits, and the gradients one behind the other."""
+    values, sums = [rows.astype(np.float64)], []
+    for (kernel, bias), activation in zip(weights, [*activations, "linear"], strict=True):
+        sums.append(values[-1] @ kernel.astype(np.float64) + bias)
+        values.append(ORACLES[activation][0](sums[-1]))
+    logits = sums[-1] - sums[-1].max(axis=1, keepdims=True)
+    scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    here = np.arange(len(labels)), labels
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[here]
+    d = scores.copy()
+    d[here] -= 1
+    d *= weight[:, None]
+    gradients = []
+    for place in reversed(range(len(weights))):
+        gradients = [values[place].T @ d, d.sum(axis=0), *gradients]
+        if place:
+            d = (
+                d
+                @ weights[place][0].astype(np.float64).T
+                * ORACLES[activations[place - 1]][1](sums[place - 1])
+            )
+    hits = ((logits.argmax(axis=1) == labels) & (weight > 0)).sum()
+    return (losses * weight).sum(), hits, gradients
+
+
+def random_stack(widths, activations, rng):
+    stack = Stack(widths, [*activations, "softmax"])
+    weights = [
+        (
+            rng.normal(size=(k, n), scale=0.5 / np.sqrt(k)).astype(np.float32),
+            rng.normal(size=n, scale=0.2).astype(np.float32),
+        )
+        for k, n in itertools.pairwise(widths)
+    ]
+    stack.weights[:] = np.concatenate([np.ravel(array) for layer in weights for array in layer])
+    return stack, weights
+
+
+def close(found, wanted, tolerance=1e-5):
+    """Equal to a part in 100,000 of the largest value of the tensor."""
+    assert np.abs(np.reshape(found, wanted.shape) - wanted).max() <= tolerance * np.abs(wanted).max() + 1e-9
+
+
+def pieces(flat, arrays):
+    return np.split(flat, np.cumsum([array.size for array in arrays])[:-1])
+
+
+def check(widths, activations, events, batch_size, ranks, seed):
+    rng = np.random.default_rng(seed)
+    stack, weights = random_stack(widths, activations, rng)
+    rows = rng.normal(size=(events + 3, widths[0])).astype(np.float32)
+    labels = rng.integers(0, widths[-1], len(rows))
+    class_weights = rng.uniform(0, 2, widths[-1]).astype(np.float32)
+    order = rng.permutation(len(rows))[:events]
+    batch = int(rng.integers(-(-events // batch_size)))
+    chosen = order[batch * batch_size :][:batch_size]
+    total, found_loss, found_hits = 0, 0, 0
+    for rank in range(ranks):
+        sample = Sample(records(rows, labels), class_weights, order, batch_size, rank, ranks)
+        part_loss, part_hits = stack.differentiate(sample, batch)
+        total, found_loss, found_hits = (
+            total + stack.gradients,
+            found_loss + part_loss,
+            found_hits + part_hits,
+        )
+    weight = class_weights[labels[chosen]].astype(np.float64) / len(chosen)
+    wanted_loss, wanted_hits, wanted = oracle(weights, activations, rows[chosen], labels[chosen], weight)
+    assert found_loss == pytest.approx(wanted_loss, rel=1e-5)
+    assert found_hits == wanted_hits
+    for mine, theirs in zip(pieces(total, wanted), wanted, strict=True):
+        close(mine, theirs)
+
+
+@pytest.mark.parametrize("batch_size", [1, 128, 300, 1000])
+def test_gradients_of_the_published_network_are_those_of_float64(batch_size):
+    check([14, 50, 20, 10, 3], ["relu"] * 3, 700, batch_size, 1, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hidden=st.lists(st.tuples(st.integers(1, 70), st.sampled_from(["linear", "relu", "tanh", "sigmoid"])), max_size=4),
+    features=st.integers(1, 40), classes=st.integers(2, 6), events=st.integers(1, 90),
+    batch_size=st.integers(1, 60), ranks=st.integers(1, 3), seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_any_network_and_any_batch(hidden, features, classes, events, batch_size, ranks, seed):
+    widths = [features, *(units for units, _ in hidden), classes]
+    check(widths, [name for _, name in hidden], events, batch_size, ranks, seed)
+
+
+@pytest.mark.parametrize("target", ["x86-64", "x86-64-v3", "x86-64-v4"])
+def test_every_kind_of_processor(target, monkeypatch, tmp_path):
+    """The same source for narrower registers, as far as this machine can run them."""
+    levels = ["x86-64", *reversed(build._LEVELS)]
+    here = build.target()
+    require(
+        here and levels.index(here[0].removeprefix("-march=")) >= levels.index(target), f"no {target} here"
+    )
+    loaded = ctypes.CDLL(str(build.build("dense", tmp_path, (f"-march={target}",))))
+    monkeypatch.setattr(dense, "library", lambda kernel: loaded)
+    check([14, 50, 20, 10, 3], ["relu", "tanh", "sigmoid"], 300, 128, 1, 4)
+
+
+def events_of(rows, labels):
+    nothing = np.zeros(len(labels), np.int64)
+    return Events(np.zeros(len(labels) + 1, np.int64), {}, rows, labels, nothing, np.arange(len(labels)))
+
+
+class InMemory:
+    """A sample that was never in a store."""
+
+    def __init__(self, events):
+        self.whole = events
+
+    def __len__(self):
+        return len(self.whole)
+
+
+def network(activations=("relu", "tanh"), **settings):
+    keras.utils.set_random_seed(5)
+    inputs = keras.Input((7,), name="high_level")
+    x = inputs
+    for units, activation in zip((20, 9), activations, strict=True):
+        x = keras.layers.Dense(units, activation=activation, **settings)(x)
+    return keras.Model({"high_level": inputs}, keras.layers.Dense(3, activation="softmax")(x))
+
+
+def test_optimizer_steps_are_those_of_keras():
+    """Two epochs of 20 steps, the last batch of each short, classes weighted, a rate that changes in between."""
+    rng = np.random.default_rng(6)
+    rows, labels = rng.random((19 * 32 + 5, 7), dtype=np.float32), rng.integers(0, 3, 19 * 32 + 5)
+    same = Scaler(np.zeros(7, np.float32), np.ones(7, np.float32))
+    weights = np.array([0.5, 2.0, 1.0])
+    batches = Batches(
+        InMemory(events_of(rows, labels)), same, list(range(7)), batch_size=32, class_weights=weights
+    )
+    models = [network(), network()]
+    optimizers = [keras.optimizers.Adam(), DistributedOptimizer(keras.optimizers.Adam(), op="sum")]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        optimizer.build(model.trainable_variables)
+    learner, way = choose(models[1], optimizers[1], None, kernel=True, threads=1)
+    assert way == "the compiled dense kernel"
+    for epoch, rate in enumerate((0.01, 0.002)):
+        for optimizer in optimizers:
+            optimizer.learning_rate.assign(rate)
+        wanted = 0.0
+        order = np.random.default_rng((1, epoch)).permutation(len(rows))
+        for some in np.split(order, np.arange(32, len(order), 32)):
+            with tf.GradientTape() as tape:
+                weight = tf.constant(weights[labels[some]] / len(some), tf.float32)
+                value = loss(models[0]({"high_level": rows[some]}), labels[some], weight)
+            variables = models[0].trainable_variables
+            optimizers[0].apply(tape.gradient(value, variables), variables)
+            wanted += float(value) * len(some)
+        results = list(learner.train(batches, 1, epoch))
+        assert sum(result.loss for result in results) == pytest.approx(wanted, rel=1e-5)
+        assert sum(result.size for result in results) == len(rows)
+        for mine, theirs in zip(models[1].weights, models[0].weights, strict=True):
+            close(mine.numpy(), theirs.numpy())
+        for mine, theirs in zip(optimizers[1].variables, optimizers[0].variables, strict=True):
+            close(mine.numpy(), theirs.numpy())
+
+
+def test_networks_of_another_kind_are_left_to_tensorflow():
+    inputs = keras.Input((7,), name="high_level")
+    dropped = keras.layers.Dense(3, activation="softmax")(keras.layers.Dropout(0.2)(inputs))
+    first, second = keras.layers.Dense(4)(inputs), keras.layers.Dense(4)(inputs)
+    assert dense_layers(network()) is not None
+    for other in (
+        keras.Model({"high_level": inputs}, dropped),
+        keras.Model(
+            {"high_level": inputs},
+            keras.layers.Dense(3, activation="softmax")(keras.layers.Add()([first, second])),
+        ),
+        keras.Model({"high_level": inputs}, first),
+        network(("gelu", "relu")),
+        network(use_bias=False),
+        network(kernel_regularizer="l2"),
+    ):
+        assert dense_layers(other) is None
+    optimizer = keras.optimizers.Adam()
+    model = network(use_bias=False)
+    optimizer.build(model.trainable_variables)
+    assert "TensorFlow (the kernel takes" in choose(model, optimizer, None, kernel=True, threads=1)[1]
+
+
+def test_a_value_that_is_no_number_shows_in_the_loss():
+    rng = np.random.default_rng(2)
+    for place in range(3):
+        stack, _ = random_stack([2, 4, 3], ["relu"], rng)
+        rows = rng.normal(size=(40, 2)).astype(np.float32)
+        rows[37] = np.nan
+        sample = Sample(
+            records(rows, np.full(40, place)), np.ones(3, np.float32), np.arange(40), batch_size=10
+        )
+        losses, _ = stack.steps(sample, 0, np.full(4, 1e-3, np.float32))
+        assert np.isfinite(losses).tolist() == [True, True, True, False]
+
+
+def test_wrong_use_is_refused():
+    with pytest.raises(ValueError, match="no stack under one softmax"):
+        Stack([3, 4, 2], ["softmax", "linear"])
+    stack = Stack([3, 2], ["softmax"])
+    rows = records(np.zeros((5, 3), np.float32), np.zeros(5, int))
+    with pytest.raises(ValueError, match="not among the 5"):
+        stack.differentiate(Sample(rows, np.ones(2, np.float32), np.array([5]), 1), 0)
+    with pytest.raises(ValueError, match="do not fit the network"):
+        stack.differentiate(Sample(rows, np.ones(3, np.float32), np.array([0]), 1), 0)
