@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from farms.daemons import output, until
-from farms.fixtures import ROOT, hepdask, write_document
+from farms.fixtures import ROOT, hepdask, slow_selection, write_document
 
 from hepdask import open_store
 
@@ -108,13 +108,9 @@ def test_a_cluster_stays_up_for_those_with_its_connection_file(farm, document, t
 
 def test_submit_kill_the_driver_and_submit_again(farm, document, tmp_path, expected, monkeypatch):
     monkeypatch.setenv("SOME_PASSWORD", SECRET)
-    (tmp_path / "slow.py").write_text(
-        "import time\nimport numpy as np\n"
-        "def slow(events):\n    time.sleep(2)\n    return np.ones(len(events), bool)\n"
-    )
     config, cluster = document(
         store={"chunk_events": 10, "retry_wait": 0.01},
-        physics={"selections": {"slow": f"{tmp_path}/slow.py:slow"}},
+        physics=slow_selection(tmp_path, 2),
         models={"hlf": {"epochs": 1, "batch_size": 16}},
         training={"models": ["hlf"], "ranks": 2},
     )
@@ -158,13 +154,7 @@ def jobs_of(cluster):
 
 
 def test_cancel_ends_driver_and_workers(farm, document, tmp_path):
-    (tmp_path / "slow.py").write_text(
-        "import time\nimport numpy as np\n"
-        "def slow(events):\n    time.sleep(5)\n    return np.ones(len(events), bool)\n"
-    )
-    config, cluster = document(
-        store={"chunk_events": 10}, physics={"selections": {"slow": f"{tmp_path}/slow.py:slow"}}
-    )
+    config, cluster = document(store={"chunk_events": 10}, physics=slow_selection(tmp_path, 5))
     words = (config, "--cluster", cluster)
     assert hepdask("submit", *words).returncode == 0
     log = tmp_path / "run/submit/driver.log"
