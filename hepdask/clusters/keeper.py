@@ -95,7 +95,7 @@ class Keeper:
         self._hopeless = 0  # looks in a row at which a job could never start
         self._said = ""
         self._watch: asyncio.Task[None] | None = None
-        self._acting = asyncio.Lock()  # held while jobs are submitted and cancelled, which nothing may cut short
+        self._acting = asyncio.Lock()  # held while jobs are submitted and cancelled: nothing cuts that short
 
     async def start(self) -> None:
         """Begin to watch; runs on the cluster's event loop."""
