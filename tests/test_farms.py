@@ -56,7 +56,7 @@ def run_on(farm, home, tests, limit):
     }  # fmt: skip
     words = [
         *ordinary_user(), sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "farms.fixtures", "-rA",
-        "--durations=0", "--timeout=400", f"--basetemp={home}/{farm.kind}",
+        "--durations=0", "--timeout=600", f"--basetemp={home}/{farm.kind}",
     ]  # fmt: skip
     with (home / f"{farm.kind}.log").open("w+") as log:
         inner = subprocess.Popen(
@@ -79,7 +79,7 @@ FARMS = pytest.mark.parametrize("farm", [daemons.Slurm, daemons.HTCondor], ids=l
 
 @FARMS
 def test_pipeline(farm, home):
-    run_on(farm, home, ["on_pipeline"], 500)
+    run_on(farm, home, ["on_pipeline"], 550)
 
 
 @pytest.mark.farms
