@@ -1,6 +1,6 @@
 # make demo    set up what is missing, then simulate, prepare, train and evaluate: runs/demo/report.html
 # make test    set up what is missing, then the test suite
-# make test-farms    the same for the tests on real Slurm and HTCondor daemons, which must be installed
+# make test-farms    all that can happen on real Slurm and HTCondor daemons, which must be installed (.ci/farms does that)
 # make check   ruff and mypy
 # make lock    resolve requirements.lock and horovod.lock anew
 
@@ -35,7 +35,7 @@ test: $(INSTALLED)
 	@$(BIN)/python -m pytest -m "not farms"
 
 test-farms: $(INSTALLED)
-	@$(BIN)/python -m pytest -m farms tests/test_farms.py
+	@$(BIN)/python -m pytest tests/test_farms.py
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && cd benchmarks && $(abspath $(BIN))/mypy --config-file ../pyproject.toml .

@@ -546,7 +546,7 @@ def test_worker_killed_while_ranks_hold_the_interpreter(client, stub, mark, tmp_
     assert isinstance(clock.error_since(start), RankFailed)
     assert (clock.error.rank, clock.error.worker) == (2, address)
     assert "its Dask worker left the cluster" in str(clock.error)
-    wait_until(lambda: not marked(mark["TEST_MARK"]), 2)
+    wait_until(lambda: not marked(mark["TEST_MARK"]), BOUND)
     assert run(rank, client=client, ranks=4, env=stub | mark, timeout=60) == [0, 1, 2, 3]
 
 

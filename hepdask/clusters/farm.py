@@ -134,7 +134,7 @@ class FarmCluster(JobQueueCluster):
 
     async def _close(self) -> None:
         if keeper := getattr(self, "keeper", None):
-            keeper.stop()
+            await keeper.stop()
         await super()._close()
         if self.certificate is not None:
             self.certificate.unlink(missing_ok=True)

@@ -95,16 +95,18 @@ class Keeper:
         self._hopeless = 0  # looks in a row at which a job could never start
         self._said = ""
         self._watch: asyncio.Task[None] | None = None
+        self._acting = asyncio.Lock()  # held while jobs are submitted and cancelled: nothing cuts that short
 
     async def start(self) -> None:
         """Begin to watch; runs on the cluster's event loop."""
         self._cluster.running_scheduler.add_plugin(self._arrivals, name="hepdask-arrivals")
         self._watch = asyncio.create_task(self._look_forever())
 
-    def stop(self) -> None:
-        """Stop watching."""
-        if self._watch is not None and self._watch is not asyncio.current_task():
-            self._watch.cancel()
+    async def stop(self) -> None:
+        """Stop watching; jobs that are just being submitted are first made known to the cluster, which cancels them."""
+        if self._watch is not None:
+            async with self._acting:
+                self._watch.cancel()
 
     def verdict(self) -> ClusterError | None:
         """Say why no more workers will come; None where they may."""
@@ -134,7 +136,8 @@ class Keeper:
             except Exception as error:  # jobs that nobody watches are worse than an end that is explained
                 self.error = ClusterError(f"watching the jobs failed: {type(error).__name__}: {error}")
         while True:  # tasks may still come in, from who has not noticed yet
-            await self._cluster.end()
+            async with self._acting:
+                await self._cluster.end()
             await asyncio.sleep(self._settings.poll_interval)
 
     async def look(self) -> None:
@@ -159,13 +162,15 @@ class Keeper:
             if job.state.is_over:
                 over.append(job)
         self._count(over)
-        self._hopeless = self._hopeless + 1 if any(sight.never for sight in seen.values()) else 0
-        await self._replace(over)
+        unfit = [job for job in self.jobs.values() if job.number in seen and seen[job.number].never]
+        self._hopeless = self._hopeless + 1 if unfit else 0
+        async with self._acting:
+            await self._replace(over)
         self._forget()
         if (summary := self.summary()) != self._said:
             self._said = summary
             say(f"jobs: {summary}")
-        await self._give_up_if_hopeless()
+        await self._give_up_if_hopeless(unfit)
 
     def _is_silent(self, error: NoAnswer) -> None:
         if self._silent_since is None:
@@ -232,16 +237,15 @@ class Keeper:
             if not job.state.is_over:
                 self._note(job, State.FINISHED, _UNNEEDED)
 
-    async def _give_up_if_hopeless(self) -> None:
+    async def _give_up_if_hopeless(self, unfit: list[Job]) -> None:
         if any(job.state is State.CONNECTED for job in self.jobs.values()):
             return
         if self._has_stopped and self._last_failed is not None:
             self.error = ClusterError(self._why_given_up(self._last_failed))
         elif self._hopeless > 1:
-            job = next(job for job in self.jobs.values() if job.state is State.PENDING)
             self.error = ClusterError(
-                f"job {job.number} can never start: {job.reason}; ask for less in the cluster's settings, or for "
-                "what the farm has"
+                f"job {unfit[0].number} can never start: {unfit[0].reason}; ask for less in the cluster's settings, "
+                "or for what the farm has"
             )
 
     def _why_given_up(self, job: Job) -> str:

@@ -20,12 +20,14 @@ from hepdask import clusters, prepare
 
 ROOT = Path(__file__).parent.parent.parent
 
-# every chunk takes a while, so that there is something to disturb
+# every chunk takes a while, so that there is something to disturb, and leaves a line, so that tasks can be counted
 SLOW = """
 import time
 import numpy as np
 def slow(events):
-    time.sleep(0.7)
+    with open({begun!r}, "a") as begun:
+        begun.write("task\\n")
+    time.sleep({seconds})
     return np.ones(len(events), bool)
 """
 
@@ -83,13 +85,18 @@ def keeper(farm_client):
     return kept
 
 
+def slow_selection(folder, seconds=0.7):
+    """Write a selection that takes its time with each chunk; give what names it in a configuration."""
+    (folder / "slow.py").write_text(SLOW.format(begun=str(folder / "begun"), seconds=seconds))
+    return {"selections": {"slow": f"{folder}/slow.py:slow"}}
+
+
 @pytest.fixture
 def slow_config(make_config, tmp_path):
     """Give a configuration of 18 chunks of at least 0.7 s each."""
-    (tmp_path / "slow.py").write_text(SLOW)
     return make_config(
         store={"chunk_events": 10, "retry_wait": 0.01, "worker_timeout": 120},
-        physics={"selections": {"slow": f"{tmp_path}/slow.py:slow"}},
+        physics=slow_selection(tmp_path),
     )
 
 
@@ -108,7 +115,7 @@ def expected():
     return sorted(found)
 
 
-def hepdask(*words, cwd=None, timeout=250):
+def hepdask(*words, cwd=None, timeout=500):
     """Run a command as a person does."""
     return subprocess.run(
         [sys.executable, "-m", "hepdask", *map(str, words)],
@@ -163,10 +170,18 @@ def connected_job(keeper):
     return next((job.number for job in keeper.jobs.values() if job.state.value == "connected"), None)
 
 
-def measured(farm, what, keeper, at):
+def is_back(keeper):
+    """Tell whether the cluster is at strength."""
+    return keeper.summary() == "2 connected"
+
+
+def measured(farm, what, keeper, at, config=None):
     """Print what a fault cost, as a line for the documentation."""
     changes = [change for change in keeper.history if change.time > at]
     noticed = next((c.time - at for c in changes if c.state.value in ("lost", "pending", "finished")), None)
     replaced = next((c.time - at for c in changes if c.state.value == "connected"), None)
     row = {"farm": farm.kind, "fault": what, "noticed_s": noticed, "replaced_s": replaced}
+    if config is not None:
+        begun = Path(config.output).with_name("begun").read_text().splitlines()
+        row["redone"] = len(begun) - len(list((config.store_path / "parts").glob("[!.]*")))
     print(json.dumps(row))

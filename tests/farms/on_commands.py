@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import yaml
 from farms.daemons import output, until
-from farms.fixtures import ROOT, hepdask, write_document
+from farms.fixtures import ROOT, hepdask, slow_selection, write_document
 
 from hepdask import open_store
 
@@ -81,7 +82,17 @@ def test_a_secret_is_refused_in_the_environment(document):
     assert SECRET not in done.stdout + done.stderr
 
 
-def test_a_cluster_stays_up_for_those_with_its_connection_file(farm, document, tmp_path, expected):
+def dashboard_pages(link):
+    """Give what the dashboard's pages on scheduler, workers, logs and counters say."""
+    pages = ("info/main/workers.html", "info/main/logs.html", "json/identity.json", "metrics")
+    root = link.removesuffix("status")
+    return "".join(urlopen(root + page, timeout=60).read().decode() for page in pages)
+
+
+def test_a_cluster_stays_up_for_those_with_its_connection_file(
+    farm, document, tmp_path, expected, monkeypatch
+):
+    monkeypatch.setenv("SOME_PASSWORD", SECRET)
     config, cluster = document()
     connection = tmp_path / "farm.json"
     process = start("cluster", "start", cluster, "--tls", "--connection", connection, "--json")
@@ -89,16 +100,23 @@ def test_a_cluster_stays_up_for_those_with_its_connection_file(farm, document, t
         facts = json.loads(process.stdout.readline())
         assert facts["address"].startswith("tls://127.0.0.1:")
         assert stat.S_IMODE(connection.stat().st_mode) == 0o600
+        patient = json.loads(connection.read_text()) | {"start-timeout": 120}  # others use this machine, too
+        connection.write_text(json.dumps(patient))
         done = hepdask("prepare", config, "--cluster", connection)
         assert done.returncode == 0, done.stderr
         assert len(open_store(tmp_path / "run/store.zarr")) == len(expected)
-        done = hepdask("prepare", config, "--cluster", facts["address"])
+        other = f"output={tmp_path}/other"  # a store that is up to date needs no cluster
+        done = hepdask("prepare", config, "--cluster", facts["address"], "--set", other)
         assert done.returncode == 1, "without the certificate nobody comes in"
         certificate = Path(json.loads(connection.read_text())["certificate"])
         assert stat.S_IMODE(certificate.stat().st_mode) == 0o600
         key = re.search(r"PRIVATE KEY-----\n(\w+)", certificate.read_text())[1]
         for path in certificate.parent.iterdir():
             assert path == certificate or key not in path.read_text(errors="replace")
+        shown = dashboard_pages(facts["dashboard"])
+        assert "127.0.0.1" in shown
+        assert key not in shown
+        assert SECRET not in shown
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
@@ -108,13 +126,9 @@ def test_a_cluster_stays_up_for_those_with_its_connection_file(farm, document, t
 
 def test_submit_kill_the_driver_and_submit_again(farm, document, tmp_path, expected, monkeypatch):
     monkeypatch.setenv("SOME_PASSWORD", SECRET)
-    (tmp_path / "slow.py").write_text(
-        "import time\nimport numpy as np\n"
-        "def slow(events):\n    time.sleep(2)\n    return np.ones(len(events), bool)\n"
-    )
     config, cluster = document(
         store={"chunk_events": 10, "retry_wait": 0.01},
-        physics={"selections": {"slow": f"{tmp_path}/slow.py:slow"}},
+        physics=slow_selection(tmp_path, 2),
         models={"hlf": {"epochs": 1, "batch_size": 16}},
         training={"models": ["hlf"], "ranks": 2},
     )
@@ -158,13 +172,7 @@ def jobs_of(cluster):
 
 
 def test_cancel_ends_driver_and_workers(farm, document, tmp_path):
-    (tmp_path / "slow.py").write_text(
-        "import time\nimport numpy as np\n"
-        "def slow(events):\n    time.sleep(5)\n    return np.ones(len(events), bool)\n"
-    )
-    config, cluster = document(
-        store={"chunk_events": 10}, physics={"selections": {"slow": f"{tmp_path}/slow.py:slow"}}
-    )
+    config, cluster = document(store={"chunk_events": 10}, physics=slow_selection(tmp_path, 5))
     words = (config, "--cluster", cluster)
     assert hepdask("submit", *words).returncode == 0
     log = tmp_path / "run/submit/driver.log"

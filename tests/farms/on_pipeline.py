@@ -1,10 +1,11 @@
-"""Preparing and training on a farm."""
+"""Preparing and training on a farm; a job that is killed, and one that is rejected. All tests run these."""
 
 import json
 
 import pytest
 from conftest import require
-from farms.fixtures import hepdask, write_document
+from farms.daemons import until
+from farms.fixtures import connected_job, hepdask, is_back, measured, prepare_disturbed, write_document
 from test_train import has_horovod
 
 from hepdask import clusters, open_store
@@ -50,4 +51,25 @@ def test_a_reservation_keeps_workers_for_the_ranks(farm_client, keeper):
         assert len(farm_client.nthreads()) == 3
     with pytest.raises(ClusterError, match="a rank takes 2 cores and a worker has 1"):  # noqa: SIM117
         with clusters.reserved(farm_client, ranks=1, cores_per_rank=2):
+            pass
+
+
+def test_a_running_job_is_killed(farm, farm_client, keeper, slow_config, expected):
+    job = connected_job(keeper)
+    found, at = prepare_disturbed(slow_config, farm_client, lambda: farm.kill(job))
+    assert found == expected
+    until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
+    measured(farm, "kill", keeper, at, slow_config)
+    assert (job, "lost") in [(change.number, change.state.value) for change in keeper.history]
+    until(lambda: not farm.exists(job), 20, "the job is gone")
+
+
+def test_a_rejected_job_is_an_error_with_the_answer(farm, make_settings):
+    wrong = (
+        ({"queue": "nowhere"}, "Invalid partition name specified")
+        if farm.kind == "slurm"
+        else ({"job_extra_directives": {"universe": "nowhere"}}, "I don't know about the 'nowhere' universe")
+    )
+    with pytest.raises(ClusterError, match=f"(?s)rejected the job, 3 times in a row: .*{wrong[1]}"):  # noqa: SIM117
+        with clusters.connect(make_settings(**wrong[0])):
             pass
