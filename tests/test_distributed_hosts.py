@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import cloudpickle
 import numpy as np
@@ -33,15 +34,16 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 class Farm:
     """A scheduler and workers as processes of their own."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, host="127.0.0.1", on=()):
         self.file = folder / "scheduler.json"
         self.processes = []
-        self.scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", "0")
+        self.scheduler = self.start("scheduler", "--host", host, "--port", "0", on=on)
         wait_until(self.file.exists, 60)
 
-    def start(self, kind, *options, **env):
+    def start(self, kind, *options, on=(), **env):
         process = subprocess.Popen(
             [
+                *on,
                 sys.executable,
                 "-m",
                 "dask",
@@ -57,9 +59,9 @@ class Farm:
         self.processes.append(process)
         return process
 
-    def worker(self, host, name, gpus="0,1"):
+    def worker(self, host, name, gpus="0,1", on=()):
         options = ["--host", host, "--name", name, "--nthreads", "2", "--resources", "GPU=2", "--no-nanny"]
-        return self.start("worker", *options, "--death-timeout", "30", CUDA_VISIBLE_DEVICES=gpus)
+        return self.start("worker", *options, "--death-timeout", "30", on=on, CUDA_VISIBLE_DEVICES=gpus)
 
     def stop(self):
         for process in self.processes:
@@ -176,6 +178,67 @@ def test_interface(client, stub, mark):
 def test_wrong_options(client, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         run(rank, client=client, ranks=1, **wrong)
+
+
+HOSTS = {"one": "192.0.2.1", "two": "192.0.2.2"}  # addresses for documentation, which nobody has
+
+
+@pytest.fixture
+def hosts():
+    """Join two network namespaces by a cable; give, for each, the words that run a command there, under its name."""
+    spaces = {name: f"hepdask-{os.getpid()}-{name}" for name in HOSTS}
+
+    def ip(*words):
+        subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=30)
+
+    with ExitStack() as stack:
+        try:
+            for space in spaces.values():
+                ip("netns", "add", space)
+                stack.callback(ip, "netns", "delete", space)
+            one, two = spaces.values()
+            ip("link", "add", "cable", "netns", one, "type", "veth", "peer", "name", "cable", "netns", two)
+            for name, space in spaces.items():
+                ip("-netns", space, "address", "add", f"{HOSTS[name]}/24", "dev", "cable")
+                ip("-netns", space, "link", "set", "cable", "up")
+                ip("-netns", space, "link", "set", "lo", "up")
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no network namespaces can be made here: {getattr(error, 'stderr', error)}")
+        name_it = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"']
+        yield {name: ["ip", "netns", "exec", space, *name_it, name] for name, space in spaces.items()}
+
+
+DRIVER = """
+import json, sys
+from distributed import Client
+from hepdask.distributed import run
+
+def where():
+    import os, socket
+    import horovod.tensorflow as hvd
+    import numpy as np
+    total = hvd.allreduce(np.float64(hvd.rank() + 1), op=hvd.Sum).numpy()
+    return [socket.gethostname(), os.environ["HOROVOD_HOSTNAME"], os.environ["HOROVOD_CROSS_SIZE"], float(total)]
+
+with Client(scheduler_file=sys.argv[1], timeout=60) as client:
+    client.wait_for_workers(2, timeout=60)
+    found = run(where, client=client, ranks=2, cores_per_rank=2, interface="cable", port_range=(10000, 10010))
+    print("found", json.dumps(found), sep="\\n")
+"""
+
+
+def test_two_hosts_with_a_network_between_them(horovod, hosts, tmp_path):
+    farm = Farm(tmp_path, HOSTS["one"], hosts["one"])
+    try:
+        for name, address in HOSTS.items():
+            farm.worker(address, name, on=hosts[name])
+        words = [*hosts["one"], sys.executable, "-c", DRIVER, str(farm.file)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert sorted(found) == [["one", "192.0.2.1", "2", 3.0], ["two", "192.0.2.2", "2", 3.0]]
+    finally:
+        farm.stop()
 
 
 # Hosts and ranks that hang or die
