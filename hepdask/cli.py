@@ -7,14 +7,14 @@ import json
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import click
 import yaml
 
 import hepdask
 from hepdask import clusters, progress
-from hepdask.config import Config, load_config
+from hepdask.config import Config, ModelName, load_config
 from hepdask.errors import ConfigError, HepdaskError
 
 
@@ -154,7 +154,7 @@ def prepare(config: str, overrides: dict[str, Any], cluster: str | None, retry_l
 
 @cli.command()
 @_with_config
-@click.option("--model", type=click.Choice(["hlf", "sequence", "inclusive"]), help="Train this model alone.")
+@click.option("--model", type=click.Choice(get_args(ModelName)), help="Train this model alone.")
 @click.option(
     "--cell",
     type=click.Choice(["gru", "lstm", "transformer"]),

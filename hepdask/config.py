@@ -24,6 +24,8 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 Port = Annotated[int, Field(gt=0, lt=2**16)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+ModelName = Literal["hlf", "sequence", "inclusive", "xgboost", "forest"]
 
 
 class Section(BaseModel):
@@ -299,6 +301,44 @@ class Inclusive(Sequence):
     dense: Count = Field(25, description="units of the dense layer that joins both")
 
 
+class XGBoost(Section):
+    """Gradient-boosted trees on the high-level features."""
+
+    features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
+    rounds: Count = Field(500, description="most rounds; each adds one tree a class")
+    early_stopping: Count | None = Field(
+        20, description="rounds without a better val_loss after which boosting stops, at the best round"
+    )
+    max_depth: Count = Field(6, description="longest way from the root of a tree to a leaf")
+    learning_rate: Positive = Field(0.1, description="factor on what each tree adds")
+    min_child_weight: float = Field(1.0, ge=0, description="least sum of second derivatives in a leaf")
+    subsample: Share = Field(1.0, description="share of the events each tree is grown on")
+    feature_share: Share = Field(1.0, description="share of the features each tree may use")
+    l2: float = Field(1.0, ge=0, description="penalty on the squares of the leaves' values")
+    max_bin: Annotated[int, Field(ge=2, lt=2**16)] = Field(
+        256, description="bins of a feature, at whose edges trees may split"
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="`cpu`, or `cuda` on workers with a GPU")
+
+
+class Forest(Section):
+    """Random forest on the high-level features."""
+
+    features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
+    library: Literal["sklearn", "xgboost"] = Field(
+        "sklearn", description="`sklearn`: on one worker; `xgboost`: its random-forest mode, over all workers"
+    )
+    trees: Count = Field(200, description="trees (of `xgboost`: for each class)")
+    max_depth: Count = Field(12, description="longest way from the root of a tree to a leaf")
+    min_leaf: Count = Field(
+        5, description="fewest events of a leaf (of `xgboost`: least sum of second derivatives)"
+    )
+    feature_share: Share | None = Field(
+        None,
+        description="share of the features a split may choose from; default the square root of their number",
+    )
+
+
 class Models(Section):
     """Architecture and optimisation of each model."""
 
@@ -307,12 +347,14 @@ class Models(Section):
     inclusive: Inclusive = Field(
         default_factory=Inclusive, description="recurrent network on particles and high-level features"
     )
+    xgboost: XGBoost = Field(default_factory=XGBoost, description="boosted trees on high-level features")
+    forest: Forest = Field(default_factory=Forest, description="random forest on high-level features")
 
 
 class Training(Section):
     """How models are trained."""
 
-    models: tuple[Literal["hlf", "sequence", "inclusive"], ...] = Field(
+    models: tuple[ModelName, ...] = Field(
         ("hlf", "inclusive"), min_length=1, description="what `train` and `run` train, in this order"
     )
     ranks: Count = Field(1, description="processes that train together (Horovod where more than one)")
