@@ -279,6 +279,8 @@ class HLF(Optimised):
     learning_rate: Positive = Field(1e-3, description="of the Adam optimizer")
     features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
     hidden: tuple[Count, ...] = Field((50, 20, 10), min_length=1, description="units of the hidden layers")
+    activation: Literal["relu", "tanh", "elu"] = Field("relu", description="of the hidden layers")
+    dropout: Fraction = Field(0.0, description="dropout after each hidden layer")
 
 
 class Sequence(Optimised):
@@ -376,6 +378,9 @@ class Training(Section):
     kernel: bool = Field(
         True, description="on a CPU, use the compiled kernel for GRU and LSTM; else Keras on padded batches"
     )
+    from_study: bool = Field(
+        False, description="take the best settings that `tune` found, for the models that were tuned"
+    )
     start_timeout: Positive = Field(
         300.0, description="longest wait for the ranks to be placed and to start [s]"
     )
@@ -398,6 +403,51 @@ class Training(Section):
     )
 
 
+class Range(Section):
+    """Numbers a parameter may take; whole ones where `low`, `high` and `step` are."""
+
+    low: int | float = Field(description="least")
+    high: int | float = Field(description="most")
+    log: bool = Field(False, description="drawn evenly in the logarithm")
+    step: int | float | None = Field(
+        None, description="distance of neighbours; default any number, or any whole one"
+    )
+
+    @model_validator(mode="after")
+    def _rises(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low}, high only {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("a logarithmic range starts above 0 and has no step")
+        if self.step is not None and self.step <= 0:
+            raise ValueError(f"step is {self.step}")
+        return self
+
+
+class Tuning(Section):
+    """What `tune` searches, and how."""
+
+    model: ModelName = Field("hlf", description="the model that is tuned")
+    parameters: dict[str, list[Any] | Range] = Field(
+        default_factory=dict,
+        description="{key of the model: [choices] or {low, high, log, step}}, for example `hidden: [[50, 20], [100]]`",
+    )
+    sampler: Literal["tpe", "random", "grid"] = Field(
+        "tpe",
+        description="`grid` tries every combination; the others draw `trials` of them, `tpe` near good ones",
+    )
+    trials: Count = Field(50, description="settings that `tpe` and `random` try")
+    folds: Annotated[int, Field(ge=2, lt=128)] = Field(5, description="folds of the training split")
+    metric: Literal["loss", "accuracy"] = Field("loss", description="what is best in the mean over the folds")
+    prune_after: Count | None = Field(
+        None, description="folds after which a setting worse than the median of those before is given up"
+    )
+    trial_timeout: Positive = Field(
+        86400.0, description="longest time of a setting, after which it has failed [s]"
+    )
+    worker_timeout: Positive = Field(300.0, description="longest time without any worker [s]")
+
+
 class Config(Section):
     """The whole document."""
 
@@ -414,6 +464,7 @@ class Config(Section):
     split: Split = Field(default_factory=Split, description="training and test samples")
     models: Models = Field(default_factory=Models, description="architectures")
     training: Training = Field(default_factory=Training, description="training")
+    tuning: Tuning = Field(default_factory=Tuning, description="search for the best settings of a model")
     cluster: str | dict[str, Any] = Field(
         "local",
         description="name under configs/clusters/, a file, the address of a running scheduler, or the settings",

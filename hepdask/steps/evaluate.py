@@ -24,6 +24,7 @@ from hepdask.steps.prepare import open_prepared
 from hepdask.steps.train import Trained, load_trained, training_key
 from hepdask.store import Store
 from hepdask.training import ENVIRONMENT, score_rank
+from hepdask.tuning.space import applied
 
 _PACKAGES = (
     "hepdask", "awkward", "coffea", "dask", "distributed", "horovod", "keras", "numpy", "pythia8mc",
@@ -110,6 +111,8 @@ def _require(config: Config, store: Store, name: str) -> Trained:
         raise TrainingError(
             f"{config.folder}: model {name} is not trained; run: hepdask train CONFIG --model {name}"
         )
+    if trained.record.get("study"):
+        config = applied(config, name, trained.record["study"])
     if trained.record["key"] != training_key(store, config, name):
         raise TrainingError(
             f"{trained.folder}: trained on other events or with other settings than the configuration says; run: "

@@ -23,8 +23,10 @@ from hepdask.progress import Tracker, say, track
 from hepdask.steps import trees
 from hepdask.steps.outcome import Outcome
 from hepdask.steps.prepare import open_prepared
+from hepdask.steps.tune import tuned
 from hepdask.store import Store
 from hepdask.training import ENVIRONMENT, TrainedModel, train_rank
+from hepdask.tuning.space import applied
 
 #: Settings of training on which the weights depend.
 _DECISIVE = {"ranks", "seed", "memory_gib", "window", "class_weights", "early_stopping", "rate_per_rank"}
@@ -44,7 +46,8 @@ class Trained:
     folder : Path
         Holds the model (`file`) and ``training.json``.
     record : dict
-        What ``training.json`` holds: history, scaling, settings, facts, key; for trees also importances.
+        What ``training.json`` holds: history, scaling, settings, which of them a study chose, facts, key; for
+        trees also importances.
     fresh : bool
         Trained now, not found up to date.
     """
@@ -97,6 +100,9 @@ def train(config: Config, model: str | None = None, client: Client | None = None
     and when the same training is asked for again after a kill, it goes on from there.
     """
     names: Sequence[str] = (model,) if model else config.training.models
+    studies = tuned(config, names) if config.training.from_study else {}
+    for name, parameters in studies.items():
+        config = applied(config, name, parameters)
     if set(names) & set(models.NETWORKS):
         require_horovod(config)
     store = open_prepared(config)
@@ -112,7 +118,9 @@ def train(config: Config, model: str | None = None, client: Client | None = None
         return [old for old in found if old]
     with clusters.connect(config.cluster, client) as client:
         return [
-            old if old and old.record["key"] == key else _train_one(name, key, store, config, client)
+            old
+            if old and old.record["key"] == key
+            else _train_one(name, key, store, config, client, studies.get(name))
             for name, key, old in zip(names, wanted, found, strict=True)
         ]
 
@@ -135,7 +143,9 @@ def load_trained(config: Config, name: str) -> Trained | None:
     return found if found and found.file.exists() else None
 
 
-def _train_one(name: str, key: str, store: Store, config: Config, client: Client) -> Trained:
+def _train_one(
+    name: str, key: str, store: Store, config: Config, client: Client, study: dict[str, Any] | None
+) -> Trained:
     train_it = trees.train if name in models.TREES else _train_network
     begin = time.monotonic()
     outcome = train_it(name, key, store, config, client)
@@ -146,6 +156,7 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
         "classes": store.classes,
         "inputs": models.inputs(name, config.models, store.features["hlf"]),
         "settings": models.settings(name, config.models).model_dump(mode="json"),
+        "study": study,
         "physics": store.manifest["physics"],
         "scaling": {
             "high_level": store.high_level_scaler.to_json(),

@@ -60,6 +60,8 @@ def boost(
         How many may be used.
     """
     xgb = xgboost()
+    if isinstance(settings, XGBoost) and settings.device != "cpu":
+        _require_devices({"": _device(settings.device)}, settings.device)
     begin = time.process_time()
     params, rounds = parameters(settings, classes, fit.features.shape[1], seed)
     bins = params.get("max_bin", 256)
@@ -191,8 +193,8 @@ def _require_devices(found: Mapping[str, str], wanted: str) -> None:
     for worker, device in found.items():
         if not device.startswith(wanted):
             raise TrainingError(
-                f"models.xgboost.device is {wanted}, and XGBoost finds none on worker {worker}: it needs a GPU and the "
-                "package xgboost in place of xgboost-cpu; or set it to cpu"
+                f"models.xgboost.device is {wanted}, and XGBoost finds none{worker and ' on worker '}{worker}: it needs a "
+                "GPU and the package xgboost in place of xgboost-cpu; or set it to cpu"
             )
 
 
