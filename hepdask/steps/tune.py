@@ -25,13 +25,17 @@ from hepdask.steps.prepare import open_prepared
 from hepdask.store import Store
 from hepdask.training import ENVIRONMENT, TrainedModel, train_rank
 from hepdask.tuning import space
+from hepdask.tuning.page import write_page
 from hepdask.tuning.stack import library
 from hepdask.tuning.study import Study, Trial, open_study
-from hepdask.tuning.trial import Tried, try_folds
+from hepdask.tuning.trial import Tried, reason_of, try_folds
 
 _POLL = 2.0
 
-#: Sections on which what a setting gives depends, beside the model's own.
+#: Settings in the table of the best.
+_SHOWN = 5
+
+#: Keys of `training` on which what a setting gives depends, beside the model's own.
 _DECISIVE = {"seed", "class_weights", "early_stopping", "ranks", "window", "memory_gib", "rate_per_rank"}
 
 
@@ -42,7 +46,7 @@ class Tuned:
     Attributes
     ----------
     folder : Path
-        Holds ``study.journal``, ``trials.csv`` and ``best.json``.
+        Holds ``study.journal``, ``trials.csv``, ``best.json`` and ``study.html`` with its figures as PDF.
     best : Trial
         The setting with the best mean over the folds.
     trials : list of Trial
@@ -100,7 +104,7 @@ def search(config: Config, store: Store, client: Client | None = None) -> Tuned:
         else:
             with clusters.connect(config.cluster, client) as client, _runner(config, store, client) as runner:
                 _keep_busy(study, config, runner)
-        return _written(study, folder, key, tuning.metric)
+        return _written(study, folder, key, config)
 
 
 def tuned(config: Config, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -254,13 +258,17 @@ def _keep_busy(study: Study, config: Config, runner: _Runner) -> None:
         number, before = trying.number, trying.before
         try:
             new = future.result()
-        except (ClusterError, KeyboardInterrupt):
+        except ClusterError:
             raise
         except BaseException as error:  # whatever it is: the others go on
+            if isinstance(error, KeyboardInterrupt):
+                raise
             if type(error).__name__.endswith("CancelledError"):
                 raise ClusterError("tune: a task was cancelled; was the cluster shut down?") from error
-            study.fail(number, _reason(error), before.cpu_s)
-            say(f"setting {number} failed: {_reason(error)}; {_shown(trying.parameters)}")
+            new = Tried([], 0.0, reason_of(error))
+        if new.reason:
+            study.fail(number, new.reason, before.cpu_s + new.cpu_s)
+            say(f"setting {number} failed: {new.reason}; {_shown(trying.parameters)}")
             return
         tried = Tried([*before.values, *new.values], before.cpu_s + new.cpu_s)
         whole = len(tried.values) == tuning.folds
@@ -300,6 +308,7 @@ def _keep_busy(study: Study, config: Config, runner: _Runner) -> None:
                 take(future, trying)
                 tracker.advance(len(under_way) == waiting)
                 ranked = study.ranked()
+                tracker.below(_table(ranked, tuning.metric))
                 if ranked and (best is None or ranked[0].number != best.number):
                     best = ranked[0]
                     about = f"setting {best.number}: {_shown(best.parameters)}"
@@ -318,12 +327,6 @@ def _give_up_on_late(study: Study, under_way: dict[_Future, _UnderWay], timeout:
             say(f"setting {trying.number} took longer than tuning.trial_timeout")
 
 
-def _reason(error: BaseException) -> str:
-    cause = error.__cause__ if isinstance(error.__cause__, HepdaskError) else error
-    known = isinstance(cause, HepdaskError)
-    return (str(cause) if known else f"{type(cause).__name__}: {cause}")[:500]
-
-
 def _shown(parameters: dict[str, Any]) -> str:
     return ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
@@ -335,9 +338,16 @@ def _measured(trial: Trial) -> str:
     return f"{trial.value:.5f}" + (f" ± {trial.error:.5f}" if trial.error is not None else "")
 
 
-def _written(study: Study, folder: Path, key: str, metric: str) -> Tuned:
-    """Write the table of all settings and the best of them."""
-    trials, ranked = study.trials(), study.ranked()
+def _table(ranked: list[Trial], metric: str) -> list[str]:
+    return [
+        f"{place}. {metric} {_measured(trial)}  setting {trial.number}: {_shown(trial.parameters)}"
+        for place, trial in enumerate(ranked[:_SHOWN], 1)
+    ]
+
+
+def _written(study: Study, folder: Path, key: str, config: Config) -> Tuned:
+    """Write the table of all settings, the best of them, and the page."""
+    trials, ranked, metric = study.trials(), study.ranked(), config.tuning.metric
     failed = [trial for trial in trials if trial.state == "failed"]
     if not ranked:
         raise TrainingError(f"{folder}: no setting could be tried to its end; the last: {failed[-1].reason}")
@@ -360,9 +370,11 @@ def _written(study: Study, folder: Path, key: str, metric: str) -> Tuned:
         {"key": key, "parameters": best.parameters, "metric": metric, "value": best.value, "error": best.error,
          "folds": best.folds, "number": best.number},
     )  # fmt: skip
+    title = f"{config.folder.name}: settings of {config.tuning.model}"
+    write_page(folder, title, metric, config.tuning.parameters, trials, ranked, study.importances())
     pruned = sum(trial.state == "pruned" for trial in trials)
     say(f"{len(trials)} settings: {len(ranked)} complete, {pruned} given up early, {len(failed)} failed")
-    for place, trial in enumerate(ranked[:5], 1):
-        say(f"{place}. {metric} {_measured(trial)}  setting {trial.number}: {_shown(trial.parameters)}")
+    for line in _table(ranked, metric):
+        say(line)
     say(f"the best: {folder / 'best.json'}; train with it: hepdask train CONFIG --from-study")
     return Tuned(folder, best, trials)

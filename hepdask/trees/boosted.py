@@ -193,8 +193,8 @@ def _require_devices(found: Mapping[str, str], wanted: str) -> None:
     for worker, device in found.items():
         if not device.startswith(wanted):
             raise TrainingError(
-                f"models.xgboost.device is {wanted}, and XGBoost finds none{worker and ' on worker '}{worker}: it needs a "
-                "GPU and the package xgboost in place of xgboost-cpu; or set it to cpu"
+                f"models.xgboost.device is {wanted}, and XGBoost finds none{worker and ' on worker '}{worker}: it "
+                "needs a GPU and the package xgboost in place of xgboost-cpu; or set it to cpu"
             )
 
 

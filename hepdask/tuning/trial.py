@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from hepdask import models
 from hepdask.config import HLF, Config, Forest
-from hepdask.errors import TrainingError
+from hepdask.errors import HepdaskError, TrainingError
 from hepdask.store import open_store
 from hepdask.trees import Rows, boosted, forest, load_rows, load_trees
 from hepdask.tuning.stack import Stack
+
+#: Most letters of a reason.
+_LONGEST = 500
 
 _loading = threading.Lock()
 
@@ -32,16 +35,19 @@ class Tried:
         The metric of each fold.
     cpu_s : float
         CPU time [s].
+    reason : str or None
+        Why it could not be tried on all of them.
     """
 
     values: list[float]
     cpu_s: float
+    reason: str | None = None
 
 
 def try_folds(
     config: Config, model: str, path: Path, fingerprint: str, columns: Sequence[int], folds: Sequence[int]
 ) -> Tried:
-    """Train a model without each of some folds, and measure it on that fold.
+    """Train a model without each of some folds, and measure it on that fold; whatever goes wrong is told, not raised.
 
     Parameters
     ----------
@@ -57,18 +63,30 @@ def try_folds(
         High-level features the model takes.
     folds : sequence of int
         Which of `config.tuning.folds`.
-
-    Raises
-    ------
-    TrainingError
-        The loss became something else than a number, or a parameter is refused.
     """
-    begin = time.thread_time()
+    begin, values = time.thread_time(), []
+    try:
+        for value in _values(config, model, path, fingerprint, columns, folds):
+            values.append(value)  # noqa: PERF402  those before an error stay
+    except Exception as error:
+        return Tried(values, time.thread_time() - begin, reason_of(error))
+    return Tried(values, time.thread_time() - begin)
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in a line why a setting could not be tried."""
+    cause = error.__cause__ if isinstance(error.__cause__, HepdaskError) else error
+    words = str(cause) if isinstance(cause, HepdaskError) else f"{type(cause).__name__}: {cause}"
+    return words[:_LONGEST]
+
+
+def _values(
+    config: Config, model: str, path: Path, fingerprint: str, columns: Sequence[int], folds: Sequence[int]
+) -> Iterator[float]:
     sample = _sample(path, fingerprint, config.tuning.folds)
     features = sample.scaled if model == "hlf" else sample.features
     rows = Rows(np.ascontiguousarray(features[:, list(columns)]), sample.label, sample.weight(config))
     train = _train_stack if model == "hlf" else _train_trees
-    values = []
     for fold in folds:
         inside = sample.fold == fold
         if inside.all() or not inside.any():
@@ -78,8 +96,7 @@ def try_folds(
         scores = train(
             config, model, rows, np.flatnonzero(~inside), np.flatnonzero(inside), len(sample.classes)
         )
-        values.append(_metric(config.tuning.metric, scores, sample.label[inside]))
-    return Tried(values, time.thread_time() - begin)
+        yield _metric(config.tuning.metric, scores, sample.label[inside])
 
 
 @dataclass(frozen=True)
