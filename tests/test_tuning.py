@@ -14,11 +14,12 @@ from conftest import require
 from distributed import Client, LocalCluster
 from ranks import wait_until
 
-from hepdask import evaluate, open_store, prepare, train, tune
+from hepdask import open_store, prepare, train, tune
 from hepdask.config import Config, Tuning
 from hepdask.errors import ConfigError, HepdaskError, TrainingError
 from hepdask.recurrent.build import compiler
 from hepdask.scaling import Moments
+from hepdask.steps.evaluate import _require as require_trained
 from hepdask.store.layout import checksum
 from hepdask.tuning import space
 from hepdask.tuning.stack import Stack
@@ -236,7 +237,9 @@ def test_tune_finds_what_was_planted_and_train_uses_it(planted, client):
     (trained,) = train(winner, client=client)
     assert trained.record["settings"]["learning_rate"] == more.best.parameters["learning_rate"]
     assert trained.record["study"] == more.best.parameters
-    assert evaluate(config, client).fresh
+    assert require_trained(config, open_store(config.store_path), "hlf").record == trained.record, (
+        "evaluate takes it"
+    )
     assert train(config, client=client)[0].fresh, "without the study, the configuration's own settings"
     with pytest.raises(ConfigError, match="no study of xgboost is complete; run: hepdask tune"):
         train(winner, "xgboost", client)
@@ -262,8 +265,8 @@ def test_trees_and_grids_are_tuned_and_failures_are_recorded(planted, client):
 
 def test_killing_a_worker_and_the_driver_loses_nothing_that_was_finished(planted, tmp_path):
     """Kill a worker of a real `hepdask tune`, then the driver; the next one goes on."""
-    config = planted(parameters={"learning_rate": RATES}, sampler="random", trials=40)
-    slow = config.models.model_copy(update={"hlf": config.models.hlf.model_copy(update={"epochs": 6000})})
+    config = planted(parameters={"learning_rate": RATES}, sampler="random", trials=16)
+    slow = config.models.model_copy(update={"hlf": config.models.hlf.model_copy(update={"epochs": 1000})})
     journal = config.folder / "tuning" / "hlf" / "study.journal"
 
     def finished():
@@ -301,11 +304,11 @@ def test_killing_a_worker_and_the_driver_loses_nothing_that_was_finished(planted
             driver.kill()
             driver.communicate(timeout=60)
         kept = finished()
-        assert len(kept) < 40
+        assert 5 <= len(kept) < 16
         again = start()
         said = again.communicate(timeout=300)[1]
     assert again.returncode == 0, said
-    assert "40 settings: 40 complete" in said
+    assert "16 settings: 16 complete" in said
     after = finished()
-    assert len(after) == 40
+    assert len(after) == 16
     assert {number: after[number] for number in kept} == kept

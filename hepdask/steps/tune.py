@@ -297,10 +297,10 @@ def _keep_busy(study: Study, config: Config, runner: _Runner) -> None:
                     start(*asked, nothing, first)
                 if not under_way and room:
                     return
+                _give_up_on_late(study, under_way, tuning.trial_timeout)
                 try:
                     future = done.get(timeout=_POLL)
                 except queue.Empty:
-                    _give_up_on_late(study, under_way, tuning.trial_timeout)
                     continue
                 if (trying := under_way.pop(future, None)) is None:
                     continue
