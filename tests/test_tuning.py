@@ -295,10 +295,10 @@ def test_killing_a_worker_and_the_driver_loses_nothing_that_was_finished(planted
 
         driver = start()
         try:
-            wait_until(lambda: len(finished()) >= 2, 120)
+            wait_until(lambda: len(finished()) >= 2, 300)
             os.kill(next(iter(client.run(os.getpid).values())), 9)
             before = len(finished())
-            wait_until(lambda: len(finished()) >= before + 3, 120)
+            wait_until(lambda: len(finished()) >= before + 3, 300)
             assert driver.poll() is None
         finally:
             driver.kill()

@@ -71,7 +71,7 @@ def write_page(
 def _importance(importances: Mapping[str, float], metric: str) -> Figure:
     figure = Figure(figsize=(5.4, 0.8 + 0.4 * len(importances)))
     axes = figure.subplots()
-    names = list(reversed(importances))
+    names = list(importances)[::-1]
     axes.barh(names, [importances[name] for name in names], color=style.PALETTE[0], height=0.6)
     axes.set_xlabel(f"share of the variance of the {metric} (fANOVA)")
     axes.set_xlim(0, 1)
@@ -88,8 +88,9 @@ def _parallel(space: Mapping[str, list[Any] | Range], ranked: Sequence[Trial], m
     places.append(_scaled(values))
     for place in range(len(ranked) - 1, -1, -1):
         shade = 0.7 - 0.6 * place / max(1, len(ranked) - 1)
-        line = {"linewidth": 2.8, "alpha": 1.0} if place == 0 else {"linewidth": 1.1, "alpha": shade}
-        axes.plot([column[place] for column in places], color=style.PALETTE[0], **line)
+        width, alpha = (2.8, 1.0) if place == 0 else (1.1, shade)
+        heights = [column[place] for column in places]
+        axes.plot(heights, color=style.PALETTE[0], linewidth=width, alpha=alpha)
     for at, name in enumerate(space):
         for height, label in _ticks(space[name]):
             axes.annotate(label, (at, height), (3, 0), textcoords="offset points", fontsize=8, va="center")
