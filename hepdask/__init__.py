@@ -17,6 +17,7 @@ _HOMES = {
     "simulate": "hepdask.steps.simulate",
     "prepare": "hepdask.steps.prepare",
     "train": "hepdask.steps.train",
+    "tune": "hepdask.steps.tune",
     "evaluate": "hepdask.steps.evaluate",
     "run": "hepdask.steps.run",
     "submit": "hepdask.steps.submit",
@@ -27,6 +28,7 @@ _HOMES = {
 __all__ = [
     "DelphesSchema",
     "evaluate", "export", "inspect", "load_config", "open_store", "prepare", "run", "simulate", "submit", "train",
+    "tune",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from hepdask.steps.simulate import simulate
     from hepdask.steps.submit import submit
     from hepdask.steps.train import train
+    from hepdask.steps.tune import tune
     from hepdask.store import open_store
 
 

@@ -112,7 +112,7 @@ class Reading:
     @cached_property
     def whole(self) -> Events:
         """All events, in the order of the store."""
-        return self._load(None)
+        return self.load(None)
 
     def blocks(self, rng: np.random.Generator | None = None) -> Iterator[Events]:
         """Go through the sample.
@@ -131,13 +131,14 @@ class Reading:
         block: list[int] = []
         for part in parts.tolist():
             if block and self._bytes[[*block, part]].sum() > _BLOCK_SHARE * self._memory:
-                yield self._load(block)
+                yield self.load(block)
                 block = []
             block.append(part)
         if block:
-            yield self._load(block)
+            yield self.load(block)
 
-    def _load(self, parts: list[int] | None) -> Events:
+    def load(self, parts: list[int] | None) -> Events:
+        """Load the events of these parts, or all, and make sure that they are numbers."""
         events = self.store.events(self.sample, parts, self.particles)
         wrong = _first_not_finite(events)
         if wrong is not None:

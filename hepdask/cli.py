@@ -7,14 +7,14 @@ import json
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import click
 import yaml
 
 import hepdask
 from hepdask import clusters, progress
-from hepdask.config import Config, load_config
+from hepdask.config import Config, ModelName, load_config
 from hepdask.errors import ConfigError, HepdaskError
 
 
@@ -154,19 +154,41 @@ def prepare(config: str, overrides: dict[str, Any], cluster: str | None, retry_l
 
 @cli.command()
 @_with_config
-@click.option("--model", type=click.Choice(["hlf", "sequence", "inclusive"]), help="Train this model alone.")
+@click.option("--model", type=click.Choice(get_args(ModelName)), help="Train this model alone.")
 @click.option(
     "--cell",
     type=click.Choice(["gru", "lstm", "transformer"]),
     help="What reads the particles, in all models.",
 )
+@click.option("--from-study", is_flag=True, help="Take the best settings that tune found.")
 @_everywhere
 def train(
-    config: str, overrides: dict[str, Any], cluster: str | None, model: str | None, cell: str | None
+    config: str,
+    overrides: dict[str, Any],
+    cluster: str | None,
+    model: str | None,
+    cell: str | None,
+    from_study: bool,
 ) -> None:
     """Train models on the store."""
     cells = {f"models.{name}.cell": cell for name in ("sequence", "inclusive")} if cell else {}
-    hepdask.train(_load(config, overrides | cells, cluster), model)
+    study = {"training.from_study": True} if from_study else {}
+    hepdask.train(_load(config, overrides | cells | study, cluster), model)
+
+
+@cli.command()
+@_with_config
+@_everywhere
+def tune(config: str, overrides: dict[str, Any], cluster: str | None) -> None:
+    r"""Search for the best settings of a model by cross-validation.
+
+    \b
+    hepdask tune CONFIG --set tuning.trials=200
+    hepdask train CONFIG --from-study
+
+    Killed or repeated, it goes on where it stopped; with more trials, it is extended.
+    """
+    hepdask.tune(_load(config, overrides, cluster))
 
 
 @cli.command()

@@ -24,6 +24,8 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 Port = Annotated[int, Field(gt=0, lt=2**16)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+ModelName = Literal["hlf", "sequence", "inclusive", "xgboost", "forest"]
 
 
 class Section(BaseModel):
@@ -277,6 +279,8 @@ class HLF(Optimised):
     learning_rate: Positive = Field(1e-3, description="of the Adam optimizer")
     features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
     hidden: tuple[Count, ...] = Field((50, 20, 10), min_length=1, description="units of the hidden layers")
+    activation: Literal["relu", "tanh", "elu"] = Field("relu", description="of the hidden layers")
+    dropout: Fraction = Field(0.0, description="dropout after each hidden layer")
 
 
 class Sequence(Optimised):
@@ -299,6 +303,44 @@ class Inclusive(Sequence):
     dense: Count = Field(25, description="units of the dense layer that joins both")
 
 
+class XGBoost(Section):
+    """Gradient-boosted trees on the high-level features."""
+
+    features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
+    rounds: Count = Field(500, description="most rounds; each adds one tree a class")
+    early_stopping: Count | None = Field(
+        20, description="rounds without a better val_loss after which boosting stops, at the best round"
+    )
+    max_depth: Count = Field(6, description="longest way from the root of a tree to a leaf")
+    learning_rate: Positive = Field(0.1, description="factor on what each tree adds")
+    min_child_weight: float = Field(1.0, ge=0, description="least sum of second derivatives in a leaf")
+    subsample: Share = Field(1.0, description="share of the events each tree is grown on")
+    feature_share: Share = Field(1.0, description="share of the features each tree may use")
+    l2: float = Field(1.0, ge=0, description="penalty on the squares of the leaves' values")
+    max_bin: Annotated[int, Field(ge=2, lt=2**16)] = Field(
+        256, description="bins of a feature, at whose edges trees may split"
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="`cpu`, or `cuda` on workers with a GPU")
+
+
+class Forest(Section):
+    """Random forest on the high-level features."""
+
+    features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
+    library: Literal["sklearn", "xgboost"] = Field(
+        "sklearn", description="`sklearn`: on one worker; `xgboost`: its random-forest mode, over all workers"
+    )
+    trees: Count = Field(200, description="trees (of `xgboost`: for each class)")
+    max_depth: Count = Field(12, description="longest way from the root of a tree to a leaf")
+    min_leaf: Count = Field(
+        5, description="fewest events of a leaf (of `xgboost`: least sum of second derivatives)"
+    )
+    feature_share: Share | None = Field(
+        None,
+        description="share of the features a split may choose from; default the square root of their number",
+    )
+
+
 class Models(Section):
     """Architecture and optimisation of each model."""
 
@@ -307,12 +349,14 @@ class Models(Section):
     inclusive: Inclusive = Field(
         default_factory=Inclusive, description="recurrent network on particles and high-level features"
     )
+    xgboost: XGBoost = Field(default_factory=XGBoost, description="boosted trees on high-level features")
+    forest: Forest = Field(default_factory=Forest, description="random forest on high-level features")
 
 
 class Training(Section):
     """How models are trained."""
 
-    models: tuple[Literal["hlf", "sequence", "inclusive"], ...] = Field(
+    models: tuple[ModelName, ...] = Field(
         ("hlf", "inclusive"), min_length=1, description="what `train` and `run` train, in this order"
     )
     ranks: Count = Field(1, description="processes that train together (Horovod where more than one)")
@@ -333,6 +377,9 @@ class Training(Section):
     )
     kernel: bool = Field(
         True, description="use the compiled kernels: dense stacks, and on a CPU GRU and LSTM; else TensorFlow"
+    )
+    from_study: bool = Field(
+        False, description="take the best settings that `tune` found, for the models that were tuned"
     )
     start_timeout: Positive = Field(
         300.0, description="longest wait for the ranks to be placed and to start [s]"
@@ -356,6 +403,51 @@ class Training(Section):
     )
 
 
+class Range(Section):
+    """Numbers a parameter may take; whole ones where `low`, `high` and `step` are."""
+
+    low: int | float = Field(description="least")
+    high: int | float = Field(description="most")
+    log: bool = Field(False, description="drawn evenly in the logarithm")
+    step: int | float | None = Field(
+        None, description="distance of neighbours; default any number, or any whole one"
+    )
+
+    @model_validator(mode="after")
+    def _rises(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low}, high only {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("a logarithmic range starts above 0 and has no step")
+        if self.step is not None and self.step <= 0:
+            raise ValueError(f"step is {self.step}")
+        return self
+
+
+class Tuning(Section):
+    """What `tune` searches, and how."""
+
+    model: ModelName = Field("hlf", description="the model that is tuned")
+    parameters: dict[str, list[Any] | Range] = Field(
+        default_factory=dict,
+        description="{key of the model: [choices] or {low, high, log, step}}, for example `hidden: [[50, 20], [100]]`",
+    )
+    sampler: Literal["tpe", "random", "grid"] = Field(
+        "tpe",
+        description="`grid` tries every combination; the others draw `trials` of them, `tpe` near good ones",
+    )
+    trials: Count = Field(50, description="settings that `tpe` and `random` try")
+    folds: Annotated[int, Field(ge=2, lt=128)] = Field(5, description="folds of the training split")
+    metric: Literal["loss", "accuracy"] = Field("loss", description="what is best in the mean over the folds")
+    prune_after: Count | None = Field(
+        None, description="folds after which a setting worse than the median of those before is given up"
+    )
+    trial_timeout: Positive = Field(
+        86400.0, description="longest time of a setting, after which it has failed [s]"
+    )
+    worker_timeout: Positive = Field(300.0, description="longest time without any worker [s]")
+
+
 class Config(Section):
     """The whole document."""
 
@@ -372,6 +464,7 @@ class Config(Section):
     split: Split = Field(default_factory=Split, description="training and test samples")
     models: Models = Field(default_factory=Models, description="architectures")
     training: Training = Field(default_factory=Training, description="training")
+    tuning: Tuning = Field(default_factory=Tuning, description="search for the best settings of a model")
     cluster: str | dict[str, Any] = Field(
         "local",
         description="name under configs/clusters/, a file, the address of a running scheduler, or the settings",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +15,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 _LINE_EVERY = 10.0
 
@@ -34,14 +35,29 @@ def say(message: str) -> None:
         _console.print(message, markup=False, soft_wrap=True)
 
 
+class _Bar(Progress):
+    """A bar with something under it."""
+
+    below: RenderableType = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield self.below
+
+
 class Tracker:
     """How far one long step is; made by `track`."""
 
-    def __init__(self, title: str, total: float, unit: str, bar: Progress | None) -> None:
+    def __init__(self, title: str, total: float, unit: str, bar: _Bar | None) -> None:
         self._title, self._total, self._unit, self._bar = title, total, unit, bar
         self._task = bar.add_task(title, total=total, rate="") if bar else None
         self._done = 0.0
         self._start = self._last_line = time.monotonic()
+
+    def below(self, lines: Iterable[str]) -> None:
+        """Show these lines under the bar, in place of those before; nothing where there is no bar."""
+        if self._bar is not None:
+            self._bar.below = Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
 
     def advance(self, amount: float) -> None:
         """Say that `amount` more is done."""
@@ -75,7 +91,7 @@ def track(title: str, total: float, unit: str) -> Iterator[Tracker]:
     if _quiet or not _console.is_terminal:
         yield Tracker(title, total, unit, None)
         return
-    with Progress(
+    with _Bar(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=_console, transient=True,
     ) as bar:  # fmt: skip

@@ -81,3 +81,29 @@ def balanced(labels: NDArray[np.int64], rank: NDArray[np.uint64]) -> NDArray[np.
         members = np.flatnonzero(labels == label)
         chosen[members[np.argsort(rank[members], kind="stable")[: counts.min()]]] = True
     return chosen
+
+
+def folds(labels: NDArray[np.int64], hashes: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
+    """Divide events into folds in which the classes are spread alike.
+
+    Parameters
+    ----------
+    labels : int (n,)
+        Class of each event.
+    hashes : uint64 (n,)
+        A hash of each event's group; events of one class that share it stay together.
+    count : int
+        Number of folds.
+
+    Returns
+    -------
+    int64 (n,)
+        Fold of each event. The groups of a class take turns in the order of their hashes, so folds differ by one group
+        of each class at most.
+    """
+    fold = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        _, place = np.unique(hashes[members], return_inverse=True)
+        fold[members] = place % count
+    return fold

@@ -72,6 +72,7 @@ def train_rank(
     store_path: Path,
     log_folder: Path | None = None,
     checkpoint: Checkpoint | None = None,
+    fold: tuple[int, int] | None = None,
 ) -> TrainedModel | None:
     """Train a model together with the other ranks.
 
@@ -87,6 +88,8 @@ def train_rank(
         Rank 0 writes TensorBoard's files there.
     checkpoint : Checkpoint, optional
         Written after each epoch; training goes on from what is in it.
+    fold : (int, int), optional
+        Watch this one of so many folds of the training split, and learn from the others.
 
     Returns
     -------
@@ -110,7 +113,7 @@ def train_rank(
     )
 
     rank, size = collective.rank(), collective.size()
-    store = open_store(store_path)
+    store = open_store(store_path, fold)
     settings, training = models.settings(name, config.models), config.training
     inputs = models.inputs(name, config.models, store.features["hlf"])
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import collections.abc
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hepdask.config import HLF, Inclusive, Models, Sequence
+from hepdask.config import HLF, Forest, Inclusive, Models, Sequence, XGBoost
 from hepdask.errors import ConfigError
 from hepdask.models import hlf, inclusive, sequence
 from hepdask.models.weights import load_weights as load_weights
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     import keras
 
 
-def settings(name: str, models: Models) -> HLF | Sequence | Inclusive:
-    """Pick the settings of a model."""
+#: Models that are trained by Horovod ranks, and those that are not.
+NETWORKS = ("hlf", "sequence", "inclusive")
+TREES = ("xgboost", "forest")
+
+
+def settings(name: str, models: Models) -> Any:
+    """Pick the settings of a model: an `HLF`, `Sequence`, `Inclusive`, `XGBoost` or `Forest`."""
     return getattr(models, name)
 
 
@@ -30,7 +35,7 @@ def inputs(name: str, models: Models, high_level: collections.abc.Sequence[str])
     Parameters
     ----------
     name : str
-        ``"hlf"``, ``"sequence"`` or ``"inclusive"``.
+        One of `NETWORKS` or `TREES`.
     models : Models
         Settings of all models.
     high_level : sequence of str
@@ -48,7 +53,7 @@ def inputs(name: str, models: Models, high_level: collections.abc.Sequence[str])
     """
     chosen = settings(name, models)
     found = {}
-    if isinstance(chosen, HLF | Inclusive):
+    if isinstance(chosen, HLF | Inclusive | XGBoost | Forest):
         found["high_level"] = _places(f"models.{name}.features", chosen.features, high_level)
     if isinstance(chosen, Sequence):
         wanted = chosen.particle_features
@@ -68,7 +73,7 @@ def _places(
 
 
 def build(name: str, models: Models, inputs: dict[str, list[int]], classes: int) -> keras.Model:
-    """Build an untrained Keras model.
+    """Build an untrained network.
 
     Parameters
     ----------

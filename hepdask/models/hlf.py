@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def build(settings: HLF, features: int, classes: int) -> keras.Model:
-    """Stack dense layers with ReLU (50, 20, 10 in the paper) under a softmax.
+    """Stack dense layers (50, 20, 10 with ReLU in the paper) under a softmax.
 
     Parameters
     ----------
     settings : HLF
-        Units of the hidden layers.
+        Units, activation and dropout of the hidden layers.
     features : int
         Number of high-level features, 14 in the paper.
     classes : int
@@ -32,6 +32,8 @@ def build(settings: HLF, features: int, classes: int) -> keras.Model:
     high_level = keras.Input((features,), name="high_level")
     x = high_level
     for units in settings.hidden:
-        x = keras.layers.Dense(units, activation="relu")(x)
+        x = keras.layers.Dense(units, activation=settings.activation)(x)
+        if settings.dropout:
+            x = keras.layers.Dropout(settings.dropout)(x)
     scores = keras.layers.Dense(classes, activation="softmax", name="scores")(x)
     return keras.Model({"high_level": high_level}, scores, name="hlf")

@@ -17,15 +17,18 @@ from hepdask import artifacts, clusters, distributed, histograms
 from hepdask.config import Config
 from hepdask.errors import TrainingError
 from hepdask.evaluation import ModelResult, RunFacts, write_report
+from hepdask.models import TREES
 from hepdask.progress import say
+from hepdask.steps import trees
 from hepdask.steps.prepare import open_prepared
 from hepdask.steps.train import Trained, load_trained, training_key
 from hepdask.store import Store
 from hepdask.training import ENVIRONMENT, score_rank
+from hepdask.tuning.space import applied
 
 _PACKAGES = (
     "hepdask", "awkward", "coffea", "dask", "distributed", "horovod", "keras", "numpy", "pythia8mc",
-    "tensorflow-cpu", "uproot", "zarr",
+    "scikit-learn", "tensorflow-cpu", "uproot", "xgboost-cpu", "zarr",
 )  # fmt: skip
 
 #: Raised whenever the same scores give another report than before.
@@ -108,6 +111,8 @@ def _require(config: Config, store: Store, name: str) -> Trained:
         raise TrainingError(
             f"{config.folder}: model {name} is not trained; run: hepdask train CONFIG --model {name}"
         )
+    if trained.record.get("study"):
+        config = applied(config, name, trained.record["study"])
     if trained.record["key"] != training_key(store, config, name):
         raise TrainingError(
             f"{trained.folder}: trained on other events or with other settings than the configuration says; run: "
@@ -118,6 +123,8 @@ def _require(config: Config, store: Store, name: str) -> Trained:
 
 def _scores(model: Trained, store: Store, config: Config, client: Client) -> NDArray[np.float32]:
     """Score the test split; ranks took turns at its events."""
+    if model.name in TREES:
+        return trees.score(model.file.read_bytes(), model.record["inputs"], store, config, client)
     training = config.training
     shares = distributed.run(
         score_rank, model.keras_file.read_bytes(), model.record["inputs"], model.record["scaling"],

@@ -6,6 +6,7 @@ from distributed import Client
 
 from hepdask import artifacts, clusters
 from hepdask.config import Config
+from hepdask.models import NETWORKS
 from hepdask.steps.evaluate import Evaluated, evaluate
 from hepdask.steps.prepare import prepare
 from hepdask.steps.simulate import simulate_samples
@@ -32,7 +33,8 @@ def run(config: Config, client: Client | None = None) -> Evaluated:
     HepdaskError
         What the steps raise.
     """
-    require_horovod(config)
+    if set(config.training.models) & set(NETWORKS):
+        require_horovod(config)
     with clusters.connect(config.cluster, client) as client:
         made = [sample for sample in simulate_samples(config, client) if sample.fresh]
         if made:

@@ -1,4 +1,4 @@
-"""`train`: models on a store, data-parallel over Horovod ranks on a Dask cluster."""
+"""`train`: models on a store; networks data-parallel over Horovod ranks, trees by XGBoost or scikit-learn."""
 
 from __future__ import annotations
 
@@ -20,12 +20,19 @@ from hepdask import artifacts, clusters, distributed, models
 from hepdask.config import Config
 from hepdask.errors import HepdaskError, MissingDependency, TrainingError
 from hepdask.progress import Tracker, say, track
+from hepdask.steps import trees
+from hepdask.steps.outcome import Outcome
 from hepdask.steps.prepare import open_prepared
+from hepdask.steps.tune import tuned
 from hepdask.store import Store
 from hepdask.training import ENVIRONMENT, TrainedModel, train_rank
+from hepdask.tuning.space import applied
 
 #: Settings of training on which the weights depend.
 _DECISIVE = {"ranks", "seed", "memory_gib", "window", "class_weights", "early_stopping", "rate_per_rank"}
+
+#: ... those of trees; settings of the model say the rest.
+_DECISIVE_OF_TREES = {"seed", "class_weights"}
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,10 @@ class Trained:
     name : str
         Which model.
     folder : Path
-        Holds ``model.keras`` and ``training.json``.
+        Holds the model (`file`) and ``training.json``.
     record : dict
-        What ``training.json`` holds: history, scaling, settings, facts, key.
+        What ``training.json`` holds: history, scaling, settings, which of them a study chose, facts, key; for
+        trees also importances.
     fresh : bool
         Trained now, not found up to date.
     """
@@ -48,6 +56,11 @@ class Trained:
     folder: Path
     record: dict[str, Any]
     fresh: bool
+
+    @property
+    def file(self) -> Path:
+        """The saved model: ``model.keras``, XGBoost's ``model.ubj``, or ``model.npz`` (a forest of scikit-learn)."""
+        return self.folder / self.record.get("file", "model.keras")
 
     @property
     def keras_file(self) -> Path:
@@ -86,9 +99,13 @@ def train(config: Config, model: str | None = None, client: Client | None = None
     The state after each epoch is kept in ``models/NAME/checkpoint`` until the model is complete. After a failure,
     and when the same training is asked for again after a kill, it goes on from there.
     """
-    require_horovod(config)
-    store = open_prepared(config)
     names: Sequence[str] = (model,) if model else config.training.models
+    studies = tuned(config, names) if config.training.from_study else {}
+    for name, parameters in studies.items():
+        config = applied(config, name, parameters)
+    if set(names) & set(models.NETWORKS):
+        require_horovod(config)
+    store = open_prepared(config)
     _check(store, config, names)
     for name in names:
         models.inputs(
@@ -101,7 +118,9 @@ def train(config: Config, model: str | None = None, client: Client | None = None
         return [old for old in found if old]
     with clusters.connect(config.cluster, client) as client:
         return [
-            old if old and old.record["key"] == key else _train_one(name, key, store, config, client)
+            old
+            if old and old.record["key"] == key
+            else _train_one(name, key, store, config, client, studies.get(name))
             for name, key, old in zip(names, wanted, found, strict=True)
         ]
 
@@ -120,14 +139,48 @@ def load_trained(config: Config, name: str) -> Trained | None:
     """Find a model that was trained before; None where there is none."""
     folder = config.folder / "models" / name
     record = artifacts.read_json(folder / "training.json")
-    complete = record and (folder / "model.keras").exists()
-    return Trained(name, folder, record, fresh=False) if complete else None
+    found = Trained(name, folder, record, fresh=False) if record else None
+    return found if found and found.file.exists() else None
 
 
-def _train_one(name: str, key: str, store: Store, config: Config, client: Client) -> Trained:
+def _train_one(
+    name: str, key: str, store: Store, config: Config, client: Client, study: dict[str, Any] | None
+) -> Trained:
+    train_it = trees.train if name in models.TREES else _train_network
+    begin = time.monotonic()
+    outcome = train_it(name, key, store, config, client)
+    record = {
+        "key": key,
+        "model": name,
+        "file": outcome.file_name,
+        "classes": store.classes,
+        "inputs": models.inputs(name, config.models, store.features["hlf"]),
+        "settings": models.settings(name, config.models).model_dump(mode="json"),
+        "study": study,
+        "physics": store.manifest["physics"],
+        "scaling": {
+            "high_level": store.high_level_scaler.to_json(),
+            "particles": store.particle_scaler.to_json() if store.particle_scaler else None,
+        },
+        "history": outcome.history,
+        **outcome.more,
+        "facts": {
+            "training events": len(store.labels("fit")),
+            "wall_s": time.monotonic() - begin,
+            **outcome.facts,
+        },
+    }
+    folder = config.folder / "models" / name
+    (folder / "training.json").unlink(missing_ok=True)  # a new model never stands beside an old record
+    artifacts.write_bytes(folder / outcome.file_name, outcome.file)
+    artifacts.write_json(folder / "training.json", record)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return Trained(name, folder, record, fresh=True)
+
+
+def _train_network(name: str, key: str, store: Store, config: Config, client: Client) -> Outcome:
     folder = config.folder / "models" / name
     training = config.training
-    begin = time.monotonic()
     checkpoint = _own_checkpoint(folder / "checkpoint", key)
     with (
         clusters.reserved(client, training.ranks, training.cores_per_rank),
@@ -145,34 +198,15 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
         )  # fmt: skip
     trained = results[0]
     assert trained is not None, "rank 0 always returns the model"
-    record = {
-        "key": key,
-        "model": name,
-        "classes": store.classes,
-        "inputs": models.inputs(name, config.models, store.features["hlf"]),
-        "settings": models.settings(name, config.models).model_dump(mode="json"),
-        "physics": store.manifest["physics"],
-        "scaling": {
-            "high_level": store.high_level_scaler.to_json(),
-            "particles": store.particle_scaler.to_json() if store.particle_scaler else None,
-        },
-        "history": trained.history,
-        "facts": {
-            "parameters": trained.parameters,
-            "training events": len(store.labels("fit")),
-            "ranks": training.ranks,
-            "ranks at the end": len(results),
-            "cores per rank": training.cores_per_rank,
-            "wall_s": time.monotonic() - begin,
-            "cpu_s": trained.cpu_s,
-            "computed by": trained.way,
-        },
+    facts = {
+        "parameters": trained.parameters,
+        "ranks": training.ranks,
+        "ranks at the end": len(results),
+        "cores per rank": training.cores_per_rank,
+        "cpu_s": trained.cpu_s,
+        "computed by": trained.way,
     }
-    (folder / "training.json").unlink(missing_ok=True)  # a new model never stands beside an old record
-    artifacts.write_bytes(folder / "model.keras", trained.keras_file)
-    artifacts.write_json(folder / "training.json", record)
-    shutil.rmtree(checkpoint.parent)
-    return Trained(name, folder, record, fresh=True)
+    return Outcome("model.keras", trained.keras_file, trained.history, facts)
 
 
 def _own_checkpoint(folder: Path, key: str) -> Path:
@@ -190,7 +224,9 @@ def training_key(store: Store, config: Config, name: str) -> str:
             store.fingerprint,
             config.split.model_dump(mode="json"),
             models.settings(name, config.models).model_dump(mode="json"),
-            config.training.model_dump(mode="json", include=_DECISIVE),
+            config.training.model_dump(
+                mode="json", include=_DECISIVE_OF_TREES if name in models.TREES else _DECISIVE
+            ),
         ]
     )
 
@@ -205,7 +241,7 @@ def _check(store: Store, config: Config, names: Sequence[str]) -> None:
         )
     for name in missing:
         say(f"warning: no training event of class {name}; the models cannot learn it")
-    for name in names:
+    for name in (name for name in names if name in models.NETWORKS):
         wanted = models.settings(name, config.models).batch_size
         if counts.sum() < max(wanted, config.training.ranks):
             raise TrainingError(

@@ -24,6 +24,7 @@ from hepdask.features.conventions import CONVENTIONS, Convention
 from hepdask.folders import folder, zarr_store
 from hepdask.scaling import Moments, Scaler
 from hepdask.split import balanced, event_hash, is_test, is_validation
+from hepdask.split import folds as divide
 from hepdask.store.layout import DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA, checksum
 
 _MEND = "remove the folder of this part and run: hepdask prepare CONFIG"
@@ -60,13 +61,16 @@ class Events:
         return len(self.label)
 
 
-def open_store(path: str | Path) -> Store:
+def open_store(path: str | Path, fold: tuple[int, int] | None = None) -> Store:
     """Open a store that `prepare` has finished.
 
     Parameters
     ----------
     path : str or Path
         Folder of the store.
+    fold : (int, int), optional
+        For cross-validation, which of how many folds of the training split is the sample ``"validation"``; the others
+        are ``"fit"``.
 
     Returns
     -------
@@ -87,7 +91,7 @@ def open_store(path: str | Path) -> Store:
         raise StoreError(
             f"{path}: schema {manifest['schema']}, this version reads {SCHEMA}; prepare it again"
         )
-    return Store(path, manifest)
+    return Store(path, manifest, fold)
 
 
 class Store:
@@ -99,11 +103,14 @@ class Store:
         Folder of the store.
     manifest : dict
         What `prepare` recorded.
+    fold : (int, int) or None
+        See `open_store`.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], fold: tuple[int, int] | None = None) -> None:
         self.path = path
         self.manifest = manifest
+        self.fold = fold
         self._marked: dict[Sample | None, list[NDArray[np.bool_]]] = {}
         self._intact: set[tuple[str, str]] = set()  # arrays whose checksum was right once
 
@@ -227,6 +234,25 @@ class Store:
             [int(mask.sum()) for mask in self._members(sample)],
         )
 
+    def folds(self, count: int) -> NDArray[np.int64]:
+        """Divide the training split into folds by the identity of events, each class spread alike.
+
+        Parameters
+        ----------
+        count : int
+            Number of folds.
+
+        Returns
+        -------
+        int64 (n,)
+            Fold of each event of ``"train"``, in the order of the store; events of one parent share one.
+        """
+        hashes = [
+            event_hash(self.split.seed, "folds", part["dataset"], part["uuid"], _read(group, "group"))[mask]
+            for group, part, mask in zip(self._groups(), self.parts, self._members("train"), strict=True)
+        ]
+        return divide(self.labels("train"), np.concatenate(hashes), count)
+
     def arrays(self, split: Literal["train", "test"] | None = None) -> ak.Array:
         """Give events as one awkward array.
 
@@ -331,6 +357,13 @@ class Store:
             members[members] = balanced(labels[members], np.concatenate(order)[members])
             keep = np.split(members, np.cumsum([part["events"] for part in self.parts])[:-1])
         if sample == "train":
+            return keep
+        if self.fold:
+            number, count = self.fold
+            inside = self.folds(count) == number
+            ends = np.cumsum([mask.sum() for mask in keep])[:-1]
+            for mask, chosen in zip(keep, np.split(inside, ends), strict=True):
+                mask[mask] = chosen if sample == "validation" else ~chosen
             return keep
         watched = [
             is_validation(self.split, part["dataset"], part["uuid"], _read(group, "group"))

@@ -1,0 +1,29 @@
+"""What training a model gives, whatever kind it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trained model before it is written.
+
+    Attributes
+    ----------
+    file_name, file : str, bytes
+        The model's file.
+    history : list of dict
+        One entry an epoch, or a round of boosting.
+    facts : dict
+        Lines of the report.
+    more : dict
+        Further entries of ``training.json``.
+    """
+
+    file_name: str
+    file: bytes
+    history: list[dict[str, float]]
+    facts: dict[str, Any]
+    more: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,126 @@
+"""Training and scoring trees on a cluster: their part of `train` and `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed import Client, get_worker
+from numpy.typing import NDArray
+
+from hepdask import clusters, models
+from hepdask.config import Config, Forest
+from hepdask.progress import say
+from hepdask.steps.outcome import Outcome
+from hepdask.store import Store
+from hepdask.store.reader import Sample
+from hepdask.tasks import completed
+from hepdask.trees import boosted, fitted, forest
+from hepdask.trees.fitted import Fitted, load_trees
+from hepdask.trees.rows import Rows, load_rows, shared_out
+
+#: Parts of the test sample that one task scores.
+_PARTS = 16
+
+
+def train(name: str, key: str, store: Store, config: Config, client: Client) -> Outcome:
+    """Train a model of `models.TREES` on the store.
+
+    Raises
+    ------
+    MissingDependency
+        XGBoost is not installed.
+    TrainingError
+        A feature is not finite, a parameter is refused, or there is nothing to watch for early stopping.
+    ClusterError
+        A worker was lost.
+    """
+    settings = models.settings(name, config.models)
+    if not (isinstance(settings, Forest) and settings.library == "sklearn"):
+        fitted.xgboost()
+    columns = models.inputs(name, config.models, store.features["hlf"])["high_level"]
+    training = config.training
+    weights = class_weights(store, config)
+    with clusters.reserved(client, training.ranks, training.cores_per_rank):
+        if isinstance(settings, Forest) and settings.library == "sklearn":
+            future = client.submit(
+                _grow, store.path.absolute(), columns, weights, settings, training.seed, pure=False,
+                key=f"forest-{key}",
+            )  # fmt: skip
+            grown: Fitted = future.result()
+        else:
+            workers = len(client.scheduler_info(n_workers=-1)["workers"])
+            counts = {"fit": store.counts("fit"), "validation": store.counts("validation")}
+            runs = {sample: shared_out(count, workers) for sample, count in counts.items()}
+            sizes = {sample: [int(counts[sample][run].sum()) for run in of] for sample, of in runs.items()}
+            grown = boosted.boost_over(
+                client, partial(_load, store.path.absolute(), columns, weights), runs, sizes, len(columns),
+                len(store.classes), settings, training.seed, training.silence_timeout,
+                training.port_range[0] if training.port_range else None,
+            )  # fmt: skip
+    for row in grown.history[-1:]:
+        watched = (
+            f", val_loss {row['val_loss']:.4f}, val_accuracy {row['val_accuracy']:.4f}"
+            if "val_loss" in row
+            else ""
+        )
+        say(
+            f"{name}: {len(grown.history)} rounds, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}{watched}"
+        )
+    names = [store.features["hlf"][column] for column in columns]
+    order = np.argsort(-grown.importances, kind="stable")
+    importances = {names[place]: float(grown.importances[place]) for place in order}
+    facts = {
+        "trees": grown.trees,
+        "nodes": grown.nodes,
+        "cpu_s": grown.cpu_s,
+        "computed by": grown.way,
+        "importances": [f"{feature} {share:.3f}" for feature, share in importances.items()],
+    }
+    file_name = "model.npz" if grown.file.startswith(b"PK") else "model.ubj"
+    return Outcome(file_name, grown.file, grown.history, facts, {"importances": importances})
+
+
+def score(
+    file: bytes, inputs: dict[str, list[int]], store: Store, config: Config, client: Client
+) -> NDArray[np.float32]:
+    """Score the test split with trained trees, float32 (n, n_classes)."""
+    parts = np.flatnonzero(store.counts("test")).tolist()
+    blocks = [parts[first : first + _PARTS] for first in range(0, len(parts), _PARTS)]
+    found = completed(
+        client, _score, blocks, store.path.absolute(), file, inputs["high_level"],
+        name="score-trees", worker_timeout=config.store.worker_timeout,
+    )  # fmt: skip
+    scores = {tuple(block): result for block, result in found}
+    return np.concatenate([scores[tuple(block)] for block in blocks])
+
+
+def class_weights(store: Store, config: Config) -> NDArray[np.float64] | None:
+    """Weight of each class in the loss; None where all are 1."""
+    given = config.training.class_weights
+    return np.array([given.get(label, 1.0) for label in store.classes]) if given else None
+
+
+def _load(
+    path: Path, columns: list[int], weights: NDArray[Any] | None, sample: Sample, parts: Sequence[int] | None
+) -> Rows:
+    return load_rows(
+        path, sample, columns, weights if sample == "fit" else None, None if parts is None else list(parts)
+    )
+
+
+def _grow(
+    path: Path, columns: list[int], weights: NDArray[Any] | None, settings: Forest, seed: int
+) -> Fitted:
+    from hepdask.store import open_store
+
+    store = open_store(path)
+    rows = load_rows(store, "fit", columns, weights)
+    return forest.grow(rows, len(store.classes), settings, seed, get_worker().state.nthreads)
+
+
+def _score(parts: list[int], path: Path, file: bytes, columns: list[int]) -> NDArray[np.float32]:
+    return load_trees(file).scores(load_rows(path, "test", columns, parts=parts).features)

@@ -1,0 +1,55 @@
+"""Random forests of scikit-learn, kept as plain arrays."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from hepdask.config import Forest as Settings
+from hepdask.trees.fitted import Fitted, Forest
+from hepdask.trees.rows import Rows
+
+
+def grow(rows: Rows, classes: int, settings: Settings, seed: int, threads: int) -> Fitted:
+    """Grow a forest on events that are in memory.
+
+    Parameters
+    ----------
+    rows : Rows
+        The events.
+    classes : int
+        Columns of the scores; classes without events get the score 0.
+    settings : Forest
+        Section `models.forest` of the configuration.
+    seed : int
+        The forest follows from it, whatever the number of threads.
+    threads : int
+        How many grow trees at once.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    begin = time.thread_time() if threads == 1 else time.process_time()
+    model = RandomForestClassifier(
+        n_estimators=settings.trees, max_depth=settings.max_depth, min_samples_leaf=settings.min_leaf,
+        max_features=settings.feature_share or "sqrt", random_state=seed, n_jobs=threads,
+    )  # fmt: skip
+    model.fit(rows.features, rows.label, rows.weight)
+    trees = [tree.tree_ for tree in model.estimators_]
+    nodes = np.array([tree.node_count for tree in trees], np.int64)
+    root = np.cumsum(nodes) - nodes
+    value = np.zeros((nodes.sum(), classes), np.float32)
+    value[:, model.classes_] = np.concatenate([tree.value[:, 0, :] for tree in trees])
+    feature = np.concatenate([tree.feature for tree in trees])
+    forest = Forest(
+        root,
+        np.where(feature < 0, -1, feature).astype(np.int32),
+        np.concatenate([tree.threshold for tree in trees]),
+        np.concatenate([tree.children_left + first for tree, first in zip(trees, root, strict=True)]),
+        np.concatenate([tree.children_right + first for tree, first in zip(trees, root, strict=True)]),
+        value,
+    )
+    taken = (time.thread_time() if threads == 1 else time.process_time()) - begin
+    way = f"scikit-learn on {threads} thread{'s' * (threads > 1)} of one worker"
+    importances = np.asarray(model.feature_importances_, np.float64)
+    return Fitted(forest.to_bytes(), [], importances, len(trees), int(nodes.sum()), way, taken)

@@ -1,0 +1,155 @@
+"""Boosted trees and forests: against the libraries alone, through the commands, and refused where they must be."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import require
+
+from hepdask import evaluate, open_store, prepare, train
+from hepdask.config import Config
+from hepdask.errors import ConfigError, TrainingError
+from hepdask.names import HIGH_LEVEL
+from hepdask.trees import load_rows, load_trees
+from hepdask.trees.rows import shared_out
+
+MODELS = {"xgboost": {"rounds": 30, "early_stopping": 5, "max_depth": 3}, "forest": {"trees": 20}}
+
+
+def has_xgboost():
+    try:
+        import xgboost  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@pytest.fixture
+def config(make_config, client):
+    """A configuration whose store is there."""
+    require(has_xgboost(), "XGBoost is not installed (pip install 'hepdask[trees]')")
+    made = make_config(
+        models=MODELS, training={"models": ["xgboost", "forest"], "class_weights": {"qcd": 2.0}},
+        split={"validation_fraction": 0.2},
+    )  # fmt: skip
+    prepare(made, client)
+    return made
+
+
+def changed(config, **keys):
+    """Change keys, given with __ for the dot."""
+    document = json.loads(config.model_dump_json())
+    for key, value in keys.items():
+        section = document
+        *above, last = key.split("__")
+        for name in above:
+            section = section[name]
+        section[last] = value
+    return Config.model_validate(document)
+
+
+def scores_of(trained, rows):
+    return load_trees(trained.file.read_bytes()).scores(rows.features)
+
+
+def test_xgboost_on_two_workers_is_xgboost_alone(config, client):
+    import xgboost
+
+    (trained,) = train(config, "xgboost", client)
+    assert "2 Dask workers" in trained.record["facts"]["computed by"]
+    store = open_store(config.store_path)
+    weights = np.array([2.0, 1.0, 1.0])
+    fit, watched = load_rows(store, "fit", range(14), weights), load_rows(store, "validation", range(14))
+    data = xgboost.DMatrix(fit.features, fit.label, weight=fit.weight)
+    curves = {}
+    alone = xgboost.train(
+        {
+            "objective": "multi:softprob", "num_class": 3, "tree_method": "hist", "max_depth": 3, "eta": 0.1,
+            "eval_metric": "mlogloss",
+        },
+        data, 30, evals=[(data, "fit"), (xgboost.DMatrix(watched.features, watched.label), "watched")],
+        evals_result=curves, early_stopping_rounds=5, verbose_eval=False,
+    )  # fmt: skip
+    test = load_rows(store, "test", range(14))
+    expected = alone.predict(xgboost.DMatrix(test.features), iteration_range=(0, alone.best_iteration + 1))
+    assert scores_of(trained, test) == pytest.approx(expected, abs=1e-5)
+    for key, name in (("loss", "fit"), ("val_loss", "watched")):
+        found = [row[key] for row in trained.record["history"]]
+        assert found == pytest.approx(curves[name]["mlogloss"], abs=1e-5)
+    gains = alone[: alone.best_iteration + 1].get_score(importance_type="total_gain")
+    wanted = {HIGH_LEVEL[int(name[1:])]: gain / sum(gains.values()) for name, gain in gains.items()}
+    importances = {name: share for name, share in trained.record["importances"].items() if share}
+    assert importances == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_forest_is_that_of_scikit_learn(config, client):
+    from sklearn.ensemble import RandomForestClassifier
+
+    (trained,) = train(config, "forest", client)
+    store = open_store(config.store_path)
+    fit, test = (
+        load_rows(store, "fit", range(14), np.array([2.0, 1.0, 1.0])),
+        load_rows(store, "test", range(14)),
+    )
+    alone = RandomForestClassifier(20, max_depth=12, min_samples_leaf=5, random_state=1)
+    alone.fit(fit.features, fit.label, fit.weight)
+    assert scores_of(trained, test) == pytest.approx(alone.predict_proba(test.features), abs=1e-6)
+    importances = [trained.record["importances"][name] for name in HIGH_LEVEL]
+    assert importances == pytest.approx(alone.feature_importances_)
+
+    over_all = changed(config, models__forest__library="xgboost", training__class_weights={})
+    (other,) = train(over_all, "forest", client)
+    assert other.fresh
+    assert "2 Dask workers" in other.record["facts"]["computed by"]
+    assert other.record["facts"]["trees"] == 3 * 20
+    train_rows = load_rows(store, "fit", range(14))
+    right = (scores_of(other, train_rows).argmax(axis=1) == train_rows.label).mean()
+    assert right > 0.4, "better than guessing one of three"
+
+
+def test_trees_are_evaluated_like_networks(config, client):
+    first = train(config, client=client)
+    assert not any(model.fresh for model in train(config, client=client))
+    evaluated = evaluate(config, client)
+    metrics = json.loads(evaluated.metrics.read_text())["models"]
+    assert set(metrics) == {"xgboost", "forest"}
+    test = load_rows(open_store(config.store_path), "test", range(14))
+    for model in first:
+        right = (scores_of(model, test).argmax(axis=1) == test.label).mean()
+        assert metrics[model.name]["accuracy"] == pytest.approx(right)
+    page = evaluated.report.read_text()
+    best, share = next(iter(first[0].record["importances"].items()))
+    assert f"{best} {share:.3f}" in page
+    deeper = changed(config, models__xgboost__max_depth=4, training__ranks=2)
+    assert [model.fresh for model in train(deeper, "forest", client) + train(deeper, "xgboost", client)] == [
+        False,
+        True,
+    ]
+
+
+def test_what_trees_refuse(config, client):
+    with pytest.raises(
+        ConfigError, match=r"models\.xgboost\.features: no feature is called METT; did you mean MET"
+    ):
+        train(changed(config, models__xgboost__features=["METT"]), "xgboost", client)
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        changed(config, models__xgboost__subsample=1.5)
+    unwatched = changed(config, split__validation_fraction=0.0)
+    prepare(unwatched, client)
+    with pytest.raises(TrainingError, match=r"early_stopping needs events to watch"):
+        train(unwatched, "xgboost", client)
+    assert train(changed(unwatched, models__xgboost__early_stopping=None), "xgboost", client)[0].fresh
+    with pytest.raises(TrainingError, match="device is cuda, and XGBoost finds none on worker tcp"):
+        train(
+            changed(unwatched, models__xgboost__early_stopping=None, models__xgboost__device="cuda"),
+            "xgboost",
+            client,
+        )
+
+
+def test_parts_are_shared_out_evenly():
+    counts = np.array([10, 0, 10, 10, 30, 0])
+    assert shared_out(counts, 2) == [[0, 2, 3], [4]]
+    assert shared_out(counts, 1) == [[0, 2, 3, 4]]
+    assert [part for run in shared_out(counts, 9) for part in run] == [0, 2, 3, 4]
+    assert shared_out(np.zeros(3, int), 2) == []

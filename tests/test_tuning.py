@@ -1,0 +1,314 @@
+"""Searches: the compiled loop against Keras, folds, what is refused, a planted optimum, and kills that lose nothing."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import zarr
+from conftest import require
+from distributed import Client, LocalCluster
+from ranks import wait_until
+
+from hepdask import open_store, prepare, train, tune
+from hepdask.config import Config, Tuning
+from hepdask.errors import ConfigError, HepdaskError, TrainingError
+from hepdask.compiled.build import compiler
+from hepdask.scaling import Moments
+from hepdask.steps.evaluate import _require as require_trained
+from hepdask.store.layout import checksum
+from hepdask.tuning import space
+from hepdask.tuning.stack import Stack
+from hepdask.tuning.study import open_study
+
+RATES = {"low": 1e-8, "high": 10.0, "log": True}
+
+
+def has_optuna():
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def needed():
+    require(has_optuna(), "Optuna is not installed (pip install 'hepdask[tune]')")
+    require(compiler(), "there is no C++ compiler")
+
+
+@pytest.fixture
+def planted(make_config, client):
+    """Make a store in which the classes differ by as much as they can be told apart; give its configuration."""
+    needed()
+
+    def make(**tuning):
+        config = make_config(
+            models={"hlf": {"epochs": 10, "batch_size": 8, "hidden": [8]}}, training={"models": ["hlf"]},
+            tuning={"folds": 3, **tuning},
+        )  # fmt: skip
+        prepare(config, client)
+        manifest_file = config.store_path / "manifest.json"
+        manifest = json.loads(manifest_file.read_text())
+        rng, everything = np.random.default_rng(1), []
+        for part in manifest["parts"]:
+            group = zarr.open_group(config.store_path / "parts" / part["name"], mode="r+")
+            rows = (rng.normal(size=group["high_level"].shape) + 0.7 * part["label"]).astype(np.float32)
+            group["high_level"][:] = rows
+            part["checksums"]["high_level"] = checksum(rows)
+            everything.append(rows)
+        manifest["moments"]["high_level"] = Moments.of(np.concatenate(everything)).to_json()
+        manifest_file.write_text(json.dumps(manifest))
+        return config
+
+    return make
+
+
+def changed(config, **tuning):
+    return config.model_copy(update={"tuning": config.tuning.model_copy(update=tuning)})
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
+def test_the_compiled_loop_trains_as_keras_does(activation):
+    needed()
+    import keras
+
+    rng = np.random.default_rng(2)
+    n, sizes, batch = 300, (7, 9, 5, 3), 41
+    label = rng.integers(0, 3, n).astype(np.int32)
+    rows = (rng.normal(size=(n, 7)) + 0.5 * label[:, None]).astype(np.float32)
+    weight = np.array([2.0, 1.0, 0.5], np.float32)[label]
+    stack = Stack(sizes, activation, seed=3)
+    model = keras.Sequential(
+        [keras.Input((7,))]
+        + [keras.layers.Dense(units, activation=activation) for units in sizes[1:-1]]
+        + [keras.layers.Dense(3, activation="softmax")]
+    )
+
+    def of(parameters):
+        """Give parameters as Keras keeps them."""
+        at, found = 0, []
+        for inputs, outputs in pairwise(sizes):
+            found.append(parameters[at : at + inputs * outputs].reshape(outputs, inputs).T)
+            at += inputs * outputs
+            found.append(parameters[at : at + outputs])
+            at += outputs
+        return found
+
+    model.set_weights(of(stack.parameters))
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    for _ in range(3):
+        order = rng.permutation(n)[:290]
+        stack.epoch(rows, label, weight, order, batch, 0.01)
+        for first in range(0, len(order), batch):
+            some = order[first : first + batch]
+            model.train_on_batch(rows[some], label[some], sample_weight=weight[some])
+    for mine, theirs in zip(of(stack.parameters), model.get_weights(), strict=True):
+        assert mine == pytest.approx(theirs, rel=2e-3, abs=2e-5)
+    assert stack.scores(rows, np.arange(n)) == pytest.approx(model.predict(rows, verbose=0), abs=1e-4)
+
+
+def test_dropout_leaves_the_mean_and_follows_the_seed():
+    """A linear network on one feature of 1: its mean output under dropout is the one without."""
+    needed()
+    rows, label, weight = np.ones((64, 1), np.float32), np.zeros(64, np.int32), np.ones(64, np.float32)
+    order = np.arange(64)
+
+    def loss(dropout, seed):
+        stack = Stack((1, 400, 2), "relu", dropout, seed)
+        return stack.epoch(rows, label, weight, order, 64, 1e-9)[0]
+
+    assert loss(0.3, 1) == loss(0.3, 1)
+    assert loss(0.3, 1) != loss(0.0, 1)
+    assert loss(0.3, 1) == pytest.approx(loss(0.0, 1), rel=0.05)
+
+
+def test_folds_follow_from_the_events_and_spread_each_class(make_config, client, tmp_path):
+    found = []
+    for number, chunk in enumerate((25, 7)):
+        config = make_config(output=str(tmp_path / str(number)), store={"chunk_events": chunk})
+        store = prepare(config, client).store
+        events, fold = store.events("train", particles=False), store.folds(4)
+        for label in range(3):
+            sizes = np.bincount(fold[events.label == label], minlength=4)
+            assert sizes.max() - sizes.min() <= 1
+        identity = [
+            (store.parts[part]["file"], entry) for part, entry in zip(events.part, events.entry, strict=True)
+        ]
+        found.append(dict(zip(identity, fold.tolist(), strict=True)))
+        one = open_store(store.path, fold=(2, 4))
+        assert (one.labels("validation") == events.label[fold == 2]).all()
+        assert (one.events("fit", particles=False).entry == events.entry[fold != 2]).all()
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("tuning", "expected"),
+    [
+        ({}, "tuning.parameters is empty: give keys of the model"),
+        ({"parameters": {"learningrate": [1]}}, "models.hlf has no such key; did you mean learning_rate?"),
+        ({"parameters": {"epochs": []}}, "tuning.parameters.epochs: no choice is given"),
+        (
+            {"parameters": {"dropout": [0.1, 2]}},
+            "tuning.parameters.dropout: 2 cannot be tried: models.hlf: dropout",
+        ),
+        (
+            {"parameters": {"learning_rate": {"low": 0.1, "high": 1.0}}, "sampler": "grid"},
+            "a range with a step",
+        ),
+        ({"parameters": {"epochs": [1]}, "folds": 3, "prune_after": 3}, "there are only 3 folds"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(tuning, expected):
+    with pytest.raises(ConfigError) as raised:
+        space.check(Config.model_validate({"tuning": tuning}))
+    assert expected in str(raised.value)
+
+
+def test_a_grid_is_all_combinations():
+    tuning = Tuning.model_validate(
+        {
+            "parameters": {
+                "hidden": [[5], [9, 3]],
+                "epochs": {"low": 2, "high": 6, "step": 2},
+                "dropout": {"low": 0.0, "high": 0.3, "step": 0.1},
+            }
+        }
+    )  # fmt: skip
+    found = space.grid(tuning.parameters)
+    assert len(found) == 2 * 3 * 4
+    assert found[0] == {"hidden": [5], "epochs": 2, "dropout": 0.0}
+    assert found[-1] == {"hidden": [9, 3], "epochs": 6, "dropout": 0.3}
+
+
+def test_a_study_remembers_prunes_and_is_one_drivers(tmp_path):
+    needed()
+    tuning = Tuning.model_validate(
+        {"parameters": {"epochs": {"low": 1, "high": 50}}, "trials": 9, "folds": 4}
+    )
+    path = tmp_path / "study.journal"
+    with open_study(path, "s", tuning, 1) as study:
+        for value in range(6):
+            number, _ = study.ask()
+            assert study.promising(number, [float(value)] * 2) == (value < 5), "the sixth is the worst of six"
+            if value < 5:
+                study.finish(number, [float(value)] * 4, 1.0)
+            else:
+                study.finish(number, [5.0, 5.0], 1.0, pruned=True)
+        number, _ = study.ask()
+        study.fail(number, "no reason")
+        number, parameters = study.ask()  # and then the driver is killed, in the middle of a line
+        with (
+            pytest.raises(HepdaskError, match="another driver works on this study"),
+            open_study(path, "s", tuning, 1),
+        ):
+            pass
+    with path.open("a") as journal:
+        journal.write('{"op_code": 4, "wor')
+    with open_study(path, "s", tuning, 1) as study:
+        assert [trial.state for trial in study.trials()] == ["complete"] * 5 + ["pruned", "failed"]
+        assert study.trials()[6].reason == "no reason"
+        assert study.ranked()[0].value == 0
+        assert study.ask()[1] == parameters, "what was under way is tried again"
+        assert study.ask() is not None
+        assert study.ask() is None, "nine in all"
+
+
+def test_tune_finds_what_was_planted_and_train_uses_it(planted, client):
+    """Rates range over nine powers of ten, and few of them learn anything in ten epochs."""
+    config = planted(parameters={"learning_rate": RATES, "batch_size": [8, 64]}, trials=24, prune_after=1)
+    found = tune(config, client)
+    assert 1e-3 < found.best.parameters["learning_rate"] < 0.5
+    assert found.best.value < 1.0 < np.log(3)
+    assert len(found.trials) == 24
+    assert {trial.state for trial in found.trials} == {"complete", "pruned"}
+    table = list(csv.DictReader((found.folder / "trials.csv").open()))
+    assert [row["state"] for row in table] == [trial.state for trial in found.trials]
+    assert tune(config, client).best == found.best
+    more = tune(changed(config, trials=26), client)
+    assert [trial.number for trial in more.trials[:24]] == [trial.number for trial in found.trials]
+    assert len(more.trials) == 26
+
+    winner = config.model_copy(update={"training": config.training.model_copy(update={"from_study": True})})
+    (trained,) = train(winner, client=client)
+    assert trained.record["settings"]["learning_rate"] == more.best.parameters["learning_rate"]
+    assert trained.record["study"] == more.best.parameters
+    assert require_trained(config, open_store(config.store_path), "hlf").record == trained.record, (
+        "evaluate takes it"
+    )
+    assert train(config, client=client)[0].fresh, "without the study, the configuration's own settings"
+    with pytest.raises(ConfigError, match="no study of xgboost is complete; run: hepdask tune"):
+        train(winner, "xgboost", client)
+
+
+def test_trees_and_grids_are_tuned_and_failures_are_recorded(planted, client):
+    config = planted(
+        model="forest", sampler="grid", metric="accuracy",
+        parameters={"trees": [1, 20], "max_depth": {"low": 1, "high": 2}},
+    )  # fmt: skip
+    found = tune(config, client)
+    assert len(found.trials) == 4
+    assert found.best.parameters["trees"] == 20
+    assert found.best.value == pytest.approx(np.mean(found.best.folds))
+    half = changed(config, model="hlf", parameters={"hidden": [[8], [16] * 20]})
+    one, other = tune(half, client).trials
+    assert (one.state, other.state) == ("complete", "failed")
+    assert other.reason == "ValueError: 21 layers; from 1 to 15 can be trained"
+    hopeless = changed(config, model="xgboost", parameters={"device": ["cuda"]})
+    with pytest.raises(TrainingError, match=r"no setting could be tried to its end; the last: .*cuda"):
+        tune(hopeless, client)
+
+
+def test_killing_a_worker_and_the_driver_loses_nothing_that_was_finished(planted, tmp_path):
+    """Kill a worker of a real `hepdask tune`, then the driver; the next one goes on."""
+    config = planted(parameters={"learning_rate": RATES}, sampler="random", trials=16)
+    slow = config.models.model_copy(update={"hlf": config.models.hlf.model_copy(update={"epochs": 1000})})
+    journal = config.folder / "tuning" / "hlf" / "study.journal"
+
+    def finished():
+        """Numbers and values that the journal says were told, by its own lines."""
+        if not journal.exists():
+            return {}
+        lines = [json.loads(line) for line in journal.read_bytes().split(b"\n")[:-1]]
+        return {
+            line["trial_id"]: line["values"] for line in lines if line["op_code"] == 6 and line["state"] == 1
+        }
+
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
+        ) as cluster,
+        Client(cluster) as client,
+    ):  # fmt: skip
+        config = config.model_copy(update={"models": slow, "cluster": cluster.scheduler_address})
+        document = tmp_path / "config.json"
+        document.write_text(config.model_dump_json(exclude_unset=True))
+
+        def start():
+            return subprocess.Popen(
+                [sys.executable, "-m", "hepdask", "tune", str(document)], stderr=subprocess.PIPE, text=True
+            )
+
+        driver = start()
+        try:
+            wait_until(lambda: len(finished()) >= 2, 300)
+            os.kill(next(iter(client.run(os.getpid).values())), 9)
+            before = len(finished())
+            wait_until(lambda: len(finished()) >= before + 3, 300)
+            assert driver.poll() is None
+        finally:
+            driver.kill()
+            driver.communicate(timeout=60)
+        kept = finished()
+        assert 5 <= len(kept) < 16
+        again = start()
+        said = again.communicate(timeout=300)[1]
+    assert again.returncode == 0, said
+    assert "16 settings: 16 complete" in said
+    after = finished()
+    assert len(after) == 16
+    assert {number: after[number] for number in kept} == kept
