@@ -152,6 +152,7 @@ def _train_one(name: str, key: str, store: Store, config: Config, client: Client
         "inputs": models.inputs(name, config.models, store.features["hlf"]),
         "settings": models.settings(name, config.models).model_dump(mode="json"),
         "physics": store.manifest["physics"],
+        "mantissa_bits": config.store.mantissa_bits,
         "scaling": {
             "high_level": store.high_level_scaler.to_json(),
             "particles": store.particle_scaler.to_json() if store.particle_scaler else None,
