@@ -45,11 +45,10 @@ def compare(first: str | Path, second: str | Path) -> list[dict[str, Any]]:
             for metric in ("accuracy", "log_loss")
         ]
         for name in one["classes"]:
-            areas = [of and of["classes"][name] for of in (left, right)]
-            values = (_value(area, "auc") for area in areas)
-            rows.append(
-                _row(model, f"auc {name}", *values, errors=[_value(area, "auc_error") for area in areas])
-            )
+            areas = [found and found["classes"][name] for found in (left, right)]
+            before, after = (_value(area, "auc") for area in areas)
+            errors = [_value(area, "auc_error") for area in areas]
+            rows.append(_row(model, f"auc {name}", before, after, errors))
     return rows
 
 
