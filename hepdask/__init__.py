@@ -13,11 +13,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "load_config": "hepdask.config",
     "DelphesSchema": "hepdask.schema",
+    "load_model": "hepdask.classifier",
     "open_store": "hepdask.store",
     "simulate": "hepdask.steps.simulate",
     "prepare": "hepdask.steps.prepare",
     "train": "hepdask.steps.train",
     "tune": "hepdask.steps.tune",
+    "predict": "hepdask.steps.predict",
     "evaluate": "hepdask.steps.evaluate",
     "run": "hepdask.steps.run",
     "submit": "hepdask.steps.submit",
@@ -27,16 +29,18 @@ _HOMES = {
 
 __all__ = [
     "DelphesSchema",
-    "evaluate", "export", "inspect", "load_config", "open_store", "prepare", "run", "simulate", "submit", "train",
-    "tune",
+    "evaluate", "export", "inspect", "load_config", "load_model", "open_store", "predict", "prepare", "run",
+    "simulate", "submit", "train", "tune",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
+    from hepdask.classifier import load_model
     from hepdask.config import load_config
     from hepdask.schema import DelphesSchema
     from hepdask.steps.evaluate import evaluate
     from hepdask.steps.export import export
     from hepdask.steps.inspect import inspect
+    from hepdask.steps.predict import predict
     from hepdask.steps.prepare import prepare
     from hepdask.steps.run import run
     from hepdask.steps.simulate import simulate

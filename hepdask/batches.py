@@ -221,10 +221,10 @@ class Batches:
         left = len(self.reading)
         for block in self.reading.blocks(rng):
             left -= len(block)
-            events = block if waiting is None else _joined(waiting, block)
+            events = block if waiting is None else joined_events(waiting, block)
             shuffled = rng.permutation(len(events))
             whole = len(events) // self.batch_size * self.batch_size if left else len(events)
-            waiting = _chosen(events, shuffled[whole:]) if whole < len(events) else None
+            waiting = chosen_events(events, shuffled[whole:]) if whole < len(events) else None
             if whole:
                 yield events, shuffled[:whole]
 
@@ -233,12 +233,12 @@ class Batches:
         left = len(self.reading)
         for block in ahead(self.reading.blocks()):
             left -= len(block)
-            events = block if waiting is None else _joined(waiting, block)
+            events = block if waiting is None else joined_events(waiting, block)
             whole = len(events) // self.batch_size * self.batch_size if left else len(events)
             for start in range(0, whole, self.batch_size):
                 everyone = np.arange(start, min(start + self.batch_size, whole))
                 yield self._batch(events, everyone, everyone[self.rank :: self.size])
-            waiting = _chosen(events, np.arange(whole, len(events))) if whole < len(events) else None
+            waiting = chosen_events(events, np.arange(whole, len(events))) if whole < len(events) else None
 
     def _batch(self, events: Events, everyone: NDArray[np.int64], mine: NDArray[np.int64]) -> Batch:
         share = 1.0 / len(everyone) if len(mine) else 0.0
@@ -270,12 +270,13 @@ def padded(batch: Batch, scaler: Scaler | None, chosen: list[int], max_particles
     float32 (n, longest, n_chosen)
         Rows of zeros are padding.
     """
-    events = _chosen(batch.source, batch.events)
+    events = chosen_events(batch.source, batch.events)
     longest = max_particles if scaler is None else max(1, int(batch.length.max()))
     return sequences(events.particles, events.offsets, longest, scaler)[:, :, chosen]
 
 
-def _chosen(events: Events, chosen: NDArray[np.int64]) -> Events:
+def chosen_events(events: Events, chosen: NDArray[np.int64]) -> Events:
+    """Take some events, given their places."""
     starts = events.offsets[chosen]
     lengths = events.offsets[chosen + 1] - starts
     offsets = np.concatenate(([0], np.cumsum(lengths)))
@@ -285,7 +286,8 @@ def _chosen(events: Events, chosen: NDArray[np.int64]) -> Events:
     return replace(events, offsets=offsets, particles=particles, **rest)
 
 
-def _joined(first: Events, second: Events) -> Events:
+def joined_events(first: Events, second: Events) -> Events:
+    """Put events behind others."""
     return Events(
         np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
         {name: np.concatenate([first.particles[name], second.particles[name]]) for name in first.particles},

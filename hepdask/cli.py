@@ -191,8 +191,22 @@ def tune(config: str, overrides: dict[str, Any], cluster: str | None) -> None:
     hepdask.tune(_load(config, overrides, cluster))
 
 
+def _compare(context: click.Context, _option: click.Parameter, runs: tuple[str, str] | None) -> None:
+    """Print the comparison of two runs instead of evaluating one."""
+    if not runs:
+        return
+    from hepdask.evaluation.compare import compare, table
+
+    click.echo("\n".join(table(compare(*runs))))
+    context.exit()
+
+
 @cli.command()
 @_with_config
+@click.option(
+    "--compare", nargs=2, metavar="RUN RUN", type=click.Path(exists=True), callback=_compare, is_eager=True,
+    expose_value=False, help="Print the metrics of two evaluated runs side by side, and stop.",
+)  # fmt: skip
 @_everywhere
 def evaluate(config: str, overrides: dict[str, Any], cluster: str | None) -> None:
     """Score the test split; write report.html and metrics.json."""
@@ -218,6 +232,46 @@ def run(config: str, overrides: dict[str, Any], cluster: str | None, show_config
 
 
 @cli.command()
+@click.argument("model")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--out", required=True, help="Folder to write; for one input file also FILE.root or FILE.parquet."
+)
+@click.option(
+    "--format", type=click.Choice(["root", "parquet"]), help="Default what --out ends with, or root."
+)
+@click.option("--tree", default="Delphes", show_default=True, help="Name of the tree in the input files.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", callback=_parse_overrides,
+    help="A key of physics.branches, physics.collections or store, for example store.read_retries=5.",
+)  # fmt: skip
+@_with_cluster
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@_everywhere
+def predict(
+    model: str,
+    files: tuple[str, ...],
+    out: str,
+    format: Literal["root", "parquet"] | None,
+    tree: str,
+    overrides: dict[str, Any],
+    cluster: str | None,
+    as_json: bool,
+) -> None:
+    r"""Score every event of ROOT files with a trained model; the rows stay those of the input.
+
+    \b
+    hepdask predict runs/demo/models/inclusive data/*.root --out scores
+    """
+    if cluster:
+        overrides = overrides | {"cluster": cluster}
+    done = hepdask.predict(model, files, out, format, tree, overrides)
+    if as_json:
+        facts = dataclasses.asdict(done) | {"files": [str(file) for file in done.files]}
+        click.echo(json.dumps(facts, indent=1))
+
+
+@cli.command()
 @click.argument("path")
 @click.option("--deep", is_flag=True, help="Store: compute all checksums again.")
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
@@ -232,21 +286,27 @@ def inspect(path: str, deep: bool, as_json: bool) -> int:
 
 
 @cli.command()
-@click.argument("store")
+@click.argument("source", metavar="STORE|MODEL")
 @click.option(
-    "--format", required=True, type=click.Choice(["parquet", "padded-parquet", "tfrecord"]),
-    help="Jagged physical values, or the published layout of scaled, padded ones.",
+    "--format", required=True,
+    type=click.Choice(["parquet", "padded-parquet", "tfrecord", "onnx", "savedmodel"]),
+    help="Events: jagged physical values, or the published layout of scaled, padded ones. Models: ONNX or SavedModel.",
 )  # fmt: skip
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder to write; empty or new.")
+@click.option(
+    "--out", required=True, type=click.Path(), help="Events: a folder, empty or new. Models: a new name."
+)
 @click.option("--split", type=click.Choice(["train", "test"]), help="These events alone.")
 @_everywhere
-def export(store: str, format: str, out: str, split: Literal["train", "test"] | None) -> None:
-    r"""Write the events of a store for those who train elsewhere.
+def export(source: str, format: str, out: str, split: Literal["train", "test"] | None) -> None:
+    r"""Write the events of a store for those who train elsewhere, or a trained model for those who use it elsewhere.
 
     \b
     hepdask export runs/demo/store.zarr --format tfrecord --split train --out train.tfrecord
+    hepdask export runs/demo/models/inclusive --format onnx --out inclusive.onnx
     """
-    hepdask.export(store, format, out, split)
+    if split and format in ("onnx", "savedmodel"):
+        raise click.BadParameter("a model has no events; leave --split out")
+    hepdask.export(source, format, out, split)
 
 
 @cli.command()

@@ -49,17 +49,27 @@ def input_files(config: Config) -> list[InputFile]:
     return sorted(files, key=lambda file: (file.dataset, file.path))
 
 
+def expand(pattern: str, bounds: XRootD) -> list[str]:
+    """List the files that a path stands for: a directory, also of an XRootD server, or a glob on disk.
+
+    Raises
+    ------
+    InputError
+        A directory cannot be listed.
+    """
+    if "://" in pattern:
+        is_directory = is_xrootd(pattern) and pattern.endswith("/")
+        return list_directory(pattern, bounds) if is_directory else [pattern]
+    if os.path.isdir(pattern):
+        return sorted(glob.glob(os.path.join(glob.escape(pattern), "*.root")))
+    if glob.has_magic(pattern) and not os.path.exists(pattern):
+        return sorted(glob.glob(pattern, recursive=True))
+    return [pattern]
+
+
 def _expand(name: str, dataset: Dataset, bounds: XRootD) -> Iterator[tuple[str, File]]:
     for pattern, file in dataset.trees.items():
-        if "://" in pattern:
-            is_directory = is_xrootd(pattern) and pattern.endswith("/")
-            paths = list_directory(pattern, bounds) if is_directory else [pattern]
-        elif os.path.isdir(pattern):
-            paths = sorted(glob.glob(os.path.join(glob.escape(pattern), "*.root")))
-        elif glob.has_magic(pattern) and not os.path.exists(pattern):
-            paths = sorted(glob.glob(pattern, recursive=True))
-        else:
-            paths = [pattern]
+        paths = expand(pattern, bounds)
         if not paths:
             raise InputError(f"fileset.{name}: {pattern} matches no ROOT file (relative to {os.getcwd()})")
         if paths != [pattern] and file != File(object_path=file.object_path):

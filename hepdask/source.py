@@ -34,7 +34,7 @@ class InputFile:
     Attributes
     ----------
     dataset : str
-        Name of its dataset.
+        Name of its dataset; empty for a file that stands in no fileset.
     label : int
         Class of its events.
     path : str
@@ -374,10 +374,10 @@ def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
     try:
         opened = uproot.open(address)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise InputError(f"{address}: {_reason(error)}; check the path in fileset.{file.dataset}") from error
+        raise InputError(f"{address}: {_reason(error)}; check {_named(file)}") from error
     except OSError as error:
         if "[3011]" in str(error) or "[3010]" in str(error):
-            raise InputError(f"{address}: {_reason(error)}; check fileset.{file.dataset}") from error
+            raise InputError(f"{address}: {_reason(error)}; check {_named(file)}") from error
         raise
     except Exception as error:
         _raise_if_disconnected(error, address)
@@ -418,6 +418,10 @@ def _require_branch(file: InputFile, address: str, found: set[str], key: str) ->
             f"{address}: tree {file.tree} has no branch {key}{hint} "
             "(physics.collections and physics.branches set the names)"
         )
+
+
+def _named(file: InputFile) -> str:
+    return f"the path in fileset.{file.dataset}" if file.dataset else "the path"
 
 
 def _reason(error: Exception) -> str:

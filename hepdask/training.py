@@ -23,7 +23,7 @@ from hepdask.config import Config
 from hepdask.distributed import Checkpoint
 from hepdask.errors import TrainingError
 from hepdask.learners import Particles, Result, choose
-from hepdask.scaling import Scaler
+from hepdask.names import STORED
 from hepdask.store import Store, open_store
 
 _PROGRESS_EVERY = 0.5
@@ -211,48 +211,61 @@ def train_rank(
         return TrainedModel(file.read_bytes(), history, model.count_params(), cpu, way)
 
 
-def score_rank(
-    keras_file: bytes, inputs: dict[str, list[int]], scaling: dict[str, Any], store_path: Path, sample: str
-) -> NDArray[np.float32]:
-    """Score this rank's share of a sample.
+@dataclass(frozen=True)
+class Judged:
+    """What one rank says of a trained model.
+
+    Attributes
+    ----------
+    test, fit : float32 (n_share, n_classes)
+        Scores of the events ``rank``, ``rank + size``, … of the test split, and of those that were trained on.
+    importances : dict of float
+        Of the features that are this rank's share, see `importance.importances`.
+    cpu_s : float
+        CPU time [s].
+    """
+
+    test: NDArray[np.float32]
+    fit: NDArray[np.float32]
+    importances: dict[str, float]
+    cpu_s: float
+
+
+def judge_rank(keras_file: bytes, record: dict[str, Any], store_path: Path) -> Judged:
+    """Score this rank's share of the events, and shuffle its share of the features.
 
     Parameters
     ----------
     keras_file : bytes
         Contents of the ``.keras`` file.
-    inputs : dict of list of int
-        The features it takes, as in training.
-    scaling : dict
-        The scalers that were used in training.
+    record : dict
+        What ``training.json`` holds.
     store_path : Path
         The store.
-    sample : str
-        ``"train"`` or ``"test"``.
 
     Returns
     -------
-    float32 (n_share, n_classes)
-        Of events ``rank``, ``rank + size``, … of the sample.
+    Judged
     """
-    import keras
-
+    from hepdask import importance
     from hepdask.distributed import collective
+    from hepdask.learners.saved import SavedNetwork
 
     rank, size = collective.rank(), collective.size()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.keras"
-        file.write_bytes(keras_file)
-        model = keras.models.load_model(file, compile=False)
     store = open_store(store_path)
-    scaler = Scaler.from_json(scaling["particles"]) if scaling["particles"] else None
-    particles = Particles(scaler, inputs["particles"], store.max_particles) if "particles" in inputs else None
-    learner, _ = choose(model, None, particles, kernel=True, threads=1)
-    batches = Batches(
-        Reading(store, sample, _SCORING_BYTES, particles is not None),  # type: ignore[arg-type]
-        Scaler.from_json(scaling["high_level"]), inputs.get("high_level", []), 512 * size, rank=rank, size=size,
-    )  # fmt: skip
-    scores = [learner.scores(batch)[batch.weight > 0] for batch in batches.in_order()]
-    return np.concatenate([*scores, np.empty((0, model.output_shape[-1]), np.float32)])
+    network = SavedNetwork(keras_file, record, store.max_particles)
+    inputs, high_level = record["inputs"], store.features["hlf"]
+
+    def scores(sample: Literal["test", "fit"]) -> NDArray[np.float32]:
+        batches = Batches(
+            Reading(store, sample, _SCORING_BYTES, "particles" in inputs),
+            network.high_level_scaler, network.high_level, 512 * size, rank=rank, size=size,
+        )  # fmt: skip
+        return network.of_batches(batches.in_order())
+
+    mine = importance.features(inputs, high_level, STORED)[rank::size]
+    lost = importance.importances(network, importance.sample(store), mine, high_level, store.classes)
+    return Judged(scores("test"), scores("fit"), lost, time.process_time())
 
 
 def _particles(inputs: dict[str, list[int]], store: Store) -> Particles | None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
+from hepdask import importance
+from hepdask.errors import InputError
 from hepdask.evaluation import (
     ModelResult,
     RunFacts,
@@ -29,8 +33,12 @@ from hepdask.evaluation import (
     svg,
     write_report,
 )
+from hepdask.evaluation.calibration import calibration
+from hepdask.evaluation.compare import compare, table
 from hepdask.evaluation.delong import auc_standard_error, midranks
 from hepdask.evaluation.formats import factor, percent, seconds, with_error
+from hepdask.evaluation.overtraining import overtraining
+from hepdask.store import Events
 
 CLASSES = ["qcd", "ttbar", "wjets"]
 CHROMIUM = Path("/usr/bin/chromium")
@@ -136,10 +144,15 @@ def toy_report() -> tuple[RunFacts, list[ModelResult]]:
         ("sequence-gru", 1.8, toy_history(rng, 12, 0.36), {"parameters": 13_303, "ranks": 2}),
         ("inclusive-gru", 2.4, toy_history(rng, 14, 0.27), {"parameters": 15_003, "ranks": 2, "cell": "gru"}),
     ]
+    train_labels = rng.choice(3, 20_000)
     models = [
-        ModelResult(name, labels, toy_scores(rng, labels, strength), history, facts)
+        ModelResult(
+            name, labels, toy_scores(rng, labels, strength), history, facts,
+            train_labels, toy_scores(rng, train_labels, strength),
+            {"HT": 0.031, "MET": 0.12, "particles.Pt": -0.001} if history else {},
+        )
         for name, strength, history, facts in table
-    ]
+    ]  # fmt: skip
     return toy_run(labels, rng), models
 
 
@@ -319,6 +332,98 @@ def test_midranks_share_ties():
     assert midranks(np.array([5.0, 1.0, 5.0, 7.0])).tolist() == [2.5, 1.0, 2.5, 4.0]
 
 
+# --- beyond the test events ---
+
+
+@given(samples())
+@settings(deadline=None, max_examples=60)
+def test_calibration_agrees_with_scikit_learn(sample):
+    labels, scores = sample
+    for k in range(3):
+        found = calibration(labels == k, scores[:, k], bins=5)
+        assert found.count.sum() == len(labels)
+        assert (found.error > 0).all()
+        assert 0 <= found.expected_error <= 1
+        assert found.fraction @ found.count == pytest.approx((labels == k).sum())
+        assert found.score @ found.count == pytest.approx(scores[:, k].sum())
+        inside = ~np.isclose(scores[:, k] * 5 % 1, [[0], [1]]).any(axis=0)  # edges belong to either side
+        if inside.any():
+            mine = calibration((labels == k)[inside], scores[inside, k], bins=5)
+            truth, mean = calibration_curve((labels == k)[inside], scores[inside, k], n_bins=5)
+            assert mine.fraction == pytest.approx(truth)
+            assert mine.score == pytest.approx(mean)
+
+
+def test_a_model_that_learnt_its_events_by_heart_is_found():
+    rng = np.random.default_rng(2)
+    labels, train_labels = rng.integers(0, 2, 2000), rng.integers(0, 2, 3000)
+
+    def scores(labels, strength):
+        column = 1 / (1 + np.exp(-rng.normal(strength * (2 * labels - 1), 1)))
+        return np.column_stack([1 - column, column])
+
+    fair = overtraining(labels, scores(labels, 1.0), train_labels, scores(train_labels, 1.0), ["a", "b"])
+    learnt = overtraining(labels, scores(labels, 1.0), train_labels, scores(train_labels, 1.5), ["a", "b"])
+    assert all(entry["p_value"] > 1e-3 for entry in fair.values())
+    assert all(entry["p_value"] < 1e-6 for entry in learnt.values())
+    alone = overtraining(labels, scores(labels, 1.0), np.zeros(9, int), np.full((9, 2), 0.5), ["a", "b"])
+    assert alone["b"] == {"statistic": None, "p_value": None}
+
+
+def test_importance_finds_the_feature_that_matters():
+    """A model that looks at one column of events, or at the pT of particles alone."""
+    rng = np.random.default_rng(4)
+    label = rng.integers(0, 2, 400)
+    high_level = np.column_stack([label + rng.normal(0, 0.3, 400), rng.normal(0, 1, 400)]).astype(np.float32)
+    offsets = np.arange(401) * 3
+    particles = {"Pt": np.repeat(label, 3) + rng.normal(0, 0.3, 1200), "Eta": rng.normal(0, 1, 1200)}
+    none = np.zeros(400, np.int64)
+    events = Events(offsets, particles, high_level, label, none, none)
+
+    class Looks:
+        def __init__(self, score):
+            self.score = score
+
+        def scores(self, events):
+            column = 1 / (1 + np.exp(-self.score(events)))
+            return np.column_stack([1 - column, column])
+
+    names = importance.features({"high_level": [0, 1], "particles": [4]}, ["HT", "MET"], ["Pt", "Eta"])
+    assert names == ["HT", "MET", "particles.Pt", "particles.Eta"]
+    arguments = events, names, ["HT", "MET"], ["a", "b"]
+    found = importance.importances(Looks(lambda e: e.high_level[:, 0] - 0.5), *arguments)
+    assert found["HT"] == pytest.approx(0.49, abs=0.06)
+    assert {found[name] for name in names[1:]} == {0.0}
+    found = importance.importances(
+        Looks(lambda e: e.particles["Pt"].reshape(-1, 3).mean(axis=1) - 0.5), *arguments
+    )
+    assert found["particles.Pt"] > 0.4
+    assert found["HT"] == found["MET"] == found["particles.Eta"] == 0.0
+
+
+def test_two_runs_side_by_side(report, tmp_path):
+    rng = np.random.default_rng(8)
+    labels = rng.integers(0, 3, 500)
+    models = [ModelResult(name, labels, toy_scores(rng, labels, 1.0), [], {}) for name in ("hlf", "new")]
+    run = toy_run(labels, rng, features={})
+    other = write_report(tmp_path, run, models)
+    rows = {(row["model"], row["metric"]): row for row in compare(report.html.parent, other.metrics)}
+    assert len(rows) == 5 * 5
+    before, after = (json.loads(path.read_text())["models"] for path in (report.metrics, other.metrics))
+    row = rows["hlf", "auc ttbar"]
+    one, two = before["hlf"]["classes"]["ttbar"], after["hlf"]["classes"]["ttbar"]
+    assert row["difference"] == pytest.approx(two["auc"] - one["auc"])
+    assert row["sigmas"] == pytest.approx(row["difference"] / np.hypot(one["auc_error"], two["auc_error"]))
+    assert rows["new", "accuracy"]["first"] is None
+    done = subprocess.run(
+        [sys.executable, "-m", "hepdask", "evaluate", "--compare", report.html.parent, tmp_path],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == table(list(rows.values()))
+    with pytest.raises(InputError, match="no metrics are there"):
+        compare(tmp_path / "figures", tmp_path)
+
+
 # --- figures ---
 
 
@@ -445,13 +550,19 @@ def check_self_contained(html: str, outline: Outline, folder: Path) -> None:
 
 def test_report_holds_everything(report):
     outline = check_page(report.html)
-    # ROC 2 × 3, confusion 4, training 3 × 2, scores 4 × 3, features 14.
-    assert len(outline.all("svg")) == 6 + 4 + 6 + 12 + 14
-    assert len(report.figures) == 2 + 4 + 6 + 4 + 14
+    # ROC 2 × 3, confusion 4, training 3 × 2, scores 4 × 3, calibration 4, importance 3, features 14.
+    assert len(outline.all("svg")) == 6 + 4 + 6 + 12 + 4 + 3 + 14
+    assert len(report.figures) == 2 + 4 + 6 + 4 + 4 + 3 + 14
     assert all(path.read_bytes().startswith(b"%PDF") for path in report.figures)
     numbers = json.loads(report.metrics.read_text())
     assert numbers["classes"] == CLASSES
     assert list(numbers["models"]) == ["inclusive-gru", "sequence-gru", "hlf", "forest"]
+    best = numbers["models"]["inclusive-gru"]
+    assert best["importances"]["MET"] == 0.12
+    assert all(entry["p_value"] > 1e-4 for entry in best["overtraining"].values()), (
+        "drawn from one distribution"
+    )
+    assert set(best["calibration_error"]) == set(CLASSES)
     html = report.html.read_text()
     assert "512 events are missing" in html
     assert "# &lt;fraction&gt;" in html

@@ -15,9 +15,9 @@ from distributed import Client, LocalCluster
 from ranks import wait_until
 
 from hepdask import open_store, prepare, train, tune
+from hepdask.compiled.build import compiler
 from hepdask.config import Config, Tuning
 from hepdask.errors import ConfigError, HepdaskError, TrainingError
-from hepdask.compiled.build import compiler
 from hepdask.scaling import Moments
 from hepdask.steps.evaluate import _require as require_trained
 from hepdask.store.layout import checksum

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.evaluation import formats
+from hepdask.evaluation.calibration import Calibration
 from hepdask.evaluation.plots import FEATURE_LABELS, RocCurve, input_label, series
 from hepdask.histograms import axis_of
 
@@ -67,6 +68,21 @@ def scores(
     """Describe a score's distribution by its median in every true class."""
     medians = _medians({true: column[labels == k] for k, true in enumerate(classes)})
     return f"Distribution of {model}'s score for {name} by true class. Median: {medians}."
+
+
+def calibration(model: str, curves: Mapping[str, Calibration]) -> str:
+    """Describe reliability curves by how far scores are from frequencies."""
+    errors = ", ".join(f"{name} {formats.percent(curve.expected_error)}" for name, curve in curves.items())
+    return (
+        f"Fraction of each class against {model}'s score for it. Mean distance from the diagonal: {errors}."
+    )
+
+
+def importances(model: str, values: Mapping[str, float]) -> str:
+    """Describe the worth of the features by the five most important ones."""
+    best = sorted(values, key=lambda name: -values[name])[:5]
+    shown = ", ".join(f"{name} {values[name]:.4f}" for name in best)
+    return f"Mean AUC that {model} loses where a feature is shuffled. The most: {shown}."
 
 
 def feature(name: str, values: Mapping[str, NDArray[np.floating]]) -> str:

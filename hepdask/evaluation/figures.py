@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from hepdask.artifacts import write_bytes
 from hepdask.evaluation import descriptions, plots, style, svg
+from hepdask.evaluation.calibration import calibration
 from hepdask.evaluation.metrics import roc
 from hepdask.evaluation.results import ModelResult, RunFacts
 
@@ -68,6 +69,10 @@ class Gallery:
                 "confusion": self._confusion(),
                 "training": [drawing for model in self.models if (drawing := self._training(model)).panels],
                 "scores": [self._scores(model) for model in self.models],
+                "calibration": [
+                    drawing for model in self.models if (drawing := self._calibration(model)).panels
+                ],
+                "importance": [self._importance(model) for model in self.models if model.importances],
                 "features": self._features(),
                 "inputs": self._inputs(),
             }
@@ -110,6 +115,10 @@ class Gallery:
         return [
             Drawing(
                 "True-positive rate against false-positive rate of each class against the rest, with the "
+                "area under the curve: the curve of ttbar is the top selector, that of wjets the W selector. The "
+                "dotted line is a classifier that guesses."
+                if {"ttbar", "wjets"} <= set(self.run.classes)
+                else "True-positive rate against false-positive rate of each class against the rest, with the "
                 "area under the curve. The dotted line is a classifier that guesses.",
                 linear,
                 [self._pdf(whole, "roc")],
@@ -152,14 +161,38 @@ class Gallery:
         classes = self.run.classes
         panels = [
             svg.inline(
-                plots.scores(model.labels, model.scores, classes, [name]),
+                plots.scores(
+                    model.labels, model.scores, classes, [name], model.train_labels, model.train_scores
+                ),
                 f"scores-{self.slugs['model'][model.name]}-{self.slugs['class'][name]}",
                 descriptions.scores(model.name, name, model.labels, model.scores[:, k], classes),
             )
             for k, name in enumerate(classes)
         ]
-        whole = plots.scores(model.labels, model.scores, classes, classes)
+        whole = plots.scores(
+            model.labels, model.scores, classes, classes, model.train_labels, model.train_scores
+        )
         return Drawing(model.name, panels, [self._pdf(whole, f"scores_{self.slugs['model'][model.name]}")])
+
+    def _calibration(self, model: ModelResult) -> Drawing:
+        """Draw the reliability of a model's scores, without panels where they are no probabilities."""
+        if self.metrics[model.name]["log_loss"] is None:
+            return Drawing(model.name, [], [])
+        curves = {
+            name: calibration(model.labels == k, model.scores[:, k])
+            for k, name in enumerate(self.run.classes)
+        }
+        name = f"calibration_{self.slugs['model'][model.name]}"
+        figure = plots.calibration(curves, self.run.classes)
+        label = descriptions.calibration(model.name, curves)
+        return Drawing(model.name, [svg.inline(figure, name, label)], [self._pdf(figure, name)])
+
+    def _importance(self, model: ModelResult) -> Drawing:
+        """Draw what each feature is worth to a model."""
+        name = f"importance_{self.slugs['model'][model.name]}"
+        figure = plots.importances(model.importances)
+        label = descriptions.importances(model.name, model.importances)
+        return Drawing(model.name, [svg.inline(figure, name, label)], [self._pdf(figure, name)])
 
     def _features(self) -> list[Drawing]:
         """Draw every high-level feature by class under one caption."""

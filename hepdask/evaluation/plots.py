@@ -24,6 +24,7 @@ from matplotlib.ticker import (
 from numpy.typing import NDArray
 
 from hepdask.evaluation import formats, style
+from hepdask.evaluation.calibration import Calibration
 from hepdask.evaluation.metrics import TRUE_POSITIVE_RATES
 from hepdask.histograms import axis_of
 
@@ -201,8 +202,55 @@ def learning_curve(history: Sequence[Mapping[str, Any]], quantity: str) -> Figur
     return figure
 
 
+def calibration(curves: Mapping[str, Calibration], classes: Sequence[str]) -> Figure:
+    """Draw how often events are of a class against their score for it; the diagonal is a true probability.
+
+    Parameters
+    ----------
+    curves : mapping of Calibration
+        The curve of each class.
+    classes : sequence of str
+        Names of the classes.
+    """
+    figure, (axes,) = _row(1)
+    colours, dashes = style.class_colours(classes), style.class_dashes(classes)
+    axes.plot([0, 1], [0, 1], color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+    for name, curve in curves.items():
+        axes.errorbar(
+            curve.score, curve.fraction, curve.error, color=colours[name], linestyle=dashes[name], marker="o",
+            ms=3.5, elinewidth=0.9, linewidth=1.2, label=name,
+        )  # fmt: skip
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="score for the class", ylabel="fraction of the class")
+    axes.legend(loc="upper left")
+    return figure
+
+
+def importances(values: Mapping[str, float]) -> Figure:
+    """Draw what is lost where a feature is shuffled, the most important feature on top.
+
+    Parameters
+    ----------
+    values : mapping of float
+        Lost mean AUC by feature.
+    """
+    figure = Figure(figsize=(style.PANEL[0], max(1.8, 0.9 + 0.2 * len(values))), layout="constrained")
+    axes = figure.subplots()
+    names = sorted(values, key=lambda name: values[name])
+    axes.barh(names, [values[name] for name in names], color=style.PALETTE[0], height=0.65)
+    axes.axvline(0, color=style.INK, linewidth=0.8)
+    axes.set(xlabel="mean AUC lost where the feature is shuffled", ylim=(-0.6, len(names) - 0.4))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.tick_params(axis="y", length=0, labelsize=9)
+    return figure
+
+
 def scores(
-    labels: NDArray[np.integer], values: FloatArray, classes: Sequence[str], shown: Sequence[str]
+    labels: NDArray[np.integer],
+    values: FloatArray,
+    classes: Sequence[str],
+    shown: Sequence[str],
+    train_labels: NDArray[np.integer] | None = None,
+    train_values: FloatArray | None = None,
 ) -> Figure:
     """Draw how the score of each class is distributed over the events of every true class.
 
@@ -216,6 +264,8 @@ def scores(
         Names of the classes.
     shown : sequence of str
         Classes whose score gets a panel.
+    train_labels, train_values : int (m,), float (m, c), optional
+        The same of the training events, drawn as dots.
     """
     figure, panels = _row(len(shown))
     colours, dashes = style.class_colours(classes), style.class_dashes(classes)
@@ -224,6 +274,12 @@ def scores(
         column = values[:, list(classes).index(name)]
         for k, true in enumerate(classes):
             _step(axes, column[labels == k], edges, colours[true], dashes[true], true)
+            if train_labels is not None and train_values is not None and (train_labels == k).any():
+                trained = train_values[train_labels == k, list(classes).index(name)]
+                heights = np.histogram(trained, edges)[0] / len(trained)
+                seen = heights > 0
+                middles = (edges[1:] + edges[:-1]) / 2
+                axes.plot(middles[seen], heights[seen], ".", ms=3.5, color=colours[true])
         axes.set(xlim=(edges[0], edges[-1]), xlabel=f"score for {name}", ylabel="fraction of events")
         _logarithmic(axes)
         _legend_above(axes)

@@ -13,8 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hepdask.artifacts import write_bytes
 from hepdask.evaluation import formats, style
+from hepdask.evaluation.calibration import calibration
 from hepdask.evaluation.figures import Gallery
 from hepdask.evaluation.metrics import TRUE_POSITIVE_RATES, classification_metrics
+from hepdask.evaluation.overtraining import SUSPICIOUS, overtraining
 from hepdask.evaluation.plots import series
 from hepdask.evaluation.results import ModelResult, RunFacts
 
@@ -91,10 +93,30 @@ def _measure(run: RunFacts, models: Sequence[ModelResult]) -> dict[str, dict[str
         if model.name in metrics:
             raise ValueError(f"two models are called {model.name!r}")
         try:
-            metrics[model.name] = classification_metrics(model.labels, model.scores, run.classes)
+            found = classification_metrics(model.labels, model.scores, run.classes)
         except ValueError as error:
             raise ValueError(f"model {model.name!r}: {error}") from error
+        metrics[model.name] = found | _more(run, model, probabilities=found["log_loss"] is not None)
     return metrics
+
+
+def _more(run: RunFacts, model: ModelResult, probabilities: bool) -> dict[str, Any]:
+    """Return what is said of a model beyond its metrics on the test events; None where it cannot be known."""
+    trained = len(model.train_labels) > 0
+    return {
+        "calibration_error": {
+            name: calibration(model.labels == k, model.scores[:, k]).expected_error
+            for k, name in enumerate(run.classes)
+        }
+        if probabilities
+        else None,
+        "overtraining": overtraining(
+            model.labels, model.scores, model.train_labels, model.train_scores, run.classes
+        )
+        if trained
+        else None,
+        "importances": model.importances or None,
+    }
 
 
 def _rank(metrics: Mapping[str, Any]) -> tuple[float, float]:
@@ -128,6 +150,7 @@ def _render(
         best=models[0].name,
         reasons=_reasons(metrics),
         rates=TRUE_POSITIVE_RATES,
+        suspicious=SUSPICIOUS,
         facts=facts,
         fact_names=list(dict.fromkeys(key for of_model in facts.values() for key in of_model)),
         selection=_selection(run),

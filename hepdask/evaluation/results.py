@@ -27,6 +27,10 @@ class ModelResult:
         ``events_per_second``; any may be absent. Empty for models without epochs.
     facts : dict
         Anything worth a line in the report: parameters, ranks, seconds.
+    train_labels, train_scores : int (m,), float (m, c)
+        The same of the events it was trained on; empty where they are not known.
+    importances : dict of float
+        For each feature, how much of the mean AUC is lost where it is shuffled over the events; may be empty.
     """
 
     name: str
@@ -34,6 +38,9 @@ class ModelResult:
     scores: np.ndarray
     history: list[dict[str, Any]]
     facts: dict[str, Any]
+    train_labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    train_scores: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    importances: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ def inline(figure: Figure, name: str, label: str) -> Markup:
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    figure.set_layout_engine("none")  # the PDF that follows keeps the places, which take long to find
     root = ElementTree.fromstring(buffer.getvalue())
     used = set(_REFERENCE.findall(" ".join(v for e in root.iter() for v in e.attrib.values())))
     for element in root.iter():

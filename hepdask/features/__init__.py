@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hepdask import names
 from hepdask.config import Physics
-from hepdask.features import custom
+from hepdask.features import custom, reasons
 from hepdask.features.candidates import Inputs, inputs
 from hepdask.features.columns import BadEvent, Columns, first_not_finite
 from hepdask.features.conventions import CONVENTIONS
@@ -37,17 +37,22 @@ class Extracted:
 
     Attributes
     ----------
-    selected : bool (n_events,)
-        Which events passed; the rest has one entry for each of them.
+    reason : int16 (n_events,)
+        Why an event was not selected, see `reasons`; the rest has one entry for each event that was.
     particles : Columns
         The columns `names.STORED`, in sequence order: the lepton last; float32, `kind` and `Charge` int8.
     high_level : float64 (n_selected, 14 or more)
         In the order of ``physics.high_level_features``: `names.HIGH_LEVEL`, then the user's own.
     """
 
-    selected: NDArray[np.bool_]
+    reason: NDArray[np.int16]
     particles: Columns
     high_level: NDArray[np.float64]
+
+    @property
+    def selected(self) -> NDArray[np.bool_]:
+        """Which events passed, bool (n_events,)."""
+        return self.reason == reasons.SELECTED
 
 
 def branches(physics: Physics) -> dict[str, tuple[str, ...]]:
@@ -92,7 +97,7 @@ def extract(events: ak.Array, physics: Physics) -> Extracted:
     sequence = particle_lists(leptons, found, physics, in_sequence=True, dtype=np.float32)
     high_level = _high_level(events, leptons, physics)
     _refuse_overflow(leptons, sequence, high_level)
-    return Extracted(leptons.selected, sequence, high_level)
+    return Extracted(leptons.reason, sequence, high_level)
 
 
 def warm_up(physics: Physics) -> None:
@@ -238,8 +243,8 @@ def expand_columns(stored: dict[str, NDArray], dtype: type = np.float32) -> dict
 def _select(events: ak.Array, physics: Physics) -> tuple[Inputs, Leptons]:
     found = inputs(events, physics)
     leptons = leading_leptons(events, found, physics)
-    for function in physics.selections.values():
-        leptons = leptons.where(custom.apply(function, events, "selection"))
+    for place, function in enumerate(physics.selections.values()):
+        leptons = leptons.where(custom.apply(function, events, "selection"), reasons.code_of_selection(place))
     return found, leptons
 
 

@@ -11,10 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.config import Physics
+from hepdask.features import reasons
 from hepdask.features.candidates import NEUTRAL, PHOTON, TRACK, Inputs
 from hepdask.features.columns import Columns, columns
 from hepdask.features.conventions import CONVENTIONS, Convention
 from hepdask.features.isolation import cone_sum_of_one
+
+#: Stands for the index of a lepton where an event has no candidate of one of the kinds.
+_NO_CANDIDATES = -2
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,8 @@ class Leptons:
 
     Attributes
     ----------
-    selected : bool (n_events,)
-        Whether the event has an isolated lepton. The other arrays have one entry for each such event.
+    reason : int16 (n_events,)
+        Why an event was not selected, see `reasons`. The other arrays have one entry for each event that was.
     pt, eta, phi, charge : float64 (n_selected,)
         pT [GeV], pseudorapidity, azimuth [rad], charge.
     isolation : float64 (n_selected, 3)
@@ -33,7 +37,7 @@ class Leptons:
         Electron, otherwise muon.
     """
 
-    selected: NDArray[np.bool_]
+    reason: NDArray[np.int16]
     pt: NDArray[np.float64]
     eta: NDArray[np.float64]
     phi: NDArray[np.float64]
@@ -41,11 +45,17 @@ class Leptons:
     isolation: NDArray[np.float64]
     is_electron: NDArray[np.bool_]
 
-    def where(self, keep: NDArray[np.bool_]) -> Leptons:
-        """Drop events as well, given which of all of them to keep."""
+    @property
+    def selected(self) -> NDArray[np.bool_]:
+        """Whether the event has an isolated lepton and passes all else, bool (n_events,)."""
+        return self.reason == reasons.SELECTED
+
+    def where(self, keep: NDArray[np.bool_], reason: int) -> Leptons:
+        """Drop events as well, given which of all of them to keep, and why the others are dropped."""
         left = keep[self.selected]
         columns = (self.pt, self.eta, self.phi, self.charge, self.isolation, self.is_electron)
-        return Leptons(self.selected & keep, *(column[left] for column in columns))
+        dropped = np.where(self.selected & ~keep, np.int16(reason), self.reason)
+        return Leptons(dropped, *(column[left] for column in columns))
 
 
 def leading_leptons(events: ak.Array, inputs: Inputs, physics: Physics) -> Leptons:
@@ -78,10 +88,13 @@ def leading_leptons(events: ak.Array, inputs: Inputs, physics: Physics) -> Lepto
         leptons.offsets, leptons["PT"], leptons["Eta"], leptons["Phi"], is_electron, inputs,
         physics.isolation_cone, physics.own_track_cone, physics.lepton_max_isolation, convention,
     )  # fmt: skip
-    selected = chosen >= 0
-    best = chosen[selected]
+    reason = np.full(len(chosen), reasons.NOT_ISOLATED, np.int16)
+    reason[leptons.counts == 0] = reasons.NO_LEPTON
+    reason[chosen == _NO_CANDIDATES] = reasons.NO_CANDIDATES
+    reason[chosen >= 0] = reasons.SELECTED
+    best = chosen[chosen >= 0]
     return Leptons(
-        selected,
+        reason,
         pt=leptons["PT"][best],
         eta=leptons["Eta"][best],
         phi=leptons["Phi"][best],
@@ -104,7 +117,7 @@ def _choose(
     max_isolation: float,
     convention: Convention,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Give the index of each event's lepton (-1 for none), and the isolation of all that were tried."""
+    """Give the index of each event's lepton (negative for none), and the isolation of all that were tried."""
     chosen = np.full(len(offsets) - 1, -1)
     isolation = np.zeros((len(pt), 3))
     leaders = np.empty(2, np.int64)
@@ -112,6 +125,7 @@ def _choose(
         if offsets[event] == offsets[event + 1]:
             continue
         if convention.needs_every_kind and not _has_every_kind(inputs, event):
+            chosen[event] = _NO_CANDIDATES
             continue
         leaders[:] = -1  # of the electrons, of the muons
         for i in range(offsets[event], offsets[event + 1]):

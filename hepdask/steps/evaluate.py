@@ -23,7 +23,7 @@ from hepdask.steps import trees
 from hepdask.steps.prepare import open_prepared
 from hepdask.steps.train import Trained, load_trained, training_key
 from hepdask.store import Store
-from hepdask.training import ENVIRONMENT, score_rank
+from hepdask.training import ENVIRONMENT, Judged, judge_rank
 from hepdask.tuning.space import applied
 
 _PACKAGES = (
@@ -32,7 +32,7 @@ _PACKAGES = (
 )  # fmt: skip
 
 #: Raised whenever the same scores give another report than before.
-_REPORT = 2
+_REPORT = 3
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,29 @@ def evaluate(config: Config, client: Client | None = None) -> Evaluated:
         return result
 
     with clusters.connect(config.cluster, client) as client:
-        scores = {model.name: _scores(model, store, config, client) for model in trained}
-    labels = store.labels("test")
+        judged = {model.name: _judge(model, store, config, client) for model in trained}
+    labels, train_labels = store.labels("test"), store.labels("fit")
     models = [
-        ModelResult(model.name, labels, scores[model.name], model.record["history"], model.record["facts"])
+        ModelResult(
+            model.name, labels, judged[model.name].test, model.record["history"], model.record["facts"],
+            train_labels, judged[model.name].fit, judged[model.name].importances,
+        )
         for model in trained
-    ]
-    steps["evaluate"] = {"wall_s": time.monotonic() - begin, "cpu_s": time.process_time()}
+    ]  # fmt: skip
+    cpu = time.process_time() + sum(one.cpu_s for one in judged.values())
+    steps["evaluate"] = {"wall_s": time.monotonic() - begin, "cpu_s": cpu}
     write_report(folder, _run_facts(config, store, steps), models)
     artifacts.write_json(folder / "evaluation.json", {"key": key})
     for line in _headlines(artifacts.read_json(result.metrics)):
         say(line)
     say(f"report: {result.report}")
     return Evaluated(result.report, result.metrics, fresh=True)
+
+
+def score_test_split(config: Config, name: str, client: Client) -> tuple[Store, NDArray[np.float32]]:
+    """Score the test split with one trained model, on ranks; give the store and the scores in its order."""
+    store = open_prepared(config)
+    return store, _judge(_require(config, store, name), store, config, client).test
 
 
 def _require(config: Config, store: Store, name: str) -> Trained:
@@ -121,19 +131,31 @@ def _require(config: Config, store: Store, name: str) -> Trained:
     return trained
 
 
-def _scores(model: Trained, store: Store, config: Config, client: Client) -> NDArray[np.float32]:
-    """Score the test split; ranks took turns at its events."""
+def _judge(model: Trained, store: Store, config: Config, client: Client) -> Judged:
+    """Score all events: ranks with a network, tasks with trees."""
     if model.name in TREES:
-        return trees.score(model.file.read_bytes(), model.record["inputs"], store, config, client)
+        return trees.judge(model.file.read_bytes(), model.record, store, config, client)
     training = config.training
-    shares = distributed.run(
-        score_rank, model.keras_file.read_bytes(), model.record["inputs"], model.record["scaling"],
-        store.path.absolute(), "test",
+    shares: list[Judged] = distributed.run(
+        judge_rank, model.keras_file.read_bytes(), model.record, store.path.absolute(),
         client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
         gpus_per_rank=training.gpus_per_rank, interface=training.interface,
         timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
         on_output=lambda rank, line: say(f"[{model.name} rank {rank}] {line}"),
     )  # fmt: skip
+    importances: dict[str, float] = {}
+    for share in shares:
+        importances |= share.importances
+    return Judged(
+        _interleaved([share.test for share in shares]),
+        _interleaved([share.fit for share in shares]),
+        importances,
+        sum(share.cpu_s for share in shares),
+    )
+
+
+def _interleaved(shares: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Put events back in order; ranks took turns at them."""
     scores = np.empty((sum(map(len, shares)), shares[0].shape[1]), np.float32)
     for rank, share in enumerate(shares):
         scores[rank :: len(shares)] = share

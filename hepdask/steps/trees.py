@@ -11,18 +11,20 @@ import numpy as np
 from distributed import Client, get_worker
 from numpy.typing import NDArray
 
-from hepdask import clusters, models
+from hepdask import clusters, importance, models
 from hepdask.config import Config, Forest
 from hepdask.progress import say
 from hepdask.steps.outcome import Outcome
-from hepdask.store import Store
+from hepdask.store import Store, open_store
 from hepdask.store.reader import Sample
 from hepdask.tasks import completed
+from hepdask.training import Judged
 from hepdask.trees import boosted, fitted, forest
 from hepdask.trees.fitted import Fitted, load_trees
 from hepdask.trees.rows import Rows, load_rows, shared_out
+from hepdask.trees.saved import SavedTrees
 
-#: Parts of the test sample that one task scores.
+#: Parts that one task scores.
 _PARTS = 16
 
 
@@ -84,14 +86,22 @@ def train(name: str, key: str, store: Store, config: Config, client: Client) -> 
     return Outcome(file_name, grown.file, grown.history, facts, {"importances": importances})
 
 
-def score(
-    file: bytes, inputs: dict[str, list[int]], store: Store, config: Config, client: Client
+def judge(file: bytes, record: dict[str, Any], store: Store, config: Config, client: Client) -> Judged:
+    """Score all events with trained trees, and shuffle their features: what ranks do for networks."""
+    before = clusters.cpu_seconds(client)
+    columns = record["inputs"]["high_level"]
+    lost = client.submit(_importances, store.path.absolute(), file, record["inputs"], pure=False)
+    test, fit = (_scores(sample, file, columns, store, config, client) for sample in ("test", "fit"))
+    return Judged(test, fit, lost.result(), clusters.cpu_seconds(client) - before)
+
+
+def _scores(
+    sample: Sample, file: bytes, columns: list[int], store: Store, config: Config, client: Client
 ) -> NDArray[np.float32]:
-    """Score the test split with trained trees, float32 (n, n_classes)."""
-    parts = np.flatnonzero(store.counts("test")).tolist()
+    parts = np.flatnonzero(store.counts(sample)).tolist()
     blocks = [parts[first : first + _PARTS] for first in range(0, len(parts), _PARTS)]
     found = completed(
-        client, _score, blocks, store.path.absolute(), file, inputs["high_level"],
+        client, _score, blocks, store.path.absolute(), sample, file, columns,
         name="score-trees", worker_timeout=config.store.worker_timeout,
     )  # fmt: skip
     scores = {tuple(block): result for block, result in found}
@@ -115,12 +125,21 @@ def _load(
 def _grow(
     path: Path, columns: list[int], weights: NDArray[Any] | None, settings: Forest, seed: int
 ) -> Fitted:
-    from hepdask.store import open_store
-
     store = open_store(path)
     rows = load_rows(store, "fit", columns, weights)
     return forest.grow(rows, len(store.classes), settings, seed, get_worker().state.nthreads)
 
 
-def _score(parts: list[int], path: Path, file: bytes, columns: list[int]) -> NDArray[np.float32]:
-    return load_trees(file).scores(load_rows(path, "test", columns, parts=parts).features)
+def _score(
+    parts: list[int], path: Path, sample: Sample, file: bytes, columns: list[int]
+) -> NDArray[np.float32]:
+    return load_trees(file).scores(load_rows(path, sample, columns, parts=parts).features)
+
+
+def _importances(path: Path, file: bytes, inputs: dict[str, list[int]]) -> dict[str, float]:
+    store = open_store(path)
+    high_level = store.features["hlf"]
+    chosen = importance.features(inputs, high_level, ())
+    return importance.importances(
+        SavedTrees(file, inputs["high_level"]), importance.sample(store), chosen, high_level, store.classes
+    )

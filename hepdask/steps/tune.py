@@ -17,10 +17,10 @@ import numpy as np
 from distributed import Client
 
 from hepdask import artifacts, clusters, distributed, models
+from hepdask.compiled.build import KernelMissing
 from hepdask.config import Config
 from hepdask.errors import ClusterError, ConfigError, HepdaskError, TrainingError
 from hepdask.progress import say, track
-from hepdask.compiled.build import KernelMissing
 from hepdask.steps.prepare import open_prepared
 from hepdask.store import Store
 from hepdask.training import ENVIRONMENT, TrainedModel, train_rank

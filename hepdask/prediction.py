@@ -1,0 +1,91 @@
+"""A chunk of a new file on its way to scores: read, select, compute features, score."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+from numpy.typing import NDArray
+
+from hepdask import source
+from hepdask.artifacts import read_json
+from hepdask.config import Config, Physics
+from hepdask.errors import InputError
+from hepdask.features import branches
+from hepdask.preparation import Lost
+from hepdask.retries import read_with_retries
+
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came out of a chunk, one row an entry.
+
+    Attributes
+    ----------
+    scores : float32 (n_entries, n_classes)
+        NaN where there are none.
+    reason : int16 (n_entries,)
+        Why there are none, as in `Classifier.judge`.
+    """
+
+    scores: NDArray[np.float32]
+    reason: NDArray[np.int16]
+
+
+def score_chunk(chunk: source.Chunk, folder: Path, key: str, config: Config) -> Scored | Lost:
+    """Score the entries of a chunk.
+
+    Parameters
+    ----------
+    chunk : Chunk
+        Which entries of which file.
+    folder : Path
+        Of the model, readable from every worker.
+    key : str
+        Which training of the model is meant.
+    config : Config
+        Physics and reading.
+
+    Returns
+    -------
+    Scored or Lost
+        Lost where the entries cannot be read.
+    """
+    physics, reading = config.physics, config.store
+
+    def attempt(address: str) -> ak.Array:
+        return source.read(chunk, branches(physics), None, physics.branches, address, reading.xrootd)
+
+    try:
+        events = read_with_retries(attempt, chunk.file.path, reading)
+    except InputError as error:
+        return Lost(chunk.file.path, chunk.start, chunk.stop, str(error))
+    with _loading:
+        classifier = _load(folder, key, physics.model_dump_json())
+    return Scored(*classifier.judge(events))
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path, key: str, physics: str) -> Any:
+    """Load a model once in a worker; TensorFlow shares its processor with other workers there."""
+    for name, value in (
+        ("TF_CPP_MIN_LOG_LEVEL", "3"),
+        ("TF_NUM_INTRAOP_THREADS", "1"),
+        ("TF_NUM_INTEROP_THREADS", "1"),
+        ("TF_FORCE_GPU_ALLOW_GROWTH", "true"),
+    ):
+        os.environ.setdefault(name, value)
+    from hepdask.classifier import Classifier
+
+    record = read_json(folder / "training.json")
+    if record is None or record["key"] != key:
+        raise InputError(f"{folder}: the model was replaced while it was used; start again")
+    return Classifier(folder, record, Physics.model_validate_json(physics))

@@ -1,0 +1,257 @@
+"""`predict`: scores of new ROOT files with a trained model, over a Dask cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from distributed import Client
+
+import hepdask
+from hepdask import classifier, clusters, features, preparation
+from hepdask.config import Config
+from hepdask.errors import ConfigError, InputError
+from hepdask.exchange.scores import Format, columns, write_scores
+from hepdask.features import reasons
+from hepdask.fileset import expand
+from hepdask.prediction import Scored, score_chunk
+from hepdask.preparation import Lost
+from hepdask.progress import say, track
+from hepdask.source import Chunk, FileContent, InputFile
+from hepdask.tasks import completed
+
+_SUFFIXES: dict[str, Format] = {".root": "root", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What `predict` did.
+
+    Attributes
+    ----------
+    files : list of Path
+        One for each input file, in their order.
+    events : int
+        Input events, and rows in all files.
+    outcome : dict of int
+        Events by what became of them: ``selected`` has scores, all others are reasons why there are none.
+    wall_s : float
+        Time [s].
+    """
+
+    files: list[Path]
+    events: int
+    outcome: dict[str, int]
+    wall_s: float
+
+
+def predict(
+    model: str | Path,
+    files: str | Sequence[str | Path],
+    out: str | Path,
+    format: Format | None = None,
+    tree: str = "Delphes",
+    overrides: Mapping[str, Any] | None = None,
+    client: Client | None = None,
+) -> Predicted:
+    """Score every event of ROOT files with a trained model.
+
+    Parameters
+    ----------
+    model : str or Path
+        The folder ``models/NAME`` of a run, readable from every worker.
+    files : str or sequence of str
+        Paths, globs, directories, ``root://`` or other addresses that fsspec knows; TTree or RNTuple.
+    out : str or Path
+        A folder, in which each input file gets one of its name; or, for one input file, a ``.root`` or ``.parquet``
+        file. Files of the same name are replaced, each whole.
+    format : {"root", "parquet"}, optional
+        Default what `out` ends with, else ROOT.
+    tree : str
+        Name of the tree in the input files.
+    overrides : mapping, optional
+        Keys of the configuration under ``physics.branches``, ``physics.collections``, ``store`` (how files are read)
+        and ``cluster``, as in `load_config`.
+    client : distributed.Client, optional
+        Where the tasks run; by default on the cluster of `overrides`, else on this machine.
+
+    Returns
+    -------
+    Predicted
+
+    Raises
+    ------
+    InputError
+        There is no such model, a pattern matches nothing, or files could not be read; all others are written.
+    ConfigError
+        An override is not allowed, or two output files would have one name, or that of an input file.
+    ClusterError
+        The cluster has no workers for too long.
+    """
+    begin = time.monotonic()
+    folder, record = classifier.find(model)
+    config = classifier.configuration(record, overrides)
+    paths = _paths([files] if isinstance(files, str) else files, config)
+    targets = _targets(paths, Path(out), format)
+    outputs = _Outputs(targets, record, tree, config)
+    features.warm_up(config.physics)
+    with clusters.connect(config.cluster, client) as client:
+        chunks: list[Chunk] = []
+        for content in _open(paths, tree, config, client):
+            chunks += outputs.expect(content)
+        with track("predict", sum(chunk.stop - chunk.start for chunk in chunks), "events") as tracker:
+            tasks = completed(
+                client, score_chunk, chunks, folder.absolute(), record["key"], config,
+                name="predict", worker_timeout=config.store.worker_timeout,
+            )  # fmt: skip
+            with closing(tasks):
+                for chunk, result in tasks:
+                    outputs.add(chunk, result)
+                    tracker.advance(chunk.stop - chunk.start)
+    outputs.raise_failures()
+    done = Predicted(list(targets.values()), outputs.events, outputs.outcome, time.monotonic() - begin)
+    rejected = ", ".join(f"{count:,} {reason}" for reason, count in done.outcome.items() if count)
+    say(f"{out}: {done.events:,} events of {len(paths)} files ({rejected}) in {done.wall_s:.0f} s")
+    return done
+
+
+class _Outputs:
+    """Gathers the chunks of each file, and writes the file when all are there."""
+
+    def __init__(
+        self, targets: Mapping[str, Path], record: Mapping[str, Any], tree: str, config: Config
+    ) -> None:
+        self._targets, self._record, self._tree = targets, record, tree
+        self._words = reasons.words(config.physics)
+        self._contents: dict[str, FileContent] = {}
+        self._waiting: dict[str, dict[int, Scored]] = {}
+        self._failures: dict[str, str] = {}
+        self.events = 0
+        self.outcome = dict.fromkeys(self._words, 0)
+
+    def expect(self, content: FileContent | Lost) -> list[Chunk]:
+        """Take what a file holds; give the chunks that have to come."""
+        if isinstance(content, Lost):
+            self._failures[content.path] = content.reason
+            return []
+        self._contents[content.file.path] = content
+        self._waiting[content.file.path] = {}
+        if not content.chunks:
+            self._write(content, [])
+        return content.chunks
+
+    def add(self, chunk: Chunk, result: Scored | Lost) -> None:
+        """Take what became of a chunk."""
+        path = chunk.file.path
+        if isinstance(result, Lost):
+            self._failures.setdefault(path, result.reason)
+            self._waiting[path].clear()
+            return
+        if path in self._failures:
+            return
+        pieces = self._waiting[path]
+        pieces[chunk.start] = result
+        content = self._contents[path]
+        if len(pieces) == len(content.chunks):
+            self._write(content, [pieces[start] for start in sorted(pieces)])
+            pieces.clear()
+
+    def raise_failures(self) -> None:
+        """Raise an InputError that names the files without scores, where there are any."""
+        if not self._failures:
+            return
+        shown = "\n  ".join(list(self._failures.values())[:5])
+        more = f"\n  and {len(self._failures) - 5} more" if len(self._failures) > 5 else ""
+        raise InputError(
+            f"{len(self._failures)} of {len(self._targets)} files could not be scored (the others are written):\n  "
+            f"{shown}{more}"
+        )
+
+    def _write(self, content: FileContent, pieces: Sequence[Scored]) -> None:
+        classes = self._record["classes"]
+        scores = np.concatenate(
+            [*(piece.scores for piece in pieces), np.empty((0, len(classes)), np.float32)]
+        )
+        reason = np.concatenate([*(piece.reason for piece in pieces), np.empty(0, np.int16)])
+        target = self._targets[content.file.path]
+        description = {
+            "file": content.file.path,
+            "uuid": content.uuid,
+            "tree": self._tree,
+            "model": self._record["model"],
+            "training": self._record["key"],
+            "classes": classes,
+            "reasons": self._words,
+            "hepdask": hepdask.__version__,
+        }
+        write_scores(target, _SUFFIXES[target.suffix], columns(scores, reason, classes), description)
+        self.events += len(scores)
+        for code, count in enumerate(np.bincount(reason, minlength=len(self._words))):
+            self.outcome[self._words[code]] += int(count)
+
+
+def _paths(patterns: Sequence[str | Path], config: Config) -> list[str]:
+    """List the files, each once, in the order in which they are named."""
+    paths: dict[str, None] = {}
+    for pattern in map(str, patterns):
+        found = expand(pattern, config.store.xrootd)
+        if not found:
+            raise InputError(f"{pattern}: matches no ROOT file")
+        paths |= dict.fromkeys(found)
+    return list(paths)
+
+
+def _targets(paths: Sequence[str], out: Path, format: Format | None) -> dict[str, Path]:
+    """Say which file the scores of each input file go to."""
+    if out.suffix in _SUFFIXES and not out.is_dir():
+        if len(paths) != 1:
+            raise ConfigError(f"{out}: {len(paths)} input files need a folder, one file for each is written")
+        if format not in (None, _SUFFIXES[out.suffix]):
+            raise ConfigError(f"{out}: the format is {format}, the name says {_SUFFIXES[out.suffix]}")
+        targets = {paths[0]: out}
+    else:
+        suffix = f".{format or 'root'}"
+        targets = {path: out / f"{_stem(path)}{suffix}" for path in paths}
+    owners: dict[Path, str] = {}
+    for path, target in targets.items():
+        if owners.setdefault(target, path) != path:
+            raise ConfigError(
+                f"{path} and {owners[target]} have one name, and so would their scores ({target}); score them one "
+                "after the other into different folders"
+            )
+        if target.exists() and any(
+            "://" not in one and target.samefile(one) for one in paths if _is_file(one)
+        ):
+            raise ConfigError(f"{target}: the scores would replace an input file; give another --out")
+    return targets
+
+
+def _is_file(path: str) -> bool:
+    return "://" not in path and Path(path).is_file()
+
+
+def _stem(path: str) -> str:
+    name = PurePosixPath(urlsplit(path).path if "://" in path else path).name
+    return name.removesuffix(".root") or "scores"
+
+
+def _open(paths: Sequence[str], tree: str, config: Config, client: Client) -> list[FileContent | Lost]:
+    """Say what each file holds, in their order."""
+    files = [InputFile("", 0, path, tree) for path in paths]
+    found: dict[str, FileContent | Lost] = {}
+    with track("open files", len(files), "files") as tracker:
+        tasks = completed(
+            client, preparation.describe, files, config, {},
+            name="open", worker_timeout=config.store.worker_timeout,
+        )  # fmt: skip
+        with closing(tasks):
+            for file, result in tasks:
+                found[file.path] = result
+                tracker.advance(1)
+    return [found[path] for path in paths]
