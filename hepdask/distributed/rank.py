@@ -101,10 +101,23 @@ def horovod_running(wait: float) -> Iterator[None]:
         return
     if size > 1:
         meet("ready", int(os.environ["HOROVOD_RANK"]), size, wait)
+        warn_of_a_name_without_address()
     hvd.init()
     yield
     with contextlib.suppress(Exception):  # the result is out; what a peer does now changes nothing
         hvd.shutdown()
+
+
+def warn_of_a_name_without_address() -> None:
+    """Say, before Horovod may crash on it, that nobody knows where this host's name is."""
+    try:
+        socket.getaddrinfo(socket.gethostname(), None)
+    except OSError:
+        print(
+            f"the name of this host, {socket.gethostname()}, has no address. Horovod 0.28.1 as released crashes on that; "
+            "one built by `make horovod` does not, nor does any with the name in /etc/hosts",
+            file=sys.stderr,
+        )
 
 
 @contextlib.contextmanager
