@@ -1,6 +1,7 @@
 """The dense kernel against arithmetic in float64, and against Keras."""
 
 import ctypes
+import dataclasses
 import itertools
 
 import keras
@@ -32,16 +33,18 @@ ORACLES = {
     "linear": (lambda x: x, np.ones_like),
     "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0).astype(float)),
     "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+    "elu": (lambda x: np.where(x > 0, x, np.expm1(x)), lambda x: np.where(x > 0, 1, np.exp(x))),
     "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), lambda x: np.exp(-x) / (1 + np.exp(-x)) ** 2),
 }
 
 
-def oracle(weights, activations, rows, labels, weight):
-    """In float64: loss, hits, and the gradients one behind the other."""
+def oracle(weights, activations, rows, labels, weight, masks=None):
+    """In float64: loss, hits, and the gradients one behind the other; hidden values are multiplied with masks."""
+    masks = [*(masks or [1.0] * len(activations)), 1.0]
     values, sums = [rows.astype(np.float64)], []
-    for (kernel, bias), activation in zip(weights, [*activations, "linear"], strict=True):
+    for (kernel, bias), activation, mask in zip(weights, [*activations, "linear"], masks, strict=True):
         sums.append(values[-1] @ kernel.astype(np.float64) + bias)
-        values.append(ORACLES[activation][0](sums[-1]))
+        values.append(ORACLES[activation][0](sums[-1]) * mask)
     logits = sums[-1] - sums[-1].max(axis=1, keepdims=True)
     scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     here = np.arange(len(labels)), labels
@@ -56,14 +59,14 @@ def oracle(weights, activations, rows, labels, weight):
             d = (
                 d
                 @ weights[place][0].astype(np.float64).T
-                * ORACLES[activations[place - 1]][1](sums[place - 1])
+                * (ORACLES[activations[place - 1]][1](sums[place - 1]) * masks[place - 1])
             )
     hits = ((logits.argmax(axis=1) == labels) & (weight > 0)).sum()
     return (losses * weight).sum(), hits, gradients
 
 
-def random_stack(widths, activations, rng):
-    stack = Stack(widths, [*activations, "softmax"])
+def random_stack(widths, activations, rng, dropouts=None):
+    stack = Stack(widths, [*activations, "softmax"], dropouts and [*dropouts, 0.0])
     weights = [
         (
             rng.normal(size=(k, n), scale=0.5 / np.sqrt(k)).astype(np.float32),
@@ -117,13 +120,106 @@ def test_gradients_of_the_published_network_are_those_of_float64(batch_size):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    hidden=st.lists(st.tuples(st.integers(1, 70), st.sampled_from(["linear", "relu", "tanh", "sigmoid"])), max_size=4),
+    hidden=st.lists(st.tuples(st.integers(1, 70), st.sampled_from(list(ORACLES))), max_size=4),
     features=st.integers(1, 40), classes=st.integers(2, 6), events=st.integers(1, 90),
     batch_size=st.integers(1, 60), ranks=st.integers(1, 3), seed=st.integers(0, 2**31),
 )  # fmt: skip
 def test_any_network_and_any_batch(hidden, features, classes, events, batch_size, ranks, seed):
     widths = [features, *(units for units, _ in hidden), classes]
     check(widths, [name for _, name in hidden], events, batch_size, ranks, seed)
+
+
+#: A network with dropout, trained on 500 events in batches of 61.
+DROPPED = {"widths": [5, 40, 30, 3], "activations": ["tanh", "elu"], "dropouts": [0.4, 0.25]}
+
+
+def dropped(seed=(3, 7), dropouts=None, **settings):
+    rng = np.random.default_rng(8)
+    stack, weights = random_stack(**DROPPED | ({"dropouts": dropouts} if dropouts else {}), rng=rng)
+    rows, labels = rng.normal(size=(500, 5)).astype(np.float32), rng.integers(0, 3, 500)
+    sample = Sample(
+        records(rows, labels), np.array([0.5, 1, 2], np.float32), rng.permutation(500), 61, seed=seed
+    )
+    return stack, weights, rows, labels, dataclasses.replace(sample, **settings)
+
+
+def masks_of(stack, sample):
+    """Find out what was kept of each hidden layer: of one event, a kernel has a gradient where its input is not 0."""
+    alone = dataclasses.replace(sample, batch_size=1)
+    kept = [np.empty((len(sample.order), units), bool) for units in (40, 30)]
+    for event in range(len(sample.order)):
+        stack.differentiate(alone, event)
+        second = stack.gradients[6 * 40 :][: 40 * 30].reshape(40, 30)
+        third = stack.gradients[6 * 40 + 41 * 30 :][: 30 * 3].reshape(30, 3)
+        kept[0][event], kept[1][event] = (second != 0).any(axis=1), (third != 0).any(axis=1)
+    return kept
+
+
+def test_dropout_drops_at_random_and_each_epoch_others():
+    stack, _, _, _, sample = dropped()
+    other = dataclasses.replace(sample, seed=(3, 8))
+    masks, others = masks_of(stack, sample), masks_of(stack, other)
+    for kept, later, rate in zip(masks, others, DROPPED["dropouts"], strict=True):
+        spread = np.sqrt(rate * (1 - rate))
+        assert abs(kept.mean() - (1 - rate)) < 5 * spread / np.sqrt(kept.size)
+        for axis in (0, 1):  # as many of each unit, and of each event
+            pulls = (kept.mean(axis=axis) - (1 - rate)) * np.sqrt(kept.shape[axis]) / spread
+            assert np.abs(pulls).max() < 5
+            assert 0.5 < pulls.std() < 1.5
+        for one, two in ((kept[1:], kept[:-1]), (kept[:, 1:], kept[:, :-1]), (kept, later)):
+            assert abs(np.corrcoef(one.ravel(), two.ravel())[0, 1]) < 5 / np.sqrt(one.size)
+
+
+def test_gradients_under_dropout_are_those_of_float64_under_the_same_masks():
+    stack, weights, rows, labels, sample = dropped()
+    masks = [
+        kept / (1 - rate) for kept, rate in zip(masks_of(stack, sample), DROPPED["dropouts"], strict=True)
+    ]
+    batch = slice(4 * 61, 5 * 61)
+    chosen = sample.order[batch]
+    weight = sample.class_weights[labels[chosen]] / np.float64(61)
+    wanted_loss, wanted_hits, wanted = oracle(
+        weights, DROPPED["activations"], rows[chosen], labels[chosen], weight, [mask[batch] for mask in masks]
+    )
+    found_loss, found_hits = stack.differentiate(sample, 4)
+    assert found_loss == pytest.approx(wanted_loss, rel=1e-5)
+    assert found_hits == wanted_hits
+    for mine, theirs in zip(pieces(stack.gradients, wanted), wanted, strict=True):
+        close(mine, theirs)
+    total = np.zeros_like(stack.gradients)
+    for rank in range(3):
+        stack.differentiate(dataclasses.replace(sample, rank=rank, ranks=3), 4)
+        total += stack.gradients
+    for mine, theirs in zip(pieces(total, wanted), wanted, strict=True):
+        close(mine, theirs)
+
+
+def test_dropout_does_not_depend_on_how_steps_are_cut_into_calls():
+    found = []
+    for cuts in ([9], [1, 5, 3]):
+        stack, *_, sample = dropped()
+        first, losses = 0, []
+        for steps in cuts:
+            losses += list(stack.steps(sample, first, stack.rates(0.01, first, steps))[0])
+            first += steps
+        found.append((losses, stack.weights.tolist()))
+    assert found[0] == found[1]
+
+
+def test_dropout_of_0_is_none_and_scores_know_no_dropout():
+    plain, weights, rows, _, sample = dropped(dropouts=[0.0, 0.0])
+    without, _ = random_stack(DROPPED["widths"], DROPPED["activations"], np.random.default_rng(8))
+    under, *_ = dropped()
+    order = np.arange(500)[::-1]
+    assert (under.scores(sample.records, order) == without.scores(sample.records, order)).all()
+    for stack in (plain, without):
+        stack.steps(sample, 0, stack.rates(0.01, 0, 9))
+    assert (plain.weights == without.weights).all()
+    values = rows[order].astype(np.float64)
+    for (kernel, bias), activation in zip(weights, [*DROPPED["activations"], "linear"], strict=True):
+        values = ORACLES[activation][0](values @ kernel + bias)
+    wanted = np.exp(values) / np.exp(values).sum(axis=1, keepdims=True)
+    assert under.scores(sample.records, order) == pytest.approx(wanted, rel=1e-4)
 
 
 @pytest.mark.parametrize("target", ["x86-64", "x86-64-v3", "x86-64-v4"])
@@ -136,7 +232,8 @@ def test_every_kind_of_processor(target, monkeypatch, tmp_path):
     )
     loaded = ctypes.CDLL(str(build.build("dense", tmp_path, (f"-march={target}",))))
     monkeypatch.setattr(dense, "library", lambda kernel: loaded)
-    check([14, 50, 20, 10, 3], ["relu", "tanh", "sigmoid"], 300, 128, 1, 4)
+    check([14, 50, 20, 10, 3], ["relu", "tanh", "elu"], 300, 128, 1, 4)
+    test_gradients_under_dropout_are_those_of_float64_under_the_same_masks()
 
 
 def events_of(rows, labels):
@@ -150,16 +247,21 @@ class InMemory:
     def __init__(self, events):
         self.whole = events
 
+    def blocks(self):
+        yield self.whole
+
     def __len__(self):
         return len(self.whole)
 
 
-def network(activations=("relu", "tanh"), **settings):
+def network(activations=("relu", "tanh"), dropout=0.0, **settings):
     keras.utils.set_random_seed(5)
     inputs = keras.Input((7,), name="high_level")
     x = inputs
     for units, activation in zip((20, 9), activations, strict=True):
         x = keras.layers.Dense(units, activation=activation, **settings)(x)
+        if dropout:
+            x = keras.layers.Dropout(dropout)(x)
     return keras.Model({"high_level": inputs}, keras.layers.Dense(3, activation="softmax")(x))
 
 
@@ -197,6 +299,30 @@ def test_optimizer_steps_are_those_of_keras():
             close(mine.numpy(), theirs.numpy())
         for mine, theirs in zip(optimizers[1].variables, optimizers[0].variables, strict=True):
             close(mine.numpy(), theirs.numpy())
+
+
+def test_a_network_with_dropout_learns_on_the_kernel_as_in_keras():
+    """The masks differ; over many of them the mean loss does not."""
+    model, optimizer = network(dropout=0.3), keras.optimizers.Adam(0.0)
+    optimizer.build(model.trainable_variables)
+    learner, way = choose(model, optimizer, None, kernel=True, threads=1)
+    assert way == "the compiled dense kernel"
+    assert [rate for _, rate in dense_layers(model)] == [0.3, 0.3, 0.0]
+    rng = np.random.default_rng(9)
+    rows, labels = rng.normal(size=(20000, 7)).astype(np.float32), rng.integers(0, 3, 20000)
+    same = Scaler(np.zeros(7, np.float32), np.ones(7, np.float32))
+    batches = Batches(InMemory(events_of(rows, labels)), same, list(range(7)), batch_size=1000)
+    losses = np.array([[result.loss for result in learner.train(batches, 1, epoch)] for epoch in range(8)])
+    scores = [model({"high_level": np.tile(rows, (4, 1))}, training=training) for training in (True, False)]
+    kept, plain = (
+        keras.losses.sparse_categorical_crossentropy(np.tile(labels, 4), found).numpy() for found in scores
+    )
+    mine, theirs, without = losses.sum() / 160000, kept.mean(), plain.mean()
+    error = np.sqrt((kept - plain).var() * (1 / 80000 + 1 / 160000))
+    assert abs(mine - theirs) < 5 * error
+    assert abs(mine - without) > 10 * error, "dropout shows in the loss"
+    watched = sum(result.loss for result in learner.watch(batches))
+    assert watched / 20000 == pytest.approx(without, rel=1e-5)
 
 
 def test_networks_of_another_kind_are_left_to_tensorflow():
@@ -238,6 +364,9 @@ def test_a_value_that_is_no_number_shows_in_the_loss():
 def test_wrong_use_is_refused():
     with pytest.raises(ValueError, match="no stack under one softmax"):
         Stack([3, 4, 2], ["softmax", "linear"])
+    for rates in ([0.1], [0.1, 0.1], [1.0, 0.0]):
+        with pytest.raises(ValueError, match="does not fit the layers"):
+            Stack([3, 4, 2], ["relu", "softmax"], rates)
     stack = Stack([3, 2], ["softmax"])
     rows = records(np.zeros((5, 3), np.float32), np.zeros(5, int))
     with pytest.raises(ValueError, match="not among the 5"):

@@ -1,11 +1,10 @@
-"""Searches: the compiled loop against Keras, folds, what is refused, a planted optimum, and kills that lose nothing."""
+"""Searches: settings against Keras, folds, what is refused, a planted optimum, and kills that lose nothing."""
 
 import csv
 import json
 import os
 import subprocess
 import sys
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,13 +15,14 @@ from ranks import wait_until
 
 from hepdask import open_store, prepare, train, tune
 from hepdask.compiled.build import compiler
-from hepdask.config import Config, Tuning
+from hepdask.compiled.dense import records
+from hepdask.config import HLF, Config, Tuning
 from hepdask.errors import ConfigError, HepdaskError, TrainingError
 from hepdask.scaling import Moments
 from hepdask.steps.evaluate import _require as require_trained
 from hepdask.store.layout import checksum
-from hepdask.tuning import space
-from hepdask.tuning.stack import Stack
+from hepdask.tuning import dense, space
+from hepdask.tuning.dense import initialised
 from hepdask.tuning.study import open_study
 
 RATES = {"low": 1e-8, "high": 10.0, "log": True}
@@ -73,58 +73,39 @@ def changed(config, **tuning):
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
-def test_the_compiled_loop_trains_as_keras_does(activation):
+def test_a_setting_is_trained_as_keras_trains(activation):
     needed()
     import keras
 
+    settings = HLF(epochs=3, batch_size=41, learning_rate=0.01, hidden=(9, 5), activation=activation)
     rng = np.random.default_rng(2)
-    n, sizes, batch = 300, (7, 9, 5, 3), 41
-    label = rng.integers(0, 3, n).astype(np.int32)
-    rows = (rng.normal(size=(n, 7)) + 0.5 * label[:, None]).astype(np.float32)
-    weight = np.array([2.0, 1.0, 0.5], np.float32)[label]
-    stack = Stack(sizes, activation, seed=3)
+    label = rng.integers(0, 3, 300)
+    rows = (rng.normal(size=(300, 7)) + 0.5 * label[:, None]).astype(np.float32)
+    weights = np.array([2.0, 1.0, 0.5], np.float32)
+    inside = rng.permutation(300)[:290]
     model = keras.Sequential(
         [keras.Input((7,))]
-        + [keras.layers.Dense(units, activation=activation) for units in sizes[1:-1]]
+        + [keras.layers.Dense(units, activation=activation) for units in settings.hidden]
         + [keras.layers.Dense(3, activation="softmax")]
     )
 
-    def of(parameters):
-        """Give parameters as Keras keeps them."""
-        at, found = 0, []
-        for inputs, outputs in pairwise(sizes):
-            found.append(parameters[at : at + inputs * outputs].reshape(outputs, inputs).T)
-            at += inputs * outputs
-            found.append(parameters[at : at + outputs])
-            at += outputs
-        return found
+    def of(stack):
+        """Give weights as Keras keeps them."""
+        ends = np.cumsum([array.size for array in model.get_weights()])
+        parts = zip(np.split(stack.weights, ends[:-1]), model.get_weights(), strict=True)
+        return [mine.reshape(theirs.shape) for mine, theirs in parts]
 
-    model.set_weights(of(stack.parameters))
+    model.set_weights(of(initialised((7, 9, 5, 3), settings, seed=3)))
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    for _ in range(3):
-        order = rng.permutation(n)[:290]
-        stack.epoch(rows, label, weight, order, batch, 0.01)
-        for first in range(0, len(order), batch):
-            some = order[first : first + batch]
-            model.train_on_batch(rows[some], label[some], sample_weight=weight[some])
-    for mine, theirs in zip(of(stack.parameters), model.get_weights(), strict=True):
+    stack = dense.train(records(rows, label), inside, weights, settings, 7, seed=3)
+    for epoch in range(3):
+        order = np.random.default_rng((3, epoch)).permutation(inside)
+        for some in np.split(order, np.arange(41, 290, 41)):
+            model.train_on_batch(rows[some], label[some], sample_weight=weights[label[some]])
+    for mine, theirs in zip(of(stack), model.get_weights(), strict=True):
         assert mine == pytest.approx(theirs, rel=2e-3, abs=2e-5)
-    assert stack.scores(rows, np.arange(n)) == pytest.approx(model.predict(rows, verbose=0), abs=1e-4)
-
-
-def test_dropout_leaves_the_mean_and_follows_the_seed():
-    """A linear network on one feature of 1: its mean output under dropout is the one without."""
-    needed()
-    rows, label, weight = np.ones((64, 1), np.float32), np.zeros(64, np.int32), np.ones(64, np.float32)
-    order = np.arange(64)
-
-    def loss(dropout, seed):
-        stack = Stack((1, 400, 2), "relu", dropout, seed)
-        return stack.epoch(rows, label, weight, order, 64, 1e-9)[0]
-
-    assert loss(0.3, 1) == loss(0.3, 1)
-    assert loss(0.3, 1) != loss(0.0, 1)
-    assert loss(0.3, 1) == pytest.approx(loss(0.0, 1), rel=0.05)
+    found = stack.scores(records(rows, label), np.arange(300))
+    assert found == pytest.approx(model.predict(rows, verbose=0), abs=1e-4)
 
 
 def test_folds_follow_from_the_events_and_spread_each_class(make_config, client, tmp_path):
@@ -254,10 +235,10 @@ def test_trees_and_grids_are_tuned_and_failures_are_recorded(planted, client):
     assert len(found.trials) == 4
     assert found.best.parameters["trees"] == 20
     assert found.best.value == pytest.approx(np.mean(found.best.folds))
-    half = changed(config, model="hlf", parameters={"hidden": [[8], [16] * 20]})
+    half = changed(config, model="hlf", parameters={"learning_rate": [0.001, 1e30]})
     one, other = tune(half, client).trials
     assert (one.state, other.state) == ("complete", "failed")
-    assert other.reason == "ValueError: 21 layers; from 1 to 15 can be trained"
+    assert other.reason == "the loss became nan in epoch 1"
     hopeless = changed(config, model="xgboost", parameters={"device": ["cuda"]})
     with pytest.raises(TrainingError, match=r"no setting could be tried to its end; the last: .*cuda"):
         tune(hopeless, client)

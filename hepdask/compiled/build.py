@@ -19,7 +19,6 @@ from pathlib import Path
 from hepdask.errors import MissingDependency
 
 _FOLDER = Path(__file__).parent
-_SHARED = "lanes.h"
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
 _COMPILERS = ("c++", "g++", "clang++")
 _TIMEOUT_S = 300.0
@@ -110,7 +109,7 @@ def build(kernel: str, cache: Path | None = None, options: tuple[str, ...] | Non
     version = _run([found, "--version"]).stdout
     content = [
         source.read_text(),
-        (_FOLDER / _SHARED).read_text(),
+        *(header.read_text() for header in sorted(_FOLDER.glob("*.h"))),
         version,
         " ".join((*_FLAGS, *options)),
     ]

@@ -1,5 +1,5 @@
 // A stack of dense layers under a softmax, trained for many steps in one call: rows are gathered, go forward, meet the
-// cross-entropy, go backward, and Adam moves the weights.
+// cross-entropy, go backward, and Adam moves the weights. What happens to single values: activations.h, dropout.h.
 //
 // Sixteen events ride in the lanes of SIMD registers: a tile. The operand of a layer is [x | 1], so that the bias is
 // one more row of the weights; Keras' kernel and bias, one behind the other, lie just so. On the way back the gradient
@@ -10,6 +10,8 @@
 #include <cmath>
 #include <vector>
 
+#include "activations.h"
+#include "dropout.h"
 #include "lanes.h"
 
 extern "C" {
@@ -19,16 +21,19 @@ extern "C" {
 struct Network {
     int32_t layers;
     const int32_t *widths, *activations;  // (layers + 1), (layers); the last one is the softmax
+    const float* dropouts;                // (layers), behind each activation; 0 behind the softmax
     float *weights, *first_moments, *second_moments, *gradients;
     float first_decay, second_decay, epsilon;  // one minus beta
 };
 
-// All events, and the order they are taken in. Of each batch this rank takes every ranks-th event, from its own on.
+// All events, and the order they are taken in. Of each batch this rank takes every ranks-th event, from its own on. The key
+// and an event's place in the order decide what is dropped out.
 struct Sample {
     const float* records;  // (all events, width): features, label, and what fills the cache line
     const float* class_weights;
     const int64_t* order;
     int64_t events, batch_size;
+    uint64_t key;
     int32_t width, rank, ranks;
 };
 }
@@ -38,11 +43,10 @@ namespace {
 constexpr int CHUNK = 16;  // tiles that go through all layers together
 constexpr int ROWS = 4, COLUMNS = REGISTERS == 32 ? 4 : 3;  // sixteen sums are added over their lanes at once
 
-enum Activation : int32_t { LINEAR = 0, RELU = 1, TANH = 2, SIGMOID = 3, SOFTMAX = 4 };
-
 struct Layer {
     int in, out;
     Activation activation;
+    Dropout dropout;
     float *weights, *gradients;
     float* transposed;   // (out, in)
     float *input, *output;  // tiles of [x | 1], and those of the next layer
@@ -56,6 +60,8 @@ struct Stack {
     std::vector<float> raw;
     float* passed;  // gradient of the values of a tile
     int64_t count = 0;
+    bool drops = false;
+    alignas(64) uint32_t words[CHUNK * LANES];  // of the events, for dropout
 
     explicit Stack(const Network& network) {
         const int32_t* widths = network.widths;
@@ -69,14 +75,18 @@ struct Stack {
         float* at = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(raw.data()) + 63) & ~uintptr_t(63));
         passed = at;
         at += widest * LANES;
+        int units = 0;
         for (int l = 0; l < network.layers; ++l) {
-            Layer layer{widths[l], widths[l + 1], Activation(network.activations[l]), network.weights + count,
-                        network.gradients + count, nullptr, at, nullptr};
+            const Dropout dropout{network.dropouts[l], widths[l + 1], units};
+            Layer layer{widths[l], widths[l + 1], Activation(network.activations[l]), dropout,
+                        network.weights + count, network.gradients + count, nullptr, at, nullptr};
             for (int tile = 1; tile <= CHUNK; ++tile) store(at + tile * layer.input_step() - LANES, all(1.0f));
             at += CHUNK * layer.input_step();
             layer.output = at;
             layers.push_back(layer);
             count += (layer.in + 1) * layer.out;
+            units += layer.out;
+            drops = drops || dropout.rate > 0.0f;
         }
         at += CHUNK * layers.back().output_step();
         for (Layer& layer : layers) {
@@ -108,54 +118,26 @@ void product(const float* values, int rows, const float* weights, int columns, f
     }
 }
 
-void activate(Activation activation, float* values, int count) {
-    auto each = [&](auto f) {
-        for (float* at = values; at < values + count * LANES; at += LANES) store(at, map(f, load(at)));
-    };
-    if (activation == RELU) each([](Vec x) { return x < 0.0f ? Vec{} : x; });  // a NaN stays one
-    if (activation == TANH) each([](Vec x) { return tanh(x); });
-    if (activation == SIGMOID) each([](Vec x) { return sigmoid(x); });
-}
-
-// From the gradient of what an activation gave to that of what it took; the slope follows from what it gave.
-void go_back(Activation activation, const float* gradient, float* values, int count) {
-    auto each = [&](auto f) {
-        for (int at = 0; at < count * LANES; at += LANES) store(values + at, map(f, load(gradient + at), load(values + at)));
-    };
-    if (activation == LINEAR) each([](Vec d, Vec) { return d; });
-    if (activation == RELU) each([](Vec d, Vec y) { return y > 0.0f ? d : Vec{}; });
-    if (activation == TANH) each([](Vec d, Vec y) { return d * (1.0f - y * y); });
-    if (activation == SIGMOID) each([](Vec d, Vec y) { return d * y * (1.0f - y); });
-}
-
 struct Measures {
     Lanes loss = all(0.0f), hits = all(0.0f);
 };
 
 // Loss and hits of a tile; its logits become their gradients.
 void cross_entropy(float* logits, int classes, Lanes label, Lanes weight, Measures& measures) {
-    Lanes largest = load(logits), best = all(0.0f), total = all(0.0f), own = all(0.0f);
-    for (int c = 1; c < classes; ++c) {
+    shift(logits, classes);
+    Lanes best = all(0.0f), own = all(0.0f);
+    for (int c = classes; c-- > 0;) {
         const Lanes z = load(logits + c * LANES);
         EACH {
-            best.part[p] = z.part[p] > largest.part[p] ? Vec{} + float(c) : best.part[p];
-            largest.part[p] = z.part[p] > largest.part[p] ? z.part[p] : largest.part[p];
-        }
-    }
-    for (int c = 0; c < classes; ++c) {
-        Lanes z = load(logits + c * LANES);
-        EACH {
-            z.part[p] -= largest.part[p];
+            best.part[p] = z.part[p] == 0.0f ? Vec{} + float(c) : best.part[p];
             own.part[p] = label.part[p] == float(c) ? z.part[p] : own.part[p];
-            z.part[p] = exponential(clamp(z.part[p], -80.0f, 0.0f));
-            total.part[p] += z.part[p];
         }
-        store(logits + c * LANES, z);
     }
+    const Lanes total = normalise(logits, classes);
     for (int c = 0; c < classes; ++c) {
-        Lanes e = load(logits + c * LANES);
-        EACH e.part[p] = weight.part[p] * (e.part[p] / total.part[p] - (label.part[p] == float(c) ? Vec{} + 1.0f : Vec{}));
-        store(logits + c * LANES, e);
+        Lanes d = load(logits + c * LANES);
+        EACH d.part[p] = weight.part[p] * (d.part[p] - (label.part[p] == float(c) ? Vec{} + 1.0f : Vec{}));
+        store(logits + c * LANES, d);
     }
     EACH {
         measures.loss.part[p] += weight.part[p] * (logarithm(total.part[p]) - own.part[p]);
@@ -195,6 +177,19 @@ void gather(const Sample& sample, int features, int64_t first, int64_t end, floa
     weight = load(weights);
 }
 
+// Takes a tile through all layers, and what an activation gives through `dropped`; where the logits are.
+template <class F>
+float* forward(Stack& stack, int tile, F&& dropped) {
+    float* output = nullptr;
+    for (const Layer& layer : stack.layers) {
+        output = layer.output + tile * layer.output_step();
+        product(layer.input + tile * layer.input_step(), layer.in + 1, layer.weights, layer.out, output);
+        activate(layer.activation, output, layer.out);
+        dropped(layer.dropout, output);
+    }
+    return output;
+}
+
 // This rank's part of the gradients, of the mean loss of a batch, and of its hits.
 void differentiate(Stack& stack, const Sample& sample, int64_t batch, float* loss, float* hits) {
     const int64_t start = batch * sample.batch_size, end = std::min(start + sample.batch_size, sample.events);
@@ -207,27 +202,44 @@ void differentiate(Stack& stack, const Sample& sample, int64_t batch, float* los
         int tiles = 0;
         for (; tiles < CHUNK && at < end; ++tiles, at += tile_events) {
             Lanes label, weight;
-            const Layer& first = stack.layers[0];
+            const Layer &first = stack.layers[0], &last = stack.layers.back();
             gather(sample, first.in, at, end, share, first.input + tiles * first.input_step(), label, weight);
-            for (const Layer& layer : stack.layers) {
-                float* output = layer.output + tiles * layer.output_step();
-                product(layer.input + tiles * layer.input_step(), layer.in + 1, layer.weights, layer.out, output);
-                if (layer.activation == SOFTMAX) cross_entropy(output, layer.out, label, weight, measures);
-                else activate(layer.activation, output, layer.out);
-            }
+            uint32_t* words = stack.words + tiles * LANES;
+            for (int lane = 0; stack.drops && lane < LANES; ++lane) words[lane] = word(sample.key, at + lane * sample.ranks);
+            float* logits = forward(stack, tiles, [&](const Dropout& dropout, float* values) {
+                if (dropout.rate > 0.0f) dropout.forward(words, values);
+            });
+            cross_entropy(logits, last.out, label, weight, measures);
         }
         for (size_t l = stack.layers.size(); l-- > 0;) {
             const Layer& layer = stack.layers[l];
             add_outer<ROWS, COLUMNS>(layer.input, layer.input_step(), layer.in + 1, layer.output, layer.output_step(),
                                      layer.out, tiles, layer.gradients, layer.out);
             for (int tile = 0; l > 0 && tile < tiles; ++tile) {
+                const Layer& before = stack.layers[l - 1];
+                float* values = layer.input + tile * layer.input_step();
                 product(layer.output + tile * layer.output_step(), layer.out, layer.transposed, layer.in, stack.passed);
-                go_back(stack.layers[l - 1].activation, stack.passed, layer.input + tile * layer.input_step(), layer.in);
+                if (before.dropout.rate > 0.0f) before.dropout.backward(stack.words + tile * LANES, stack.passed, values);
+                go_back(before.activation, stack.passed, values, layer.in);
             }
         }
     }
     *loss = sum(measures.loss);
     *hits = sum(measures.hits);
+}
+
+// Class probabilities of all events of the order, which are one batch.
+void score(Stack& stack, const Sample& sample, float* scores) {
+    const Layer &first = stack.layers[0], &last = stack.layers.back();
+    for (int64_t at = 0; at < sample.events; at += LANES) {
+        Lanes label, weight;
+        gather(sample, first.in, at, sample.events, 1.0f, first.input, label, weight);
+        float* found = forward(stack, 0, [](const Dropout&, float*) {});
+        shift(found, last.out);
+        normalise(found, last.out);
+        for (int lane = 0; lane < std::min<int64_t>(LANES, sample.events - at); ++lane)
+            for (int c = 0; c < last.out; ++c) scores[(at + lane) * last.out + c] = found[c * LANES + lane];
+    }
 }
 
 // A step of Adam, in the order of Keras' operations; the rate holds the corrections of the first steps.
@@ -267,5 +279,11 @@ void hepdask_dense_gradients(const Network* network, const Sample* sample, int64
 void hepdask_dense_update(const Network* network, float rate) {
     const FlushSubnormal flush;
     update(*network, Stack(*network).count, rate);
+}
+
+void hepdask_dense_scores(const Network* network, const Sample* sample, float* scores) {
+    const FlushSubnormal flush;
+    Stack stack(*network);
+    score(stack, *sample, scores);
 }
 }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hepdask.compiled.build import library
 
 #: Activations of layers that the kernel knows, as Keras names them; the last layer has the softmax.
-ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "softmax")
+ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "elu", "softmax")
 
 #: Numbers of a cache line.
 _LINE = 16
@@ -38,6 +38,13 @@ class Sample:
         Events of a batch over all ranks.
     rank, ranks : int
         This rank takes the events ``rank``, ``rank + ranks``, … of each batch.
+    seed : (int, int)
+        Of the run and the epoch. With an event's place in the order, it decides which units are dropped out.
+
+    Raises
+    ------
+    ValueError
+        The order names events that are not there.
     """
 
     records: _Floats
@@ -46,6 +53,12 @@ class Sample:
     batch_size: int
     rank: int = 0
     ranks: int = 1
+    seed: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        count = len(self.records)
+        if len(self.order) and not 0 <= self.order.min() <= self.order.max() < count:
+            raise ValueError(f"the order names events that are not among the {count}")
 
 
 def records(rows: _Floats, labels: NDArray[np.integer]) -> _Floats:
@@ -75,7 +88,7 @@ def records(rows: _Floats, labels: NDArray[np.integer]) -> _Floats:
 class _Network(ctypes.Structure):
     _fields_ = (
         ("layers", ctypes.c_int32), ("widths", ctypes.c_void_p), ("activations", ctypes.c_void_p),
-        ("weights", ctypes.c_void_p), ("first_moments", ctypes.c_void_p),
+        ("dropouts", ctypes.c_void_p), ("weights", ctypes.c_void_p), ("first_moments", ctypes.c_void_p),
         ("second_moments", ctypes.c_void_p), ("gradients", ctypes.c_void_p),
         ("first_decay", ctypes.c_float), ("second_decay", ctypes.c_float), ("epsilon", ctypes.c_float),
     )  # fmt: skip
@@ -84,7 +97,7 @@ class _Network(ctypes.Structure):
 class _Sample(ctypes.Structure):
     _fields_ = (
         ("records", ctypes.c_void_p), ("class_weights", ctypes.c_void_p), ("order", ctypes.c_void_p),
-        ("events", ctypes.c_int64), ("batch_size", ctypes.c_int64),
+        ("events", ctypes.c_int64), ("batch_size", ctypes.c_int64), ("key", ctypes.c_uint64),
         ("width", ctypes.c_int32), ("rank", ctypes.c_int32), ("ranks", ctypes.c_int32),
     )  # fmt: skip
 
@@ -98,6 +111,9 @@ class Stack:
         Features, then the units of each layer; the last number is that of the classes.
     activations : sequence of str
         Of each layer, from `ACTIVATIONS`; softmax for the last one and for no other.
+    dropouts : sequence of float, optional
+        Share of each layer's outputs that is dropped in training, the others being scaled up as Keras does; 0 for
+        the last one. By default nothing is dropped.
     beta_1, beta_2, epsilon : float
         Of Adam.
 
@@ -118,6 +134,7 @@ class Stack:
         self,
         widths: Sequence[int],
         activations: Sequence[str],
+        dropouts: Sequence[float] | None = None,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -128,17 +145,43 @@ class Stack:
             raise ValueError(
                 f"layers of {list(widths)} with {list(activations)} are no stack under one softmax"
             )
+        dropouts = [0.0] * len(places) if dropouts is None else dropouts
+        if len(dropouts) != len(places) or dropouts[-1] or not all(0 <= rate < 1 for rate in dropouts):
+            raise ValueError(f"dropout of {list(dropouts)} does not fit the layers; the last has none")
         self._library = _library()
         self._widths, self._activations = np.array(widths, np.int32), np.array(places, np.int32)
+        self._dropouts, self._betas = np.array(dropouts, np.float32), (beta_1, beta_2)
         count = sum((k + 1) * n for k, n in itertools.pairwise(widths))
         self.weights, self.first_moments, self.second_moments, self.gradients = np.zeros(
             (4, count), np.float32
         )
         self._network = _Network(
-            len(places), _at(self._widths), _at(self._activations), _at(self.weights),
-            _at(self.first_moments), _at(self.second_moments), _at(self.gradients),
+            len(places), _at(self._widths), _at(self._activations), _at(self._dropouts),
+            _at(self.weights), _at(self.first_moments), _at(self.second_moments), _at(self.gradients),
             1 - beta_1, 1 - beta_2, epsilon,
         )  # fmt: skip
+
+    def rates(self, learning_rate: float, before: int, steps: int) -> _Floats:
+        """Compute what Adam multiplies the ratio of the moments with at each of the next steps.
+
+        Parameters
+        ----------
+        learning_rate : float
+            Of these steps.
+        before : int
+            Steps that were taken before.
+        steps : int
+            How many there will be.
+
+        Returns
+        -------
+        float32 (n_steps,)
+            The learning rate, corrected for the moments' start at zero, in the single precision that Keras uses.
+        """
+        step = (before + 1 + np.arange(steps)).astype(np.float32)
+        one = np.float32(1)
+        first, second = (one - np.power(np.float32(beta), step) for beta in self._betas)
+        return np.float32(learning_rate) * np.sqrt(second) / first
 
     def steps(self, sample: Sample, first: int, rates: _Floats) -> tuple[_Floats, _Floats]:
         """Take steps on batches, one after the other, on one rank.
@@ -150,8 +193,7 @@ class Stack:
         first : int
             The first of the batches.
         rates : float32 (n_steps,)
-            What Adam multiplies the ratio of the moments with at each step: the learning rate, corrected
-            for the moments' start at zero.
+            From `rates`, for each step.
 
         Returns
         -------
@@ -181,6 +223,15 @@ class Stack:
         """Take the step that `gradients` ask for; the rate is one of those of `steps`."""
         self._library.hepdask_dense_update(byref(self._network), rate)
 
+    def scores(self, records: _Floats, order: NDArray[np.int64]) -> _Floats:
+        """Give class probabilities (n, n_classes) of the events that the order names."""
+        found = np.empty((len(order), self._widths[-1]), np.float32)
+        weights = np.ones(self._widths[-1], np.float32)
+        source, held = self._source(Sample(records, weights, order, max(1, len(order))))
+        self._library.hepdask_dense_scores(byref(self._network), byref(source), _at(found))
+        del held
+        return found
+
     def _source(self, sample: Sample) -> tuple[_Sample, list[NDArray]]:
         """Point at the events; the arrays must live as long as the pointers are used."""
         arrays = [
@@ -189,13 +240,12 @@ class Stack:
                 (sample.records, np.float32), (sample.class_weights, np.float32), (sample.order, np.int64)
             )
         ]  # fmt: skip
-        count, width = arrays[0].shape
+        width = arrays[0].shape[1]
         if width <= self._widths[0] or arrays[1].shape != (self._widths[-1],):
             raise ValueError(f"records of {width} and {arrays[1].shape} class weights do not fit the network")
-        if len(arrays[2]) and not 0 <= arrays[2].min() <= arrays[2].max() < count:
-            raise ValueError(f"the order names events that are not among the {count}")
-        size, rank, ranks = sample.batch_size, sample.rank, sample.ranks
-        return _Sample(*map(_at, arrays), len(arrays[2]), size, width, rank, ranks), arrays
+        seed = np.random.SeedSequence((*sample.seed, 1))  # another one than that of the order
+        key, size = int(seed.generate_state(1, np.uint64)[0]), sample.batch_size
+        return _Sample(*map(_at, arrays), len(arrays[2]), size, key, width, sample.rank, sample.ranks), arrays
 
 
 def _library() -> ctypes.CDLL:
@@ -206,6 +256,7 @@ def _library() -> ctypes.CDLL:
         "hepdask_dense_steps": (pointer, pointer, count, count, pointer, pointer, pointer),
         "hepdask_dense_gradients": (pointer, pointer, count, pointer, pointer),
         "hepdask_dense_update": (pointer, ctypes.c_float),
+        "hepdask_dense_scores": (pointer, pointer, pointer),
     }
     for name, arguments in signatures.items():
         function = getattr(loaded, name)

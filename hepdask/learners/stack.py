@@ -30,22 +30,35 @@ _EXTRAS = (
 )
 
 
-def dense_layers(model: Any) -> list[Any] | None:
+def dense_layers(model: Any) -> list[tuple[Any, float]] | None:
     """Find the layers of a network that the kernel can train; None where it is another kind of network.
 
     That is one dense layer after the other, with biases and one of the kernel's activations, a softmax at the
-    end and nowhere else.
+    end and nowhere else. Behind a hidden layer there may be dropout.
+
+    Returns
+    -------
+    list of (keras.layers.Dense, float), or None
+        Each layer, and the rate of the dropout behind it.
     """
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    if not layers or not all(map(_is_plain, layers)):
-        return None
-    names = [_activation(layer) for layer in layers]
-    if not set(names) <= set(ACTIVATIONS):
+    if not layers or any(len(layer._inbound_nodes) != 1 for layer in layers):
         return None
     chained = all(layer.input is before.output for before, layer in itertools.pairwise(layers))
     ends = layers[0].input is model.input["high_level"] and layers[-1].output is model.output
-    one_softmax = names[-1] == "softmax" and "softmax" not in names[:-1]
-    return layers if chained and ends and one_softmax else None
+    if not chained or not ends:
+        return None
+    found: list[tuple[Any, float]] = []
+    for before, layer in itertools.pairwise([None, *layers]):
+        if _is_plain(layer):
+            found.append((layer, 0.0))
+        elif _is_dropout(layer) and before is not None and _is_plain(before):
+            found[-1] = before, layer.rate
+        else:
+            return None
+    names = [_activation(layer) for layer, _ in found]
+    one_softmax = "softmax" not in names[:-1] and _activation(layers[-1]) == "softmax"
+    return found if one_softmax and set(names) <= set(ACTIVATIONS) else None
 
 
 def _is_plain(layer: Any) -> bool:
@@ -53,6 +66,10 @@ def _is_plain(layer: Any) -> bool:
         return False
     settings = layer.get_config()
     return layer.use_bias and layer.trainable and not any(settings.get(extra) for extra in _EXTRAS)
+
+
+def _is_dropout(layer: Any) -> bool:
+    return type(layer) is keras.layers.Dropout and layer.noise_shape is None
 
 
 def _activation(layer: Any) -> str:
@@ -63,14 +80,16 @@ class Stack(Dense):
     """See `hepdask.learners`; looks and scores as `Dense` does.
 
     The kernel works on copies of the weights and of Adam's moments. Keras has them back when an epoch ends. With
-    several ranks, gradients are summed between the two halves of each step.
+    several ranks, gradients are summed between the two halves of each step. Masks of dropout are not those that Keras
+    would draw, but do not depend on the number of ranks.
     """
 
-    def __init__(self, model: Any, optimizer: Any, layers: list[Any]) -> None:
+    def __init__(self, model: Any, optimizer: Any, found: list[tuple[Any, float]]) -> None:
         super().__init__(model, optimizer, long=False)
+        layers = [layer for layer, _ in found]
         widths = [layers[0].kernel.shape[0], *(layer.units for layer in layers)]
         self._kernel = Kernel(
-            widths, [_activation(layer) for layer in layers],
+            widths, [_activation(layer) for layer in layers], [rate for _, rate in found],
             optimizer.beta_1, optimizer.beta_2, optimizer.epsilon,
         )  # fmt: skip
         self._optimizer, self._classes = optimizer, widths[-1]
@@ -89,8 +108,9 @@ class Stack(Dense):
         events = batches.reading.whole
         order = np.random.default_rng((seed, epoch)).permutation(len(events))
         size = batches.batch_size
-        sample = Sample(found, class_weights, order, size, batches.rank, batches.size)
-        rates = self._rates(len(batches))
+        sample = Sample(found, class_weights, order, size, batches.rank, batches.size, (seed, epoch))
+        rate, before = float(self._optimizer.learning_rate), int(self._optimizer.iterations)
+        rates = self._kernel.rates(rate, before, len(batches))
         for buffer, variables in self._copied:
             np.concatenate([np.ravel(variable.value) for variable in variables], out=buffer)
         for first in range(0, len(batches), _STEPS):
@@ -118,15 +138,6 @@ class Stack(Dense):
             self._kernel.gradients[:] = collective.allreduce(self._kernel.gradients, "sum", "dense.gradients")
             self._kernel.update(rate)
         return found[0], found[1]
-
-    def _rates(self, steps: int) -> NDArray[np.float32]:
-        """Compute what Adam multiplies with at each of the next steps, in the single precision that Keras uses."""
-        optimizer = self._optimizer
-        step = (int(optimizer.iterations) + 1 + np.arange(steps)).astype(np.float32)
-        one = np.float32(1)
-        first = one - np.power(np.float32(optimizer.beta_1), step)
-        second = one - np.power(np.float32(optimizer.beta_2), step)
-        return np.float32(optimizer.learning_rate) * np.sqrt(second) / first
 
     def _records(self, batches: Batches) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if self._kept is None or self._kept[0] is not batches:

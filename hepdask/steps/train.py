@@ -90,7 +90,7 @@ def train(config: Config, model: str | None = None, client: Client | None = None
     StoreError
         There is no complete store.
     TrainingError
-        The training split has fewer than two classes or too few events, or the loss became NaN.
+        The training split has too few events, or none of some class, or the loss became NaN.
     hepdask.distributed.RankFailed
         A rank died, more often than `training.restarts` allows.
 
@@ -233,15 +233,15 @@ def training_key(store: Store, config: Config, name: str) -> str:
 
 
 def _check(store: Store, config: Config, names: Sequence[str]) -> None:
+    if len(store.classes) < 2:
+        raise TrainingError("a classifier needs at least two classes; name them in physics.classes")
     counts = np.bincount(store.labels("fit"), minlength=len(store.classes))
     missing = [name for name, count in zip(store.classes, counts, strict=True) if not count]
-    if len(store.classes) - len(missing) < 2:
+    if missing:
         raise TrainingError(
-            f"{store.path}: a classifier needs training events of at least two classes; there are none of "
-            f"{', '.join(missing)}. Add files of them, or look at the selection: hepdask inspect {store.path}"
+            f"{store.path}: there are no training events of {', '.join(_with_datasets(missing, config))}. Add files, "
+            f"leave the class out of physics.classes, or look at the selection: hepdask inspect {store.path}"
         )
-    for name in missing:
-        say(f"warning: no training event of class {name}; the models cannot learn it")
     for name in (name for name in names if name in models.NETWORKS):
         wanted = models.settings(name, config.models).batch_size
         if counts.sum() < max(wanted, config.training.ranks):
@@ -249,6 +249,15 @@ def _check(store: Store, config: Config, names: Sequence[str]) -> None:
                 f"{counts.sum()} training events do not fill one batch of {wanted} over {config.training.ranks} ranks; "
                 f"prepare more events, or lower models.{name}.batch_size or training.ranks"
             )
+
+
+def _with_datasets(classes: Sequence[str], config: Config) -> list[str]:
+    """Name each class with the datasets that were to hold its events."""
+    found = []
+    for name in classes:
+        datasets = [key for key, dataset in config.fileset.items() if dataset.metadata["label"] == name]
+        found.append(f"class {name} ({'dataset ' + ', '.join(datasets) if datasets else 'no dataset'})")
+    return found
 
 
 class Listener(AbstractContextManager["Listener"]):

@@ -17,7 +17,7 @@ import numpy as np
 from distributed import Client
 
 from hepdask import artifacts, clusters, distributed, models
-from hepdask.compiled.build import KernelMissing
+from hepdask.compiled.build import KernelMissing, library
 from hepdask.config import Config
 from hepdask.errors import ClusterError, ConfigError, HepdaskError, TrainingError
 from hepdask.progress import say, track
@@ -26,7 +26,6 @@ from hepdask.store import Store
 from hepdask.training import ENVIRONMENT, TrainedModel, train_rank
 from hepdask.tuning import space
 from hepdask.tuning.page import write_page
-from hepdask.tuning.stack import library
 from hepdask.tuning.study import Study, Trial, open_study
 from hepdask.tuning.trial import Tried, reason_of, try_folds
 
@@ -216,7 +215,7 @@ def _runner(config: Config, store: Store, client: Client) -> Iterator[_Runner]:
     missing = None
     if name == "hlf":
         try:
-            library()
+            library("dense")
         except KernelMissing as error:
             missing = error
     if name in models.TREES or (name == "hlf" and missing is None):

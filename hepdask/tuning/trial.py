@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask import models
+from hepdask.compiled.dense import records
 from hepdask.config import HLF, Config, Forest
 from hepdask.errors import HepdaskError, TrainingError
 from hepdask.store import open_store
 from hepdask.trees import Rows, boosted, forest, load_rows, load_trees
-from hepdask.tuning.stack import Stack
+from hepdask.tuning import dense
 
 #: Most letters of a reason.
 _LONGEST = 500
@@ -85,17 +86,16 @@ def _values(
 ) -> Iterator[float]:
     sample = _sample(path, fingerprint, config.tuning.folds)
     features = sample.scaled if model == "hlf" else sample.features
-    rows = Rows(np.ascontiguousarray(features[:, list(columns)]), sample.label, sample.weight(config))
-    train = _train_stack if model == "hlf" else _train_trees
+    weight = _class_weights(config, sample.classes)[sample.label]
+    rows = Rows(np.ascontiguousarray(features[:, list(columns)]), sample.label, weight)
+    train = _train_dense if model == "hlf" else _train_trees
     for fold in folds:
         inside = sample.fold == fold
         if inside.all() or not inside.any():
             raise TrainingError(
                 f"fold {fold} of {config.tuning.folds} has no event, or all; lower tuning.folds"
             )
-        scores = train(
-            config, model, rows, np.flatnonzero(~inside), np.flatnonzero(inside), len(sample.classes)
-        )
+        scores = train(config, model, rows, np.flatnonzero(~inside), np.flatnonzero(inside), sample.classes)
         yield _metric(config.tuning.metric, scores, sample.label[inside])
 
 
@@ -107,9 +107,9 @@ class _Sample:
     fold: NDArray[np.int64]
     classes: tuple[str, ...]
 
-    def weight(self, config: Config) -> NDArray[np.float32]:
-        given = config.training.class_weights
-        return np.array([given.get(name, 1.0) for name in self.classes], np.float32)[self.label]
+
+def _class_weights(config: Config, classes: Sequence[str]) -> NDArray[np.float32]:
+    return np.array([config.training.class_weights.get(name, 1.0) for name in classes], np.float32)
 
 
 def _sample(path: Path, fingerprint: str, folds: int) -> _Sample:
@@ -127,26 +127,19 @@ def _load(path: Path, fingerprint: str, folds: int) -> _Sample:
     return _Sample(rows.features, scaled, rows.label, store.folds(folds), tuple(store.classes))
 
 
-def _train_stack(
+def _train_dense(
     config: Config,
     model: str,
     rows: Rows,
     inside: NDArray[np.int64],
     outside: NDArray[np.int64],
-    classes: int,
+    classes: Sequence[str],
 ) -> NDArray[np.float32]:
     settings: HLF = models.settings(model, config.models)
-    sizes = (rows.features.shape[1], *settings.hidden, classes)
-    stack = Stack(sizes, settings.activation, settings.dropout, config.training.seed)
-    label = rows.label.astype(np.int32)
-    for epoch in range(settings.epochs):
-        order = np.random.default_rng((config.training.seed, epoch)).permutation(inside)
-        loss, _ = stack.epoch(
-            rows.features, label, rows.weight, order, settings.batch_size, settings.rate(epoch + 1)
-        )
-        if not np.isfinite(loss):
-            raise TrainingError(f"the loss became {loss} in epoch {epoch + 1}")
-    return stack.scores(rows.features, outside)
+    packed = records(rows.features, rows.label)
+    weights = _class_weights(config, classes)
+    stack = dense.train(packed, inside, weights, settings, rows.features.shape[1], config.training.seed)
+    return stack.scores(packed, outside)
 
 
 def _train_trees(
@@ -155,15 +148,15 @@ def _train_trees(
     rows: Rows,
     inside: NDArray[np.int64],
     outside: NDArray[np.int64],
-    classes: int,
+    classes: Sequence[str],
 ) -> NDArray[np.float32]:
     settings, seed = models.settings(model, config.models), config.training.seed
     fit = Rows(rows.features[inside], rows.label[inside], rows.weight[inside])
     held = Rows(rows.features[outside], rows.label[outside], rows.weight[outside])
     if isinstance(settings, Forest) and settings.library == "sklearn":
-        fitted = forest.grow(fit, classes, settings, seed, threads=1)
+        fitted = forest.grow(fit, len(classes), settings, seed, threads=1)
     else:
-        fitted = boosted.boost(fit, held, classes, settings, seed)
+        fitted = boosted.boost(fit, held, len(classes), settings, seed)
     return load_trees(fitted.file).scores(held.features)
 
 
