@@ -3,6 +3,9 @@
 import ctypes
 import dataclasses
 import itertools
+import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -12,15 +15,18 @@ from conftest import require
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hepdask import prepare
 from hepdask.batches import Batches
 from hepdask.compiled import build, dense
 from hepdask.compiled.dense import Sample, Stack, records
+from hepdask.distributed import Checkpoint
 from hepdask.distributed.keras import DistributedOptimizer
 from hepdask.learners import choose
 from hepdask.learners.measures import loss
 from hepdask.learners.stack import dense_layers
 from hepdask.scaling import Scaler
 from hepdask.store import Events
+from hepdask.training import train_rank
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -323,6 +329,46 @@ def test_a_network_with_dropout_learns_on_the_kernel_as_in_keras():
     assert abs(mine - without) > 10 * error, "dropout shows in the loss"
     watched = sum(result.loss for result in learner.watch(batches))
     assert watched / 20000 == pytest.approx(without, rel=1e-5)
+
+
+KILLED = """
+import os, signal, sys
+from hepdask.config import Config
+from hepdask.distributed import Checkpoint
+from hepdask.training import train_rank
+
+class Fatal(Checkpoint):
+    def save(self, shared, per_rank=None):
+        super().save(shared, per_rank)
+        if len(shared["history"]) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+config = Config.model_validate_json(open(sys.argv[1]).read())
+train_rank("hlf", config, config.store_path, checkpoint=Fatal(sys.argv[2]))
+"""
+
+
+def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_config, client, tmp_path):
+    config = make_config(models={"hlf": {"epochs": 4, "batch_size": 16, "dropout": 0.2, "activation": "elu"}})
+    prepare(config, client)
+    document, folder = tmp_path / "config.json", tmp_path / "checkpoint"
+    document.write_text(config.model_dump_json(exclude_unset=True))
+    folder.mkdir()
+    command = [sys.executable, "-c", KILLED, str(document), str(folder)]
+    assert subprocess.run(command, check=False, timeout=300).returncode == -signal.SIGKILL
+    saved = Checkpoint(folder)
+    assert len(saved.load().shared["history"]) == 2
+    resumed = train_rank("hlf", config, config.store_path, checkpoint=saved)
+    whole = train_rank("hlf", config, config.store_path)
+    assert resumed.way == "the compiled dense kernel"
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+    weights = []
+    for number, trained in enumerate((resumed, whole)):
+        file = tmp_path / f"{number}.keras"
+        file.write_bytes(trained.keras_file)
+        weights.append(keras.models.load_model(file, compile=False).get_weights())
+    for mine, theirs in zip(*weights, strict=True):
+        assert (mine == theirs).all()
 
 
 def test_networks_of_another_kind_are_left_to_tensorflow():
