@@ -124,7 +124,7 @@ def test_simulated_files_do_not_depend_on_the_cluster(tmp_path):
         ({"cluster": "foo://bar"}, "cluster: foo://bar is not the address of a scheduler"),
         (
             {"training": {"models": ["hfl"]}},
-            "training.models.0: Input should be 'hlf', 'sequence' or 'inclusive'",
+            "training.models.0: Input should be 'hlf', 'sequence', 'inclusive', 'xgboost' or 'forest'",
         ),
         ({"cluster": {"kind": "local", "worker": 2}}, "cluster: worker: unknown key; did you mean workers?"),
         ({"cluster": "nowhere"}, "cluster: 'nowhere' is neither a file, an address, nor one of:"),
