@@ -1,12 +1,13 @@
 """Monitoring: the metrics that Prometheus scrapes, the panels that draw them, performance reports and logs."""
 
 import contextlib
+import datetime
 import json
 import re
 import shutil
 import socket
 import subprocess
-import time
+import sys
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -17,8 +18,7 @@ import yaml
 from conftest import require
 
 import hepdask
-from hepdask import metrics
-from hepdask.errors import MissingDependency
+from hepdask import metrics, progress
 
 MONITORING = Path(__file__).parent.parent / "docs" / "monitoring"
 
@@ -32,7 +32,7 @@ def served(client):
 
 @pytest.fixture
 def prometheus(served, tmp_path):
-    """Run a Prometheus that scrapes the cluster, as the configuration of the docs says; give a function that asks it."""
+    """Run a Prometheus that scrapes the cluster, as the docs do; give a function that asks it."""
     program = shutil.which("prometheus")
     require(program, "prometheus is not installed (apt install prometheus)")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -51,9 +51,9 @@ def prometheus(served, tmp_path):
 
     def ask(expression):
         query = urllib.parse.urlencode({"query": expression})
-        with contextlib.suppress(ConnectionError, urllib.error.URLError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{query}", timeout=10) as reply:
-                return json.load(reply)["data"]["result"]
+        address = f"http://127.0.0.1:{port}/api/v1/query?{query}"
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=10) as reply:
+            return json.load(reply)["data"]["result"]
         return []
 
     yield ask
@@ -101,3 +101,33 @@ def test_documentation_names_every_metric():
     text = (MONITORING.parent / "monitoring.md").read_text()
     for name, metric in metrics.METRICS.items():
         assert f"`{name}{'_total' if metric.kind == 'counter' else ''}`" in text
+
+
+def test_logs_as_json_lines(tmp_path):
+    """Whatever a command says on its standard error, failures too, is one JSON document a line."""
+    words = [sys.executable, "-m", "hepdask"]
+    out = tmp_path / "ttbar.root"
+    made = subprocess.run(
+        [*words, "simulate", "--process", "ttbar", "--events", "5", "--out", str(out), "--log-json",
+         "--cluster", "tcp://127.0.0.1:1"],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in made.stderr.splitlines()]
+    assert made.returncode == 1
+    assert lines[-1]["level"] == "error"
+    assert "tcp://127.0.0.1:1" in lines[-1]["message"]
+    assert datetime.datetime.fromisoformat(lines[-1]["time"]).tzinfo is not None
+
+
+def test_progress_as_json_lines(capfd, monkeypatch):
+    monkeypatch.setattr(progress, "_LINE_EVERY", 0.0)
+    progress.set_json(True)
+    try:
+        progress.say("warning: a [bold] word")
+        with progress.track("prepare", 100, "events") as tracker:
+            tracker.advance(40)
+    finally:
+        progress.set_json(False)
+    warning, step = (json.loads(line) for line in capfd.readouterr().err.splitlines())
+    assert (warning["level"], warning["message"]) == ("warning", "a [bold] word")
+    assert (step["step"], step["done"], step["total"], step["unit"]) == ("prepare", 40, 100, "events")
