@@ -18,7 +18,7 @@ import yaml
 from conftest import require
 
 import hepdask
-from hepdask import metrics, progress
+from hepdask import metrics, performance, progress
 
 MONITORING = Path(__file__).parent.parent / "docs" / "monitoring"
 
@@ -131,3 +131,22 @@ def test_progress_as_json_lines(capfd, monkeypatch):
     warning, step = (json.loads(line) for line in capfd.readouterr().err.splitlines())
     assert (warning["level"], warning["message"]) == ("warning", "a [bold] word")
     assert (step["step"], step["done"], step["total"], step["unit"]) == ("prepare", 40, 100, "events")
+
+
+def test_performance_report_begins_with_the_recording(client, tmp_path):
+    client.submit(_forgotten, pure=False).result()
+    recording = performance.Recording(client)
+    client.submit(_remembered, pure=False).result()
+    assert recording.save(tmp_path / "performance.html", "a run")
+    page = (tmp_path / "performance.html").read_text()
+    assert "_remembered" in page
+    assert "_forgotten" not in page
+    assert not re.search(r"<script[^>]* src=", page), "it needs no other file"
+
+
+def _forgotten():
+    return 1
+
+
+def _remembered():
+    return 2
