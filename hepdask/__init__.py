@@ -22,6 +22,7 @@ _HOMES = {
     "predict": "hepdask.steps.predict",
     "evaluate": "hepdask.steps.evaluate",
     "run": "hepdask.steps.run",
+    "session": "hepdask.interactive",
     "submit": "hepdask.steps.submit",
     "inspect": "hepdask.steps.inspect",
     "export": "hepdask.steps.export",
@@ -30,12 +31,13 @@ _HOMES = {
 __all__ = [
     "DelphesSchema",
     "evaluate", "export", "inspect", "load_config", "load_model", "open_store", "predict", "prepare", "run",
-    "simulate", "submit", "train", "tune",
+    "session", "simulate", "submit", "train", "tune",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from hepdask.classifier import load_model
     from hepdask.config import load_config
+    from hepdask.interactive import session
     from hepdask.schema import DelphesSchema
     from hepdask.steps.evaluate import evaluate
     from hepdask.steps.export import export

@@ -34,9 +34,7 @@ def main() -> None:
         if tracebacks:
             raise
         known = _explained(error)
-        click.echo(
-            f"error: {known or f'{type(error).__name__}: {error} (the whole story with -vv)'}", err=True
-        )
+        progress.fail(str(known or f"{type(error).__name__}: {error} (the whole story with -vv)"))
         sys.exit(known.exit_code if isinstance(known, HepdaskError) else 1)
     sys.exit(code or 0)
 
@@ -69,10 +67,18 @@ def _set_verbosity(_context: click.Context, _option: click.Parameter, quiet: boo
     progress.set_quiet(quiet)
 
 
+def _set_json(_context: click.Context, _option: click.Parameter, as_json: bool) -> None:
+    progress.set_json(as_json)
+
+
 def _everywhere(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "-v", "verbose", count=True, help="Say more; -vv shows tracebacks.", expose_value=False
     )(command)
+    command = click.option(
+        "--log-json", is_flag=True, callback=_set_json, expose_value=False,
+        help="Log to standard error as JSON lines.",
+    )(command)  # fmt: skip
     return click.option(
         "-q",
         "--quiet",

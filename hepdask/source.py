@@ -17,6 +17,7 @@ import awkward as ak
 import fsspec
 import uproot
 
+from hepdask import traffic
 from hepdask.config import Reading, XRootD
 from hepdask.errors import InputError
 from hepdask.xrootd import forget_connection, is_xrootd, set_bounds, stamp
@@ -382,7 +383,7 @@ def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
     except Exception as error:
         _raise_if_disconnected(error, address)
         raise InputError(f"{address}: not a readable ROOT file: {_reason(error)}") from error
-    with opened:
+    with opened, _counted(address, opened):
         try:
             tree = opened[file.tree]
         except KeyError:
@@ -402,6 +403,14 @@ def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
                 f"{address}: the description of {file.tree} is damaged: {type(error).__name__}: {_reason(error)}"
             ) from None
         yield tree
+
+
+@contextmanager
+def _counted(address: str, opened: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        traffic.count(address, opened.file.source.num_requested_bytes)
 
 
 def _raise_if_disconnected(error: Exception, address: str) -> None:

@@ -192,6 +192,7 @@ def train_rank(
             board.write(row)
             if progress:
                 progress.epoch(row, settings.epochs)
+            _tell({"rank": rank, "events_per_second": row["events_per_second"] / size})
             if patience and _waited(history) == 0:
                 best = model.get_weights()
             if checkpoint:
@@ -347,10 +348,11 @@ class _Progress:
         self._done += events
         if time.monotonic() - self._last > _PROGRESS_EVERY:
             self._last = time.monotonic()
-            self._tell({"model": self._name, "done": self._done, "total": self._total})
+            _tell({"model": self._name, "done": self._done, "total": self._total})
 
     def epoch(self, row: dict[str, float], epochs: int) -> None:
-        self._tell({"model": self._name, "done": self._done, "total": self._total, "epochs": epochs, **row})
+        _tell({"model": self._name, "done": self._done, "total": self._total, "epochs": epochs, **row})
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        print(json.dumps({"hepdask": message}), flush=True)
+
+def _tell(message: dict[str, Any]) -> None:
+    print(json.dumps({"hepdask": message}), flush=True)

@@ -111,6 +111,8 @@ def test_trees_are_evaluated_like_networks(config, client):
     first = train(config, client=client)
     assert not any(model.fresh for model in train(config, client=client))
     evaluated = evaluate(config, client)
+    assert 'href="performance.html"' in evaluated.report.read_text()
+    assert "Bokeh" in (config.folder / "performance.html").read_text()
     metrics = json.loads(evaluated.metrics.read_text())["models"]
     assert set(metrics) == {"xgboost", "forest"}
     test = load_rows(open_store(config.store_path), "test", range(14))

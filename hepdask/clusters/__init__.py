@@ -1,6 +1,11 @@
 """Dask clusters from a name, a file, settings, or the address of a running scheduler."""
 
 from hepdask.clusters.connect import connect, cpu_seconds, reserved, standing, start
+from hepdask.clusters.dashboard import dashboard_link
 from hepdask.clusters.settings import HTCondor, Slurm, load_cluster
+from hepdask.clusters.versions import differences
 
-__all__ = ["HTCondor", "Slurm", "connect", "cpu_seconds", "load_cluster", "reserved", "standing", "start"]
+__all__ = [
+    "HTCondor", "Slurm", "connect", "cpu_seconds", "dashboard_link", "differences", "load_cluster", "reserved",
+    "standing", "start",
+]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from hepdask.clusters.connect import wait_for_workers
 from hepdask.clusters.farm import FarmCluster
 from hepdask.clusters.ports import free_port
 from hepdask.clusters.settings import HTCondor, Slurm
+from hepdask.clusters.versions import differences
 from hepdask.errors import ClusterError, HepdaskError
 
 PROXY_HOURS = 12.0
@@ -189,14 +191,9 @@ def _on_worker(client: Client, function: Callable[..., Any], *arguments: Any) ->
 
 
 def _versions(client: Client) -> Check:
-    versions: Any = client.get_versions()
-    here = versions["client"]["packages"]
-    there = next(iter(versions["workers"].values()))["packages"]
-    other = [
-        f"{name} {here[name]} here, {there.get(name)} there" for name in here if there.get(name) != here[name]
-    ]
+    other = differences(client)
     return Check(
-        "Python and packages", not other, "; ".join(other) or f"equal, Python {here['python']}",
+        "Python and packages", not other, "; ".join(other) or f"equal, Python {platform.python_version()}",
         "let `python` of the cluster be this environment, on a shared path, packed, or in a container",
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 from distributed import Client, LocalCluster
 
+from hepdask.clusters.dashboard import dashboard_link
 from hepdask.clusters.ports import free_port
 from hepdask.clusters.security import security_of
 from hepdask.clusters.settings import Attached, HTCondor, Local, Settings, Slurm, load_cluster
@@ -69,17 +70,23 @@ def connect(cluster: str | Mapping[str, Any], client: Client | None = None) -> I
     settings = load_cluster(cluster)
     if isinstance(settings, Attached):
         with _attach(settings) as attached:
-            say(f"dashboard: {attached.dashboard_link}")
+            _say_where(attached)
             yield attached
     elif isinstance(settings, Local):
         with start(settings) as started, Client(started) as own:
-            say(f"dashboard: {own.dashboard_link}")
+            _say_where(own)
             yield own
     else:
         with start(settings) as farm, _explained(farm), Client(farm) as own:
-            say(f"dashboard: {own.dashboard_link}")
+            _say_where(own)
             wait_for_workers(farm, 1)
             yield own
+
+
+def _say_where(client: Client) -> None:
+    say(
+        f"dashboard: {dashboard_link(client) or 'none, the scheduler started without (is bokeh installed there?)'}"
+    )
 
 
 def _attach(settings: Attached) -> Client:
@@ -193,7 +200,7 @@ def standing(
             wait_for_workers(started, 1)
         facts = {
             "address": started.scheduler_address,
-            "dashboard": started.dashboard_link,
+            "dashboard": dashboard_link(started),
             "workers": len(started.scheduler_info["workers"]),
         }
         path = Path(connection) if connection else None

@@ -68,6 +68,8 @@ class RunFacts:
         For each step: ``step``, ``wall_s``, ``cpu_s``.
     histograms : dict of dict
         For each class name, the histograms of all its selected events (see `hepdask.histograms`); may be empty.
+    performance : str
+        Dask's performance report, relative to the folder of the report; empty where there is none.
     """
 
     title: str
@@ -79,3 +81,4 @@ class RunFacts:
     versions: dict[str, str]
     steps: list[dict[str, Any]]
     histograms: dict[str, Document] = field(default_factory=dict)
+    performance: str = ""

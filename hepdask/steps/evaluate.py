@@ -18,6 +18,7 @@ from hepdask.config import Config
 from hepdask.errors import TrainingError
 from hepdask.evaluation import ModelResult, RunFacts, write_report
 from hepdask.models import TREES
+from hepdask.performance import Recording
 from hepdask.progress import say
 from hepdask.steps import trees
 from hepdask.steps.prepare import open_prepared
@@ -32,7 +33,7 @@ _PACKAGES = (
 )  # fmt: skip
 
 #: Raised whenever the same scores give another report than before.
-_REPORT = 3
+_REPORT = 4
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ def evaluate(config: Config, client: Client | None = None) -> Evaluated:
     TrainingError
         A model of `training.models` is not trained yet, or there is no event to test on.
     """
+    return evaluate_recorded(config, client, None)
+
+
+def evaluate_recorded(config: Config, client: Client | None, recording: Recording | None) -> Evaluated:
+    """Evaluate as `evaluate`; the performance report begins with a recording that was started before."""
     begin = time.monotonic()
     store = open_prepared(config)
     trained = [_require(config, store, name) for name in config.training.models]
@@ -90,7 +96,10 @@ def evaluate(config: Config, client: Client | None = None) -> Evaluated:
         return result
 
     with clusters.connect(config.cluster, client) as client:
+        recording = recording or Recording(client)
         judged = {model.name: _judge(model, store, config, client) for model in trained}
+        performance = folder / "performance.html"
+        has_performance = recording.save(performance, folder.name)
     labels, train_labels = store.labels("test"), store.labels("fit")
     models = [
         ModelResult(
@@ -101,7 +110,8 @@ def evaluate(config: Config, client: Client | None = None) -> Evaluated:
     ]  # fmt: skip
     cpu = time.process_time() + sum(one.cpu_s for one in judged.values())
     steps["evaluate"] = {"wall_s": time.monotonic() - begin, "cpu_s": cpu}
-    write_report(folder, _run_facts(config, store, steps), models)
+    run_facts = _run_facts(config, store, steps, performance.name if has_performance else "")
+    write_report(folder, run_facts, models)
     artifacts.write_json(folder / "evaluation.json", {"key": key})
     for line in _headlines(artifacts.read_json(result.metrics)):
         say(line)
@@ -162,7 +172,7 @@ def _interleaved(shares: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     return scores
 
 
-def _run_facts(config: Config, store: Store, steps: dict[str, Any]) -> RunFacts:
+def _run_facts(config: Config, store: Store, steps: dict[str, Any], performance: str) -> RunFacts:
     test = store.events("test")
     return RunFacts(
         title=config.folder.name,
@@ -180,6 +190,7 @@ def _run_facts(config: Config, store: Store, steps: dict[str, Any]) -> RunFacts:
         versions={"python": platform.python_version()} | _versions(),
         steps=[{"step": step, **facts} for step, facts in steps.items()],
         histograms=_histograms(store),
+        performance=performance,
     )
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import datetime
 import json
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from distributed import Client
 
-from hepdask import clusters, features, preparation
+from hepdask import clusters, features, metrics, preparation, traffic
 from hepdask.artifacts import read_json, write_json
 from hepdask.config import Config
 from hepdask.errors import InputError, StoreError
@@ -218,13 +220,15 @@ def _process(
     # some chunks a task, so that one is read while another is worked on, and yet several tasks for each thread
     size = max(1, min(_CHUNKS_OF_A_TASK, len(missing) // (4 * max(1, sum(client.nthreads().values())))))
     tasks_of = [missing[start : start + size] for start in range(0, len(missing), size)]
+    metrics.serve(client)
     with track("prepare", sum(chunk.stop - chunk.start for chunk in missing), "events") as tracker:
         tasks = completed(
-            client, preparation.prepare_chunks, tasks_of, config, config.store_path.absolute(),
+            client, _prepare_and_count, tasks_of, config, config.store_path.absolute(),
             name="prepare", worker_timeout=config.store.worker_timeout,
         )  # fmt: skip
         with closing(tasks):
-            for chunks, results in tasks:
+            for chunks, (results, read) in tasks:
+                metrics.tell(client, _changes(chunks, results, read))
                 for chunk, result in zip(chunks, results, strict=True):
                     tracker.advance(chunk.stop - chunk.start)
                     if isinstance(result, Lost):
@@ -232,3 +236,24 @@ def _process(
                     else:
                         done[chunk.name] = result
     return done
+
+
+def _prepare_and_count(
+    chunks: list[Chunk], config: Config, store: Path
+) -> tuple[list[dict[str, Any] | Lost], dict[str, int]]:
+    """Prepare chunks on a worker; give the results, and the bytes read by server."""
+    return preparation.prepare_chunks(chunks, config, store), traffic.take()
+
+
+def _changes(
+    chunks: list[Chunk], results: list[dict[str, Any] | Lost], read: dict[str, int]
+) -> Iterator[tuple[str, float, dict[str, str]]]:
+    """Say what became of the events of some chunks, for those who watch."""
+    for chunk, result in zip(chunks, results, strict=True):
+        size = chunk.stop - chunk.start
+        selected = 0 if isinstance(result, Lost) else result["events"]
+        outcomes = {"lost": size} if isinstance(result, Lost) else {"rejected": size - selected}
+        for outcome, events in ({"selected": selected} | outcomes).items():
+            yield "hepdask_events", events, {"dataset": chunk.file.dataset, "outcome": outcome}
+    for server, size in read.items():
+        yield "hepdask_read_bytes", size, {"server": server}

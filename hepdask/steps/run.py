@@ -7,7 +7,8 @@ from distributed import Client
 from hepdask import artifacts, clusters
 from hepdask.config import Config
 from hepdask.models import NETWORKS
-from hepdask.steps.evaluate import Evaluated, evaluate
+from hepdask.performance import Recording
+from hepdask.steps.evaluate import Evaluated, evaluate_recorded
 from hepdask.steps.prepare import prepare
 from hepdask.steps.simulate import simulate_samples
 from hepdask.steps.train import require_horovod, train
@@ -36,6 +37,7 @@ def run(config: Config, client: Client | None = None) -> Evaluated:
     if set(config.training.models) & set(NETWORKS):
         require_horovod(config)
     with clusters.connect(config.cluster, client) as client:
+        recording = Recording(client)
         made = [sample for sample in simulate_samples(config, client) if sample.fresh]
         if made:
             _record(config, "simulate", sum(s.wall_s for s in made), sum(s.cpu_s for s in made))
@@ -46,7 +48,7 @@ def run(config: Config, client: Client | None = None) -> Evaluated:
             if model.fresh:
                 facts = model.record["facts"]
                 _record(config, f"train {model.name}", facts["wall_s"], facts["cpu_s"])
-        return evaluate(config, client)
+        return evaluate_recorded(config, client, recording)
 
 
 def _record(config: Config, step: str, wall_s: float, cpu_s: float) -> None:

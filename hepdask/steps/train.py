@@ -7,7 +7,7 @@ import importlib.util
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from hepdask import artifacts, clusters, distributed, models
+from hepdask import artifacts, clusters, distributed, metrics, models
 from hepdask.config import Config
 from hepdask.errors import HepdaskError, MissingDependency, TrainingError
 from hepdask.progress import Tracker, say, track
@@ -185,7 +185,7 @@ def _train_network(name: str, key: str, store: Store, config: Config, client: Cl
     checkpoint = _own_checkpoint(folder / "checkpoint", key)
     with (
         clusters.reserved(client, training.ranks, training.cores_per_rank),
-        Listener(name, folder / "history.csv") as listener,
+        Listener(name, folder / "history.csv", client) as listener,
     ):
         results: list[TrainedModel | None] = distributed.run(
             train_rank, name, config, store.path.absolute(), folder.absolute() / "logs" / "tensorboard",
@@ -269,10 +269,14 @@ class Listener(AbstractContextManager["Listener"]):
         The model.
     table : Path
         A CSV file, one line an epoch as it ends; a file that is there is replaced.
+    client : distributed.Client
+        Whose scheduler is told of the epochs.
     """
 
-    def __init__(self, name: str, table: Path) -> None:
+    def __init__(self, name: str, table: Path, client: Client) -> None:
         self._name = name
+        self._client = client
+        metrics.serve(client)
         self._table = table
         table.parent.mkdir(parents=True, exist_ok=True)
         table.unlink(missing_ok=True)
@@ -286,6 +290,10 @@ class Listener(AbstractContextManager["Listener"]):
         if message is None:
             say(f"[{self._name} rank {rank}] {line}")
             return
+        if "rank" in message:
+            rate, labels = message["events_per_second"], {"model": self._name, "rank": str(message["rank"])}
+            metrics.tell(self._client, [("hepdask_training_events_per_second", rate, labels)])
+            return
         if self._shown is None:
             self._shown = track(f"train {self._name}", message["total"], "events")
             self._tracker = self._shown.__enter__()
@@ -294,12 +302,19 @@ class Listener(AbstractContextManager["Listener"]):
         self._done = message["done"]
         if "epoch" in message:
             self._write(message)
+            metrics.tell(self._client, self._changes(message))
             watched = f", val_loss {message['val_loss']:.4f}, val_accuracy {message['val_accuracy']:.4f}"
             say(
                 f"{self._name} epoch {message['epoch']}/{message['epochs']}: loss {message['loss']:.4f}, "
                 f"accuracy {message['accuracy']:.4f}{watched if 'val_loss' in message else ''}, "
                 f"{message['events_per_second']:,.0f} events/s"
             )
+
+    def _changes(self, message: dict[str, Any]) -> Iterator[tuple[str, float, dict[str, str]]]:
+        yield "hepdask_training_epoch", message["epoch"], {"model": self._name}
+        for sample, key in (("fit", "loss"), ("validation", "val_loss")):
+            if key in message:
+                yield "hepdask_training_loss", message[key], {"model": self._name, "sample": sample}
 
     def _write(self, message: dict[str, Any]) -> None:
         row = {
