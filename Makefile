@@ -32,7 +32,7 @@ demo: $(INSTALLED)
 		$(BIN)/hepdask run configs/demo.yaml --set training.ranks=1; fi
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "not farms"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not farms"
 
 test-farms: $(INSTALLED)
 	@$(BIN)/python -m pytest tests/test_farms.py
