@@ -114,8 +114,8 @@ def warn_of_a_name_without_address() -> None:
         socket.getaddrinfo(socket.gethostname(), None)
     except OSError:
         print(
-            f"the name of this host, {socket.gethostname()}, has no address. Horovod 0.28.1 as released crashes on that; "
-            "one built by `make horovod` does not, nor does any with the name in /etc/hosts",
+            f"the name of this host, {socket.gethostname()}, has no address. Horovod 0.28.1 as released crashes on "
+            "that; one built by `make horovod` does not, nor does any with the name in /etc/hosts",
             file=sys.stderr,
         )
 
