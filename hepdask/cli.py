@@ -122,6 +122,21 @@ def cli() -> None:
 
 
 @cli.command()
+@click.argument("name", metavar="NAME", type=click.Path())
+@_everywhere
+def new(name: str) -> None:
+    """Make a folder for an analysis of your own: classes, branches, selections, features.
+
+    \b
+        hepdask new myanalysis
+        cd myanalysis                # put your files in config.yaml, your functions in analysis.py
+        hepdask run config.yaml
+    """
+    folder = hepdask.new(name)
+    click.echo(f"{folder}: edit config.yaml and analysis.py, then say there: hepdask run config.yaml")
+
+
+@cli.command()
 @click.option(
     "--process", required=True, type=click.Choice(["ttbar", "wjets", "qcd"]), help="Physics process."
 )
