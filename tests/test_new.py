@@ -61,8 +61,8 @@ def test_a_new_project_with_other_classes_and_branches(tmp_path):
     config["physics"]["selections"]["muons_apart"] = "analysis.py:muons_apart"
     config["physics"]["features"]["scalar_sum"] = "analysis.py:scalar_sum"
     config["physics"]["lepton_max_isolation"] = 2.0
-    config["models"] = {"hlf": {"epochs": 15, "batch_size": 16, "learning_rate": 0.01}}
-    config["training"]["models"] = ["hlf"]
+    config["models"] = {"forest": {"trees": 20}}
+    config["training"]["models"] = ["forest"]
     config["cluster"] = {"kind": "local", "workers": 1, "dashboard-port": 0}
     (project / "config.yaml").write_text(yaml.safe_dump(config))
     with (project / "analysis.py").open("a") as functions:
@@ -73,11 +73,11 @@ def test_a_new_project_with_other_classes_and_branches(tmp_path):
     store = package.open_store(project / "run/store.zarr")
     assert store.classes == ["zjets", "zprime"]
     metrics = json.loads((project / "run/metrics.json").read_text())
-    assert metrics["models"]["hlf"]["accuracy"] > 0.9, "jets of 300 GeV and of 80 GeV can be told apart"
+    assert metrics["models"]["forest"]["accuracy"] > 0.9, "jets of 300 GeV and of 80 GeV can be told apart"
 
     done = hepdask(
         "predict",
-        "run/models/hlf",
+        "run/models/forest",
         "data/zprime/one.root",
         "--tree",
         "events",
