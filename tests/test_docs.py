@@ -144,3 +144,27 @@ def test_every_page_is_in_the_readme_or_the_site():
     text = (ROOT / "mkdocs.yml").read_text()
     for page in PAGES[1:]:
         assert page.removeprefix("docs/") in text, f"{page} is not in the navigation of mkdocs.yml"
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    """A dead link, a missing anchor or a page outside the navigation is a warning, and a warning is a failure."""
+    words = [
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--config-file",
+        str(ROOT / "mkdocs.yml"),
+        "--site-dir",
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    commands = (tmp_path / "commands.html").read_text()
+    assert "hepdask cluster check" in commands, "the reference of commands was not generated"
+    for page in tmp_path.glob("*.html"):
+        loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', page.read_text())
+        assert not loaded, f"{page.name} loads from elsewhere: {loaded}"
