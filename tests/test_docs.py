@@ -168,3 +168,9 @@ def test_the_site_builds_without_a_warning(tmp_path):
     for page in tmp_path.glob("*.html"):
         loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', page.read_text())
         assert not loaded, f"{page.name} loads from elsewhere: {loaded}"
+
+
+def test_links_of_the_readme_lead_somewhere():
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / "README.md").read_text())
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
