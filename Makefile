@@ -2,11 +2,12 @@
 # make test    set up what is missing, then the test suite
 # make test-farms    all that can happen on real Slurm and HTCondor daemons, which must be installed (.ci/farms does that)
 # make check   ruff and mypy
+# make docs    the documentation as a site: site/index.html
 # make lock    resolve requirements.lock and horovod.lock anew
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-farms check install horovod lock
+.PHONY: help demo test test-farms check docs install horovod lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,6 +40,9 @@ test-farms: $(INSTALLED)
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && cd benchmarks && $(abspath $(BIN))/mypy --config-file ../pyproject.toml .
+
+docs: $(INSTALLED)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --clean
 
 install: $(INSTALLED)
 

@@ -15,6 +15,7 @@ _HOMES = {
     "DelphesSchema": "hepdask.schema",
     "load_model": "hepdask.classifier",
     "open_store": "hepdask.store",
+    "new": "hepdask.steps.new",
     "simulate": "hepdask.steps.simulate",
     "prepare": "hepdask.steps.prepare",
     "train": "hepdask.steps.train",
@@ -30,7 +31,7 @@ _HOMES = {
 
 __all__ = [
     "DelphesSchema",
-    "evaluate", "export", "inspect", "load_config", "load_model", "open_store", "predict", "prepare", "run",
+    "evaluate", "export", "inspect", "load_config", "load_model", "new", "open_store", "predict", "prepare", "run",
     "session", "simulate", "submit", "train", "tune",
 ]  # fmt: skip
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from hepdask.steps.evaluate import evaluate
     from hepdask.steps.export import export
     from hepdask.steps.inspect import inspect
+    from hepdask.steps.new import new
     from hepdask.steps.predict import predict
     from hepdask.steps.prepare import prepare
     from hepdask.steps.run import run

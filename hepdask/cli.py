@@ -1,4 +1,7 @@
-"""The command line: each command a thin layer over the public function of the same name."""
+"""The command line: each command a thin layer over the public function of the same name.
+
+Dask is imported by the commands that need it, so that help and completion come at once.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,18 @@ import json
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 import yaml
 
 import hepdask
-from hepdask import clusters, progress
+from hepdask import progress
 from hepdask.config import Config, ModelName, load_config
 from hepdask.errors import ConfigError, HepdaskError
+
+if TYPE_CHECKING:
+    from hepdask.clusters import HTCondor, Slurm
 
 
 def main() -> None:
@@ -111,7 +117,29 @@ def _load(config: str, overrides: dict[str, Any], cluster: str | None) -> Config
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(hepdask.__version__, prog_name="hepdask")
 def cli() -> None:
-    """From ROOT files of collision events to trained event classifiers, on Dask clusters."""
+    """From ROOT files of collision events to trained event classifiers, on Dask clusters.
+
+    \b
+        hepdask new myanalysis                a project folder for your own classes and branches
+        hepdask inspect events.root           is everything in it that the features need?
+        hepdask run configs/demo.yaml         simulate, prepare, train, evaluate
+        hepdask COMMAND --help                what a command takes, with examples
+    """
+
+
+@cli.command()
+@click.argument("name", metavar="NAME", type=click.Path())
+@_everywhere
+def new(name: str) -> None:
+    """Make a folder for an analysis of your own: classes, branches, selections, features.
+
+    \b
+        hepdask new myanalysis
+        cd myanalysis                # put your files in config.yaml, your functions in analysis.py
+        hepdask run config.yaml
+    """
+    folder = hepdask.new(name)
+    click.echo(f"{folder}: edit config.yaml and analysis.py, then say there: hepdask run config.yaml")
 
 
 @cli.command()
@@ -138,10 +166,10 @@ def cli() -> None:
 def simulate(
     process: str, events: int, seed: int, pileup: float, enrich: bool, out: str, cluster: str | None
 ) -> None:
-    r"""Make a ROOT file of Pythia events seen by a parametrised detector.
+    """Make a ROOT file of Pythia events seen by a parametrised detector.
 
     \b
-    hepdask simulate --process ttbar --events 1000 --seed 1 --out ttbar.root
+        hepdask simulate --process ttbar --events 1000 --seed 1 --out ttbar.root
     """
     hepdask.simulate(process, events, out, seed, pileup, enrich, cluster=cluster or "local")
 
@@ -152,6 +180,10 @@ def simulate(
 @_everywhere
 def prepare(config: str, overrides: dict[str, Any], cluster: str | None, retry_lost: bool) -> None:
     """Turn ROOT files into a store of selected events and their features.
+
+    \b
+        hepdask prepare CONFIG
+        hepdask prepare CONFIG --set store.max_lost_fraction=0.01
 
     Killed or repeated, it goes on where it stopped.
     """
@@ -176,7 +208,12 @@ def train(
     cell: str | None,
     from_study: bool,
 ) -> None:
-    """Train models on the store."""
+    """Train models on the store.
+
+    \b
+        hepdask train CONFIG
+        hepdask train CONFIG --model inclusive --cell lstm --set training.ranks=4
+    """
     cells = {f"models.{name}.cell": cell for name in ("sequence", "inclusive")} if cell else {}
     study = {"training.from_study": True} if from_study else {}
     hepdask.train(_load(config, overrides | cells | study, cluster), model)
@@ -186,11 +223,11 @@ def train(
 @_with_config
 @_everywhere
 def tune(config: str, overrides: dict[str, Any], cluster: str | None) -> None:
-    r"""Search for the best settings of a model by cross-validation.
+    """Search for the best settings of a model by cross-validation.
 
     \b
-    hepdask tune CONFIG --set tuning.trials=200
-    hepdask train CONFIG --from-study
+        hepdask tune CONFIG --set tuning.trials=200
+        hepdask train CONFIG --from-study
 
     Killed or repeated, it goes on where it stopped; with more trials, it is extended.
     """
@@ -215,7 +252,12 @@ def _compare(context: click.Context, _option: click.Parameter, runs: tuple[str, 
 )  # fmt: skip
 @_everywhere
 def evaluate(config: str, overrides: dict[str, Any], cluster: str | None) -> None:
-    """Score the test split; write report.html and metrics.json."""
+    """Score the test split; write report.html and metrics.json.
+
+    \b
+        hepdask evaluate CONFIG
+        hepdask evaluate --compare runs/one runs/other
+    """
     hepdask.evaluate(_load(config, overrides, cluster))
 
 
@@ -224,11 +266,11 @@ def evaluate(config: str, overrides: dict[str, Any], cluster: str | None) -> Non
 @click.option("--show-config", is_flag=True, help="Print the whole configuration and stop.")
 @_everywhere
 def run(config: str, overrides: dict[str, Any], cluster: str | None, show_config: bool) -> None:
-    r"""Do everything in order, skipping what is up to date: simulate, prepare, train, evaluate.
+    """Do everything in order, skipping what is up to date: simulate, prepare, train, evaluate.
 
     \b
-    hepdask run configs/demo.yaml
-    hepdask run configs/demo.yaml --set training.ranks=1 --set models.inclusive.epochs=10
+        hepdask run configs/demo.yaml
+        hepdask run configs/demo.yaml --set training.ranks=1 --set models.inclusive.epochs=10
     """
     loaded = _load(config, overrides, cluster)
     if show_config:
@@ -264,10 +306,10 @@ def predict(
     cluster: str | None,
     as_json: bool,
 ) -> None:
-    r"""Score every event of ROOT files with a trained model; the rows stay those of the input.
+    """Score every event of ROOT files with a trained model; the rows stay those of the input.
 
     \b
-    hepdask predict runs/demo/models/inclusive data/*.root --out scores
+        hepdask predict runs/demo/models/inclusive data/*.root --out scores
     """
     if cluster:
         overrides = overrides | {"cluster": cluster}
@@ -283,7 +325,13 @@ def predict(
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 @_everywhere
 def inspect(path: str, deep: bool, as_json: bool) -> int:
-    """Say what a ROOT file, a store or a run holds."""
+    """Say what a ROOT file, a store or a run holds.
+
+    \b
+        hepdask inspect events.root
+        hepdask inspect runs/demo/store.zarr --deep
+        hepdask inspect runs/demo --json
+    """
     from hepdask.steps.inspect import describe
 
     facts = hepdask.inspect(path, deep)
@@ -304,11 +352,11 @@ def inspect(path: str, deep: bool, as_json: bool) -> int:
 @click.option("--split", type=click.Choice(["train", "test"]), help="These events alone.")
 @_everywhere
 def export(source: str, format: str, out: str, split: Literal["train", "test"] | None) -> None:
-    r"""Write the events of a store for those who train elsewhere, or a trained model for those who use it elsewhere.
+    """Write the events of a store for those who train elsewhere, or a trained model for those who use it elsewhere.
 
     \b
-    hepdask export runs/demo/store.zarr --format tfrecord --split train --out train.tfrecord
-    hepdask export runs/demo/models/inclusive --format onnx --out inclusive.onnx
+        hepdask export runs/demo/store.zarr --format tfrecord --split train --out train.tfrecord
+        hepdask export runs/demo/models/inclusive --format onnx --out inclusive.onnx
     """
     if split and format in ("onnx", "savedmodel"):
         raise click.BadParameter("a model has no events; leave --split out")
@@ -320,13 +368,13 @@ def export(source: str, format: str, out: str, split: Literal["train", "test"] |
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 @_everywhere
 def submit(config: str, overrides: dict[str, Any], cluster: str | None, as_json: bool) -> None:
-    r"""Submit the whole run as a batch job, with its driver; the workers become further jobs.
+    """Submit the whole run as a batch job, with its driver; the workers become further jobs.
 
     \b
-    hepdask submit CONFIG --cluster slurm
-    hepdask status CONFIG --cluster slurm       where it is
-    hepdask logs -f CONFIG --cluster slurm      what it says
-    hepdask cancel CONFIG --cluster slurm       end it; submitted again, it goes on where it stopped
+        hepdask submit CONFIG --cluster slurm
+        hepdask status CONFIG --cluster slurm       where it is
+        hepdask logs -f CONFIG --cluster slurm      what it says
+        hepdask cancel CONFIG --cluster slurm       end it; submitted again, it goes on where it stopped
     """
     job = hepdask.submit(_load(config, overrides, cluster))
     facts = {"number": job.number, "kind": job.kind, "log": str(job.log)}
@@ -338,7 +386,11 @@ def submit(config: str, overrides: dict[str, Any], cluster: str | None, as_json:
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 @_everywhere
 def status(config: str, overrides: dict[str, Any], cluster: str | None, as_json: bool) -> None:
-    """Say where the submitted run is."""
+    """Say where the submitted run is.
+
+    \b
+        hepdask status CONFIG --cluster slurm
+    """
     from hepdask.steps import submit as submitted
 
     job, seen = submitted.status(_load(config, overrides, cluster))
@@ -354,7 +406,11 @@ def status(config: str, overrides: dict[str, Any], cluster: str | None, as_json:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job is over.")
 @_everywhere
 def logs(config: str, overrides: dict[str, Any], cluster: str | None, follow: bool) -> None:
-    """Print what the driver of the submitted run says."""
+    """Print what the driver of the submitted run says.
+
+    \b
+        hepdask logs -f CONFIG --cluster slurm
+    """
     from hepdask.steps import submit as submitted
 
     for text in submitted.logs(_load(config, overrides, cluster), follow):
@@ -365,7 +421,11 @@ def logs(config: str, overrides: dict[str, Any], cluster: str | None, follow: bo
 @_with_config
 @_everywhere
 def cancel(config: str, overrides: dict[str, Any], cluster: str | None) -> None:
-    """End the submitted run."""
+    """End the submitted run.
+
+    \b
+        hepdask cancel CONFIG --cluster slurm
+    """
     from hepdask.steps import submit as submitted
 
     click.echo(f"job {submitted.cancel(_load(config, overrides, cluster)).number} cancelled")
@@ -385,14 +445,16 @@ def cluster() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 @_everywhere
 def cluster_start(name: str, connection: str | None, tls: bool, as_json: bool) -> None:
-    r"""Start a cluster that stays up until Ctrl-C, and print its addresses.
+    """Start a cluster that stays up until Ctrl-C, and print its addresses.
 
     \b
-    hepdask cluster start local
-    hepdask run configs/demo.yaml --cluster tcp://127.0.0.1:PORT
-    hepdask cluster start slurm --tls --connection farm.json
-    hepdask run configs/demo.yaml --cluster farm.json
+        hepdask cluster start local
+        hepdask run configs/demo.yaml --cluster tcp://127.0.0.1:PORT
+        hepdask cluster start slurm --tls --connection farm.json
+        hepdask run configs/demo.yaml --cluster farm.json
     """
+    from hepdask import clusters
+
     with clusters.standing(name, connection, tls) as (facts, still_up):
         if as_json:
             click.echo(json.dumps(facts))
@@ -408,7 +470,11 @@ def cluster_start(name: str, connection: str | None, tls: bool, as_json: bool) -
 @click.argument("name", metavar="NAME|FILE")
 @_everywhere
 def cluster_script(name: str) -> None:
-    """Print the job script that starts workers on a batch farm."""
+    """Print the job script that starts workers on a batch farm.
+
+    \b
+        hepdask cluster script slurm
+    """
     from hepdask.clusters.farm import job_script
 
     click.echo(job_script(_farm(name)))
@@ -420,10 +486,10 @@ def cluster_script(name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 @_everywhere
 def cluster_check(name: str, read: str | None, as_json: bool) -> int:
-    r"""Look at a batch farm, with a single job, before there are a thousand; 1 where something has to be mended.
+    """Look at a batch farm, with a single job, before there are a thousand; 1 where something has to be mended.
 
     \b
-    hepdask cluster check lxplus --read root://server//path/file.root
+        hepdask cluster check lxplus --read root://server//path/file.root
     """
     from hepdask.clusters.check import check
 
@@ -439,7 +505,9 @@ def cluster_check(name: str, read: str | None, as_json: bool) -> int:
     return 0 if all(one.passed for one in done) else 1
 
 
-def _farm(name: str) -> clusters.Slurm | clusters.HTCondor:
+def _farm(name: str) -> Slurm | HTCondor:
+    from hepdask import clusters
+
     settings = clusters.load_cluster(name)
     if not isinstance(settings, clusters.Slurm | clusters.HTCondor):
         raise ConfigError(

@@ -103,8 +103,9 @@ def random_events(n, seed, **settings):
     return [random_event(rng, **settings) for _ in range(n)]
 
 
-def write_root(path, events, parents=None, drop=(), tree="Delphes", identity=None):
-    """Write events as a flat ROOT file; ``drop`` leaves branches out."""
+def write_root(path, events, parents=None, drop=(), tree="Delphes", identity=None, called=()):
+    """Write events as a flat ROOT file; ``drop`` leaves branches out, ``called`` gives some another name."""
+    called = dict(called)
     array = to_awkward(events, np.float32)
     collections = {}
     for name in array.fields:
@@ -121,6 +122,6 @@ def write_root(path, events, parents=None, drop=(), tree="Delphes", identity=Non
             tree,
             {name: ak.type(collection).content for name, collection in collections.items()},
             counter_name=lambda collection: f"{collection}_size",
-            field_name=lambda collection, field: f"{collection}.{field}" if collection else field,
+            field_name=lambda collection, field: called.get(name := f"{collection}.{field}", name),
         ).extend(collections)
     return str(path)

@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import events as made
 import pytest
 import yaml
 from conftest import require
 from test_train import has_horovod
 
+from hepdask.cli import cli
 from hepdask.config import Config, load_config, reference
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +87,40 @@ def test_run_end_to_end(tmp_path):
     facts = json.loads(hepdask("inspect", "run/store.zarr", "--deep", "--json", cwd=tmp_path).stdout)
     assert facts["damaged"] == []
     assert facts["events"] == sum(row["events_selected"] for row in facts["selection"])
+
+
+def commands(command, context):
+    """Yield the context of a command and of all below it."""
+    yield context
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands(below, click.Context(below, info_name=name, parent=context))
+
+
+def test_help_shows_examples_line_by_line():
+    """Every command but a group of them has an example, which begins with its name and is not folded."""
+    for context in commands(cli, click.Context(cli, info_name="hepdask")):
+        shown = context.get_help()
+        assert "\\b" not in shown, context.command_path
+        assert "\b" not in shown, context.command_path
+        if not isinstance(context.command, click.Group):
+            example = rf"(?m)^ {{6}}{context.command_path}( |$)"
+            assert re.search(example, shown), f"{context.command_path} --help shows no example"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell):
+    """The script for the shell is given, and what it asks is answered."""
+    program = Path(sys.executable).with_name("hepdask")
+    script = subprocess.run(
+        [program], env={**os.environ, "_HEPDASK_COMPLETE": f"{shell}_source"}, capture_output=True, text=True
+    ).stdout
+    assert "_HEPDASK_COMPLETE" in script
+    asked = {"COMP_WORDS": "hepdask pre", "COMP_CWORD": "pre" if shell == "fish" else "1"}
+    answer = subprocess.run(
+        [program], env={**os.environ, **asked, "_HEPDASK_COMPLETE": f"{shell}_complete"},
+        capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert {"predict", "prepare"} == {word for word in re.split(r"[\n,\t]", answer) if word.startswith("pre")}
 
 
 def test_simulated_files_do_not_depend_on_the_cluster(tmp_path):

@@ -1,0 +1,17 @@
+"""Selections and features of this analysis. config.yaml names them; their names and their number are up to you.
+
+Each takes an awkward array of events with the collections that are read (events.Jet.PT, events.MissingET.MET, ...), and
+gives one value an event. GeV and rad, as in the files.
+"""
+
+import awkward as ak
+
+
+def two_jets(events: ak.Array) -> ak.Array:
+    """Select events with at least two jets above 30 GeV: one bool an event."""
+    return ak.sum(events.Jet.PT > 30.0, axis=1) >= 2
+
+
+def leading_jet_pt(events: ak.Array) -> ak.Array:
+    """Give the pT of the hardest jet [GeV], 0 where there is none: one number an event, never NaN."""
+    return ak.fill_none(ak.max(events.Jet.PT, axis=1), 0.0)

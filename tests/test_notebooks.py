@@ -1,0 +1,46 @@
+"""The notebooks of docs/ run from the first cell to the last, on small files in place of simulated ones."""
+
+from pathlib import Path
+
+import events as made
+import nbclient
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "docs/notebooks"
+NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with events of both processes, of which those called ttbar have harder jets."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    (folder / "events").mkdir()
+    for seed, process in enumerate(("ttbar", "wjets")):
+        events = made.random_events(150, seed, candidates=15, leptons=4)
+        for event in events:
+            event["jets"] = [jet for jet in event["jets"] if (jet["pt"] > 50) == (process == "ttbar")]
+        made.write_root(folder / f"events/{process}.root", events)
+    return folder
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_runs(name, folder, request, monkeypatch):
+    if name.startswith("5"):
+        request.getfixturevalue("horovod")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    notebook = nbformat.read(FOLDER / name, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_are_kept_without_outputs(name):
+    notebook = nbformat.read(FOLDER / name, as_version=4)
+    nbformat.validate(notebook)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+
+
+def test_every_notebook_is_listed():
+    text = (FOLDER.parent / "notebooks.md").read_text()
+    assert NOTEBOOKS
+    assert all(f"notebooks/{name}" in text for name in NOTEBOOKS)
