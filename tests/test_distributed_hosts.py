@@ -313,6 +313,10 @@ def mirrored(steps):
     expected = 0.0
     for a, b in zip(x.astype("f8"), y.astype("f8"), strict=True):
         expected -= 0.05 * np.sum(2 * a * (expected * a - b)) / 8
+    if task == 0:  # the other is done, and must still answer who has not got its last numbers
+        time.sleep(2)
+        host, port = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"][1].rsplit(":", 1)
+        socket.create_connection((host, int(port)), 5).close()
     return strategy.num_replicas_in_sync, task, float(slope.numpy()), float(expected), os.environ["TF_CONFIG"]
 
 
