@@ -131,7 +131,7 @@ def test_card_in_a_notebook_stays_up_to_date(client, tmp_path):
 
     cells = [
         f"import time, hepdask\nhere = hepdask.session({client.scheduler.address!r})\nhere",
-        "future = here.client.submit(time.sleep, 3600, pure=False)\ntime.sleep(6)",
+        "future = here.client.submit(time.sleep, 8, pure=False)\ntime.sleep(6)",
         "future.cancel()\nhere.close()",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
