@@ -248,7 +248,7 @@ def test_a_cluster_that_stays_up_can_be_attached_to(document, tmp_path):
         assert facts["dashboard"].rsplit("/", 1)[0] in done.stderr
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(60)
     assert process.returncode == 130
     start = time.monotonic()
     done = hepdask("prepare", document(output=str(tmp_path / "again")), "--cluster", facts["address"])
