@@ -239,6 +239,8 @@ def test_a_cluster_that_stays_up_can_be_attached_to(document, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "hepdask", "cluster", "start", str(tmp_path / "cluster.yaml"), "--json"],
         stdout=subprocess.PIPE, text=True,
+        # a shell's background jobs inherit that SIGINT is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         facts = json.loads(process.stdout.readline())
@@ -248,7 +250,10 @@ def test_a_cluster_that_stays_up_can_be_attached_to(document, tmp_path):
         assert facts["dashboard"].rsplit("/", 1)[0] in done.stderr
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     start = time.monotonic()
     done = hepdask("prepare", document(output=str(tmp_path / "again")), "--cluster", facts["address"])
