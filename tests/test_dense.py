@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from hepdask import prepare
 from hepdask.batches import Batches
 from hepdask.compiled import build, dense
-from hepdask.compiled.dense import Sample, Stack, records
+from hepdask.compiled.dense import Rows, Sample, Stack, records
 from hepdask.distributed import Checkpoint
 from hepdask.distributed.keras import DistributedOptimizer
 from hepdask.learners import choose
+from hepdask.learners.layers import dense_chain
 from hepdask.learners.measures import loss
-from hepdask.learners.stack import dense_layers
 from hepdask.scaling import Scaler
 from hepdask.store import Events
 from hepdask.training import train_rank
@@ -212,6 +212,90 @@ def test_dropout_does_not_depend_on_how_steps_are_cut_into_calls():
     assert found[0] == found[1]
 
 
+def rows_of(events, widths, rng):
+    return Rows(
+        rng.normal(size=(events, widths[0])).astype(np.float32),
+        rng.integers(0, widths[-1], events),
+        rng.uniform(0, 2, events).astype(np.float32) * (rng.random(events) < 0.8),
+        rng.permutation(10 * events)[:events].astype(np.uint64),
+        (3, 7),
+    )
+
+
+@pytest.mark.parametrize("events", [0, 1, 16, 61, 1000])
+@pytest.mark.parametrize("input_dropout", [0.0, 0.2])
+def test_gradients_of_rows_are_those_of_float64_and_reach_what_made_them(events, input_dropout):
+    """Masks of the inputs are read off the first layer's gradients, one event at a time."""
+    rng = np.random.default_rng(events)
+    widths, activations, before = [64, 25, 4, 3], ["relu", "elu"], 5
+    stack = Stack(widths, [*activations, "softmax"], input_dropout=input_dropout, before=before)
+    _, weights = random_stack(widths, activations, rng)
+    stack.weights[before:] = np.concatenate([np.ravel(array) for layer in weights for array in layer])
+    rows = rows_of(events, widths, rng)
+    masks = np.ones((events, 64))
+    if input_dropout:
+        ones = dataclasses.replace(rows, values=np.ones_like(rows.values), weight=np.ones_like(rows.weight))
+        for event in range(events):
+            one = slice(event, event + 1)
+            alone = dataclasses.replace(
+                ones,
+                values=ones.values[one],
+                label=ones.label[one],
+                weight=ones.weight[one],
+                place=ones.place[one],
+            )
+            stack.differentiate_rows(alone)
+            masks[event] = stack.gradients[before:][: 64 * 25].reshape(64, 25).any(axis=1) / (
+                1 - input_dropout
+            )
+        if events == 1000:
+            assert abs((masks > 0).mean() - 0.8) < 5 * 0.4 / np.sqrt(masks.size)
+    wanted_loss, wanted_hits, wanted, wanted_passed = oracle_of_rows(
+        weights, activations, rows.values * masks, rows.label, rows.weight
+    )
+    found_loss, found_hits, passed = stack.differentiate_rows(rows)
+    assert found_loss == pytest.approx(wanted_loss, rel=1e-5)
+    assert found_hits == wanted_hits
+    if events:
+        close(passed, wanted_passed * masks)
+        for mine, theirs in zip(pieces(stack.gradients[before:], wanted), wanted, strict=True):
+            close(mine, theirs)
+    assert not stack.gradients[:before].any(), "those are not its own"
+    stack.gradients[:] = 1.0
+    stack.update(0.5)
+    assert (stack.weights[:before] < 0).all(), "the other weights move with these"
+
+
+def oracle_of_rows(weights, activations, rows, labels, weight):
+    loss_, hits, gradients = oracle(weights, activations, rows, labels, weight.astype(np.float64))
+    step = 1e-6
+    passed = np.empty(rows.shape)
+    for feature in range(rows.shape[1]):
+        moved = np.zeros(rows.shape[1])
+        moved[feature] = step
+        passed[:, feature] = (
+            losses_of(weights, activations, rows + moved, labels)
+            - losses_of(weights, activations, rows - moved, labels)
+        ) / (2 * step)
+    return loss_, hits, gradients, passed * weight[:, None]
+
+
+def losses_of(weights, activations, rows, labels):
+    values = rows.astype(np.float64)
+    for (kernel, bias), activation in zip(weights, [*activations, "linear"], strict=True):
+        values = ORACLES[activation][0](values @ kernel.astype(np.float64) + bias)
+    return np.log(np.exp(values).sum(axis=1)) - values[np.arange(len(labels)), labels]
+
+
+def test_scores_of_rows_are_those_of_records():
+    stack, _ = random_stack([5, 8, 3], ["tanh"], np.random.default_rng(2), dropouts=[0.3])
+    rows = rows_of(37, [5, 8, 3], np.random.default_rng(3))
+    found = stack.scores_of_rows(rows)
+    assert (found == stack.scores(records(rows.values, rows.label), np.arange(37))).all()
+    with pytest.raises(ValueError, match="do not fit a network of 5 features"):
+        stack.scores_of_rows(dataclasses.replace(rows, values=rows.values[:, :4]))
+
+
 def test_dropout_of_0_is_none_and_scores_know_no_dropout():
     plain, weights, rows, _, sample = dropped(dropouts=[0.0, 0.0])
     without, _ = random_stack(DROPPED["widths"], DROPPED["activations"], np.random.default_rng(8))
@@ -313,7 +397,7 @@ def test_a_network_with_dropout_learns_on_the_kernel_as_in_keras():
     optimizer.build(model.trainable_variables)
     learner, way = choose(model, optimizer, None, kernel=True, threads=1)
     assert way == "the compiled dense kernel"
-    assert [rate for _, rate in dense_layers(model)] == [0.3, 0.3, 0.0]
+    assert dense_chain(model).dropouts == [0.3, 0.3, 0.0]
     rng = np.random.default_rng(9)
     rows, labels = rng.normal(size=(20000, 7)).astype(np.float32), rng.integers(0, 3, 20000)
     same = Scaler(np.zeros(7, np.float32), np.ones(7, np.float32))
@@ -373,9 +457,9 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_conf
 
 def test_networks_of_another_kind_are_left_to_tensorflow():
     inputs = keras.Input((7,), name="high_level")
-    dropped = keras.layers.Dense(3, activation="softmax")(keras.layers.Dropout(0.2)(inputs))
+    dropped = keras.layers.Dense(3, activation="softmax")(keras.layers.GaussianDropout(0.2)(inputs))
     first, second = keras.layers.Dense(4)(inputs), keras.layers.Dense(4)(inputs)
-    assert dense_layers(network()) is not None
+    assert dense_chain(network()) is not None
     for other in (
         keras.Model({"high_level": inputs}, dropped),
         keras.Model(
@@ -387,7 +471,7 @@ def test_networks_of_another_kind_are_left_to_tensorflow():
         network(use_bias=False),
         network(kernel_regularizer="l2"),
     ):
-        assert dense_layers(other) is None
+        assert dense_chain(other) is None
     optimizer = keras.optimizers.Adam()
     model = network(use_bias=False)
     optimizer.build(model.trainable_variables)

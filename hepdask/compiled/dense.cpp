@@ -1,5 +1,6 @@
 // A stack of dense layers under a softmax, trained for many steps in one call: rows are gathered, go forward, meet the
 // cross-entropy, go backward, and Adam moves the weights. What happens to single values: activations.h, dropout.h.
+// Or one step on rows that another layer made, which gets their gradients back.
 //
 // Sixteen events ride in the lanes of SIMD registers: a tile. The operand of a layer is [x | 1], so that the bias is
 // one more row of the weights; Keras' kernel and bias, one behind the other, lie just so. On the way back the gradient
@@ -17,11 +18,12 @@
 extern "C" {
 
 // A network, and what Adam remembers of it. Weights, moments and gradients hold kernel (K, N) and bias (N) of one layer
-// after the other.
+// after the other, behind those of layers that are not computed here.
 struct Network {
     int32_t layers;
     const int32_t *widths, *activations;  // (layers + 1), (layers); the last one is the softmax
-    const float* dropouts;                // (layers), behind each activation; 0 behind the softmax
+    const float* dropouts;                // (layers + 1), of the inputs and behind each activation; 0 behind the softmax
+    int64_t before;                       // weights of other layers
     float *weights, *first_moments, *second_moments, *gradients;
     float first_decay, second_decay, epsilon;  // one minus beta
 };
@@ -35,6 +37,17 @@ struct Sample {
     int64_t events, batch_size;
     uint64_t key;
     int32_t width, rank, ranks;
+};
+
+// Events whose values another layer made. The key and an event's place decide what is dropped out.
+struct Rows {
+    const float* values;    // (events, features)
+    const int64_t* labels;
+    const float* weights;   // of each event in the loss
+    const uint64_t* places;
+    float* passed;          // (events, features), gradients of the values
+    int64_t events;
+    uint64_t key;
 };
 }
 
@@ -57,13 +70,15 @@ struct Layer {
 
 struct Stack {
     std::vector<Layer> layers;
+    Dropout dropout;  // of the inputs
     std::vector<float> raw;
     float* passed;  // gradient of the values of a tile
     int64_t count = 0;
-    bool drops = false;
+    bool drops;
     alignas(64) uint32_t words[CHUNK * LANES];  // of the events, for dropout
 
-    explicit Stack(const Network& network) {
+    explicit Stack(const Network& network)
+        : dropout{network.dropouts[0], network.widths[0], -network.widths[0]}, drops(dropout.rate > 0.0f) {
         const int32_t* widths = network.widths;
         int64_t floats = LANES + CHUNK * (widths[0] + 1) * LANES;
         int widest = 0;
@@ -77,16 +92,16 @@ struct Stack {
         at += widest * LANES;
         int units = 0;
         for (int l = 0; l < network.layers; ++l) {
-            const Dropout dropout{network.dropouts[l], widths[l + 1], units};
-            Layer layer{widths[l], widths[l + 1], Activation(network.activations[l]), dropout,
-                        network.weights + count, network.gradients + count, nullptr, at, nullptr};
+            const int64_t place = network.before + count;
+            Layer layer{widths[l], widths[l + 1], Activation(network.activations[l]), {network.dropouts[l + 1], widths[l + 1], units},
+                        network.weights + place, network.gradients + place, nullptr, at, nullptr};
             for (int tile = 1; tile <= CHUNK; ++tile) store(at + tile * layer.input_step() - LANES, all(1.0f));
             at += CHUNK * layer.input_step();
             layer.output = at;
             layers.push_back(layer);
             count += (layer.in + 1) * layer.out;
             units += layer.out;
-            drops = drops || dropout.rate > 0.0f;
+            drops = drops || layer.dropout.rate > 0.0f;
         }
         at += CHUNK * layers.back().output_step();
         for (Layer& layer : layers) {
@@ -154,28 +169,79 @@ float sum(Lanes lanes) {
     return total;
 }
 
-// Events first, first + ranks, ... of the order, as far as they are there, into the lanes of a tile; empty lanes weigh
-// nothing. Those of the next batch are sent for.
-void gather(const Sample& sample, int features, int64_t first, int64_t end, float share, float* tile, Lanes& label, Lanes& weight) {
-    alignas(64) float labels[LANES] = {}, weights[LANES] = {};
-    for (int lane = 0; lane < LANES; ++lane) {
-        const int64_t place = first + lane * sample.ranks;
-        if (place >= end) {
-            for (int f = 0; f < features; ++f) tile[f * LANES + lane] = 0.0f;
-            continue;
-        }
-        const float* record = sample.records + sample.order[place] * sample.width;
-        for (int f = 0; f < features; ++f) tile[f * LANES + lane] = record[f];
-        labels[lane] = record[features];
-        weights[lane] = share * sample.class_weights[int(record[features])];
-        if (place + sample.batch_size < sample.events) {
-            const float* later = sample.records + sample.order[place + sample.batch_size] * sample.width;
-            for (int f = 0; f <= features; f += 16) __builtin_prefetch(later + f);
-        }
+// This rank's part of a batch of a sample, tile by tile. Empty lanes weigh nothing.
+class Gathered {
+    const Sample& sample;
+    int64_t first, end;
+    float share;
+
+public:
+    static constexpr bool passes = false;
+
+    Gathered(const Sample& sample, int64_t batch) : sample(sample) {
+        const int64_t start = batch * sample.batch_size;
+        first = start + sample.rank;
+        end = std::min(start + sample.batch_size, sample.events);
+        share = 1.0f / float(end - start);
     }
-    label = load(labels);
-    weight = load(weights);
-}
+
+    int64_t tiles() const { return (end - first + LANES * sample.ranks - 1) / (LANES * sample.ranks); }
+    int64_t place(int64_t tile, int lane) const { return first + (tile * LANES + lane) * sample.ranks; }
+    uint32_t word(int64_t tile, int lane) const { return ::word(sample.key, place(tile, lane)); }
+
+    // Events of the next batch are sent for.
+    void gather(int64_t tile, int features, float* values, Lanes& label, Lanes& weight) const {
+        alignas(64) float labels[LANES] = {}, weights[LANES] = {};
+        for (int lane = 0; lane < LANES; ++lane) {
+            const int64_t at = place(tile, lane);
+            if (at >= end) {
+                for (int f = 0; f < features; ++f) values[f * LANES + lane] = 0.0f;
+                continue;
+            }
+            const float* record = sample.records + sample.order[at] * sample.width;
+            for (int f = 0; f < features; ++f) values[f * LANES + lane] = record[f];
+            labels[lane] = record[features];
+            weights[lane] = share * sample.class_weights[int(record[features])];
+            if (at + sample.batch_size < sample.events) {
+                const float* later = sample.records + sample.order[at + sample.batch_size] * sample.width;
+                for (int f = 0; f <= features; f += 16) __builtin_prefetch(later + f);
+            }
+        }
+        label = load(labels);
+        weight = load(weights);
+    }
+};
+
+// Rows tile by tile, which get their gradients back.
+class Given {
+    const Rows& rows;
+
+public:
+    static constexpr bool passes = true;
+
+    explicit Given(const Rows& rows) : rows(rows) {}
+
+    int64_t tiles() const { return (rows.events + LANES - 1) / LANES; }
+    uint32_t word(int64_t tile, int lane) const { return ::word(rows.key, rows.places[std::min(tile * LANES + lane, rows.events - 1)]); }
+
+    void gather(int64_t tile, int features, float* values, Lanes& label, Lanes& weight) const {
+        alignas(64) float labels[LANES] = {}, weights[LANES] = {};
+        for (int lane = 0; lane < LANES; ++lane) {
+            const int64_t at = tile * LANES + lane;
+            const bool there = at < rows.events;
+            for (int f = 0; f < features; ++f) values[f * LANES + lane] = there ? rows.values[at * features + f] : 0.0f;
+            labels[lane] = there ? float(rows.labels[at]) : 0.0f;
+            weights[lane] = there ? rows.weights[at] : 0.0f;
+        }
+        label = load(labels);
+        weight = load(weights);
+    }
+
+    void pass(int64_t tile, int features, const float* gradients) const {
+        for (int lane = 0; lane < LANES && tile * LANES + lane < rows.events; ++lane)
+            for (int f = 0; f < features; ++f) rows.passed[(tile * LANES + lane) * features + f] = gradients[f * LANES + lane];
+    }
+};
 
 // Takes a tile through all layers, and what an activation gives through `dropped`; where the logits are.
 template <class F>
@@ -190,37 +256,40 @@ float* forward(Stack& stack, int tile, F&& dropped) {
     return output;
 }
 
-// This rank's part of the gradients, of the mean loss of a batch, and of its hits.
-void differentiate(Stack& stack, const Sample& sample, int64_t batch, float* loss, float* hits) {
-    const int64_t start = batch * sample.batch_size, end = std::min(start + sample.batch_size, sample.events);
-    const float share = 1.0f / float(end - start);
-    for (size_t l = 1; l < stack.layers.size(); ++l) transpose(stack.layers[l]);
+// Gradients of the weights, weighted loss and hits of the events of a source.
+template <class Source>
+void differentiate(Stack& stack, const Source& source, float* loss, float* hits) {
+    for (size_t l = Source::passes ? 0 : 1; l < stack.layers.size(); ++l) transpose(stack.layers[l]);
     std::fill_n(stack.layers[0].gradients, stack.count, 0.0f);
     Measures measures;
-    const int64_t tile_events = int64_t(LANES) * sample.ranks;
-    for (int64_t at = start + sample.rank; at < end;) {
-        int tiles = 0;
-        for (; tiles < CHUNK && at < end; ++tiles, at += tile_events) {
+    const Layer &first = stack.layers[0], &last = stack.layers.back();
+    const int64_t all = source.tiles();
+    for (int64_t start = 0; start < all; start += CHUNK) {
+        const int tiles = int(std::min<int64_t>(CHUNK, all - start));
+        for (int tile = 0; tile < tiles; ++tile) {
             Lanes label, weight;
-            const Layer &first = stack.layers[0], &last = stack.layers.back();
-            gather(sample, first.in, at, end, share, first.input + tiles * first.input_step(), label, weight);
-            uint32_t* words = stack.words + tiles * LANES;
-            for (int lane = 0; stack.drops && lane < LANES; ++lane) words[lane] = word(sample.key, at + lane * sample.ranks);
-            float* logits = forward(stack, tiles, [&](const Dropout& dropout, float* values) {
-                if (dropout.rate > 0.0f) dropout.forward(words, values);
-            });
-            cross_entropy(logits, last.out, label, weight, measures);
+            float* values = first.input + tile * first.input_step();
+            source.gather(start + tile, first.in, values, label, weight);
+            uint32_t* words = stack.words + tile * LANES;
+            for (int lane = 0; stack.drops && lane < LANES; ++lane) words[lane] = source.word(start + tile, lane);
+            const auto drop = [&](const Dropout& dropout, float* some) {
+                if (dropout.rate > 0.0f) dropout.forward(words, some);
+            };
+            drop(stack.dropout, values);
+            cross_entropy(forward(stack, tile, drop), last.out, label, weight, measures);
         }
         for (size_t l = stack.layers.size(); l-- > 0;) {
             const Layer& layer = stack.layers[l];
             add_outer<ROWS, COLUMNS>(layer.input, layer.input_step(), layer.in + 1, layer.output, layer.output_step(),
                                      layer.out, tiles, layer.gradients, layer.out);
-            for (int tile = 0; l > 0 && tile < tiles; ++tile) {
-                const Layer& before = stack.layers[l - 1];
+            if (l == 0 && !Source::passes) break;
+            const Dropout& dropout = l > 0 ? stack.layers[l - 1].dropout : stack.dropout;
+            for (int tile = 0; tile < tiles; ++tile) {
                 float* values = layer.input + tile * layer.input_step();
                 product(layer.output + tile * layer.output_step(), layer.out, layer.transposed, layer.in, stack.passed);
-                if (before.dropout.rate > 0.0f) before.dropout.backward(stack.words + tile * LANES, stack.passed, values);
-                go_back(before.activation, stack.passed, values, layer.in);
+                if (dropout.rate > 0.0f) dropout.backward(stack.words + tile * LANES, stack.passed, values);
+                if (l > 0) go_back(stack.layers[l - 1].activation, stack.passed, values, layer.in);
+                else if constexpr (Source::passes) source.pass(start + tile, layer.in, stack.passed);
             }
         }
     }
@@ -228,17 +297,18 @@ void differentiate(Stack& stack, const Sample& sample, int64_t batch, float* los
     *hits = sum(measures.hits);
 }
 
-// Class probabilities of all events of the order, which are one batch.
-void score(Stack& stack, const Sample& sample, float* scores) {
+// Class probabilities of all events of a source.
+template <class Source>
+void score(Stack& stack, const Source& source, int64_t events, float* scores) {
     const Layer &first = stack.layers[0], &last = stack.layers.back();
-    for (int64_t at = 0; at < sample.events; at += LANES) {
+    for (int64_t tile = 0; tile < source.tiles(); ++tile) {
         Lanes label, weight;
-        gather(sample, first.in, at, sample.events, 1.0f, first.input, label, weight);
+        source.gather(tile, first.in, first.input, label, weight);
         float* found = forward(stack, 0, [](const Dropout&, float*) {});
         shift(found, last.out);
         normalise(found, last.out);
-        for (int lane = 0; lane < std::min<int64_t>(LANES, sample.events - at); ++lane)
-            for (int c = 0; c < last.out; ++c) scores[(at + lane) * last.out + c] = found[c * LANES + lane];
+        for (int lane = 0; lane < std::min<int64_t>(LANES, events - tile * LANES); ++lane)
+            for (int c = 0; c < last.out; ++c) scores[(tile * LANES + lane) * last.out + c] = found[c * LANES + lane];
     }
 }
 
@@ -264,8 +334,8 @@ void hepdask_dense_steps(const Network* network, const Sample* sample, int64_t f
     const FlushSubnormal flush;
     Stack stack(*network);
     for (int64_t i = 0; i < count; ++i) {
-        differentiate(stack, *sample, first + i, losses + i, hits + i);
-        update(*network, stack.count, rates[i]);
+        differentiate(stack, Gathered(*sample, first + i), losses + i, hits + i);
+        update(*network, network->before + stack.count, rates[i]);
     }
 }
 
@@ -273,17 +343,30 @@ void hepdask_dense_steps(const Network* network, const Sample* sample, int64_t f
 void hepdask_dense_gradients(const Network* network, const Sample* sample, int64_t batch, float* loss, float* hits) {
     const FlushSubnormal flush;
     Stack stack(*network);
-    differentiate(stack, *sample, batch, loss, hits);
+    differentiate(stack, Gathered(*sample, batch), loss, hits);
 }
 
 void hepdask_dense_update(const Network* network, float rate) {
     const FlushSubnormal flush;
-    update(*network, Stack(*network).count, rate);
+    update(*network, network->before + Stack(*network).count, rate);
 }
 
 void hepdask_dense_scores(const Network* network, const Sample* sample, float* scores) {
     const FlushSubnormal flush;
     Stack stack(*network);
-    score(stack, *sample, scores);
+    score(stack, Gathered(*sample, 0), sample->events, scores);
+}
+
+// Gradients and scores of rows.
+void hepdask_dense_rows(const Network* network, const Rows* rows, float* loss, float* hits) {
+    const FlushSubnormal flush;
+    Stack stack(*network);
+    differentiate(stack, Given(*rows), loss, hits);
+}
+
+void hepdask_dense_rows_scores(const Network* network, const Rows* rows, float* scores) {
+    const FlushSubnormal flush;
+    Stack stack(*network);
+    score(stack, Given(*rows), rows->events, scores);
 }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 from collections.abc import Sequence
 from ctypes import byref
@@ -61,6 +62,31 @@ class Sample:
             raise ValueError(f"the order names events that are not among the {count}")
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Events whose features another layer made.
+
+    Attributes
+    ----------
+    values : float32 (n, n_features)
+        As the network takes them.
+    label : int64 (n,)
+        Class.
+    weight : float32 (n,)
+        Weight in the loss.
+    place : uint64 (n,)
+        What tells the events apart; with the seed, it decides which units are dropped out.
+    seed : (int, int)
+        Of the run and the epoch.
+    """
+
+    values: _Floats
+    label: NDArray[np.int64]
+    weight: _Floats
+    place: NDArray[np.uint64]
+    seed: tuple[int, int] = (0, 0)
+
+
 def records(rows: _Floats, labels: NDArray[np.integer]) -> _Floats:
     """Put features and label of an event next to each other, so that fetching an event is fetching one place.
 
@@ -88,8 +114,8 @@ def records(rows: _Floats, labels: NDArray[np.integer]) -> _Floats:
 class _Network(ctypes.Structure):
     _fields_ = (
         ("layers", ctypes.c_int32), ("widths", ctypes.c_void_p), ("activations", ctypes.c_void_p),
-        ("dropouts", ctypes.c_void_p), ("weights", ctypes.c_void_p), ("first_moments", ctypes.c_void_p),
-        ("second_moments", ctypes.c_void_p), ("gradients", ctypes.c_void_p),
+        ("dropouts", ctypes.c_void_p), ("before", ctypes.c_int64), ("weights", ctypes.c_void_p),
+        ("first_moments", ctypes.c_void_p), ("second_moments", ctypes.c_void_p), ("gradients", ctypes.c_void_p),
         ("first_decay", ctypes.c_float), ("second_decay", ctypes.c_float), ("epsilon", ctypes.c_float),
     )  # fmt: skip
 
@@ -99,6 +125,13 @@ class _Sample(ctypes.Structure):
         ("records", ctypes.c_void_p), ("class_weights", ctypes.c_void_p), ("order", ctypes.c_void_p),
         ("events", ctypes.c_int64), ("batch_size", ctypes.c_int64), ("key", ctypes.c_uint64),
         ("width", ctypes.c_int32), ("rank", ctypes.c_int32), ("ranks", ctypes.c_int32),
+    )  # fmt: skip
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (
+        ("values", ctypes.c_void_p), ("label", ctypes.c_void_p), ("weight", ctypes.c_void_p),
+        ("place", ctypes.c_void_p), ("passed", ctypes.c_void_p), ("events", ctypes.c_int64), ("key", ctypes.c_uint64),
     )  # fmt: skip
 
 
@@ -116,6 +149,11 @@ class Stack:
         the last one. By default nothing is dropped.
     beta_1, beta_2, epsilon : float
         Of Adam.
+    input_dropout : float
+        The same for the features.
+    before : int
+        Weights of other layers, which stand before those of this network in `weights` and the other arrays: `update`
+        takes them along, what computes with them and fills in their gradients is elsewhere.
 
     Attributes
     ----------
@@ -138,6 +176,8 @@ class Stack:
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
+        input_dropout: float = 0.0,
+        before: int = 0,
     ) -> None:
         places = [ACTIVATIONS.index(name) for name in activations]
         last = ACTIVATIONS.index("softmax")
@@ -150,13 +190,15 @@ class Stack:
             raise ValueError(f"dropout of {list(dropouts)} does not fit the layers; the last has none")
         self._library = _library()
         self._widths, self._activations = np.array(widths, np.int32), np.array(places, np.int32)
-        self._dropouts, self._betas = np.array(dropouts, np.float32), (beta_1, beta_2)
-        count = sum((k + 1) * n for k, n in itertools.pairwise(widths))
+        if not 0 <= input_dropout < 1:
+            raise ValueError(f"a dropout of {input_dropout} leaves no features")
+        self._dropouts, self._betas = np.array([input_dropout, *dropouts], np.float32), (beta_1, beta_2)
+        count = before + sum((k + 1) * n for k, n in itertools.pairwise(widths))
         self.weights, self.first_moments, self.second_moments, self.gradients = np.zeros(
             (4, count), np.float32
         )
         self._network = _Network(
-            len(places), _at(self._widths), _at(self._activations), _at(self._dropouts),
+            len(places), _at(self._widths), _at(self._activations), _at(self._dropouts), before,
             _at(self.weights), _at(self.first_moments), _at(self.second_moments), _at(self.gradients),
             1 - beta_1, 1 - beta_2, epsilon,
         )  # fmt: skip
@@ -223,6 +265,30 @@ class Stack:
         """Take the step that `gradients` ask for; the rate is one of those of `steps`."""
         self._library.hepdask_dense_update(byref(self._network), rate)
 
+    def differentiate_rows(self, rows: Rows) -> tuple[float, float, _Floats]:
+        """Compute the `gradients` of rows.
+
+        Returns
+        -------
+        loss, hits : float
+            Sum of the weighted losses, and the events with the right class, those of weight 0 not counted.
+        passed : float32 (n, n_features)
+            Gradients of the values.
+        """
+        found, passed = np.empty(2, np.float32), np.empty_like(rows.values)
+        source, held = self._rows(rows, passed)
+        self._library.hepdask_dense_rows(byref(self._network), byref(source), _at(found[:1]), _at(found[1:]))
+        del held
+        return float(found[0]), float(found[1]), passed
+
+    def scores_of_rows(self, rows: Rows) -> _Floats:
+        """Give class probabilities (n, n_classes) of rows, float32."""
+        found = np.empty((len(rows.values), self._widths[-1]), np.float32)
+        source, held = self._rows(rows, found)
+        self._library.hepdask_dense_rows_scores(byref(self._network), byref(source), _at(found))
+        del held
+        return found
+
     def scores(self, records: _Floats, order: NDArray[np.int64]) -> _Floats:
         """Give class probabilities (n, n_classes) of the events that the order names."""
         found = np.empty((len(order), self._widths[-1]), np.float32)
@@ -243,9 +309,27 @@ class Stack:
         width = arrays[0].shape[1]
         if width <= self._widths[0] or arrays[1].shape != (self._widths[-1],):
             raise ValueError(f"records of {width} and {arrays[1].shape} class weights do not fit the network")
-        seed = np.random.SeedSequence((*sample.seed, 1))  # another one than that of the order
-        key, size = int(seed.generate_state(1, np.uint64)[0]), sample.batch_size
+        key, size = _key(sample.seed), sample.batch_size
         return _Sample(*map(_at, arrays), len(arrays[2]), size, key, width, sample.rank, sample.ranks), arrays
+
+    def _rows(self, rows: Rows, passed: _Floats) -> tuple[_Rows, list[NDArray]]:
+        count = len(rows.values)
+        arrays = [
+            np.ascontiguousarray(array, dtype)
+            for array, dtype in (
+                (rows.values, np.float32), (rows.label, np.int64), (rows.weight, np.float32), (rows.place, np.uint64)
+            )
+        ]  # fmt: skip
+        shapes = [array.shape for array in arrays]
+        if shapes != [(count, self._widths[0]), *[(count,)] * 3]:
+            raise ValueError(f"rows of shapes {shapes} do not fit a network of {self._widths[0]} features")
+        return _Rows(*map(_at, arrays), _at(passed), count, _key(rows.seed)), arrays
+
+
+@functools.lru_cache(4)
+def _key(seed: tuple[int, int]) -> int:
+    """Derive the key of an epoch's dropout; another number than those that shuffle it."""
+    return int(np.random.SeedSequence((*seed, 1)).generate_state(1, np.uint64)[0])
 
 
 def _library() -> ctypes.CDLL:
@@ -257,6 +341,8 @@ def _library() -> ctypes.CDLL:
         "hepdask_dense_gradients": (pointer, pointer, count, pointer, pointer),
         "hepdask_dense_update": (pointer, ctypes.c_float),
         "hepdask_dense_scores": (pointer, pointer, pointer),
+        "hepdask_dense_rows": (pointer, pointer, pointer, pointer),
+        "hepdask_dense_rows_scores": (pointer, pointer, pointer),
     }
     for name, arguments in signatures.items():
         function = getattr(loaded, name)

@@ -1,8 +1,8 @@
 """How a rank takes a network through batches: four ways to do the same mathematics, each the fastest of its kind.
 
 `stack` and `dense` run many steps in one call on high-level features that stay in memory, the one in the compiled
-kernel, the other in TensorFlow; `ragged` hands the particles to the compiled recurrent kernel; `padded` is plain
-Keras on padded batches, for GPUs and for all other networks.
+kernel, the other in TensorFlow; `ragged` runs networks with a recurrent layer over the particles on both compiled
+kernels; `padded` is plain Keras on padded batches, for GPUs and for all other networks.
 """
 
 from __future__ import annotations
@@ -109,19 +109,21 @@ def choose(
     """
     import tensorflow as tf
 
+    from hepdask.learners.layers import ragged_layers
     from hepdask.learners.padded import Padded
-    from hepdask.learners.ragged import Ragged, recurrent_layer
+    from hepdask.learners.ragged import Ragged
 
     if particles is None:
         return _choose_dense(model, optimizer, kernel, long)
-    if recurrent_layer(model) is None:
+    layers = ragged_layers(model)
+    if layers is None:
         return Padded(model, optimizer, particles), "Keras on padded batches"
     if tf.config.list_physical_devices("GPU"):
         return Padded(model, optimizer, particles), "Keras on padded batches, on a GPU"
     if not kernel:
         return Padded(model, optimizer, particles), "Keras on padded batches (training.kernel is off)"
     try:
-        return Ragged(model, optimizer, particles, threads), "the compiled recurrent kernel"
+        return Ragged(model, optimizer, *layers, particles, threads), "the compiled recurrent kernel"
     except KernelMissing as missing:
         return Padded(
             model, optimizer, particles
@@ -130,15 +132,16 @@ def choose(
 
 def _choose_dense(model: Any, optimizer: Any, kernel: bool, long: bool) -> tuple[Learner, str]:
     from hepdask.learners.dense import Dense
-    from hepdask.learners.stack import Stack, dense_layers
+    from hepdask.learners.layers import dense_chain
+    from hepdask.learners.stack import Stack
 
     reason = "training.kernel is off"
     if kernel and optimizer is not None:
-        layers = dense_layers(model)
-        reason = "the kernel takes stacks of dense layers alone"
-        if layers is not None:
+        chain = dense_chain(model)
+        reason = "the kernel takes chains of dense layers alone"
+        if chain is not None:
             try:
-                return Stack(model, optimizer, layers), "the compiled dense kernel"
+                return Stack(model, optimizer, chain), "the compiled dense kernel"
             except KernelMissing as missing:
                 reason = str(missing)
     return Dense(model, optimizer, long), f"many steps in one call of TensorFlow ({reason})"

@@ -1,4 +1,4 @@
-"""The recurrent layer on the compiled kernel, what follows it in TensorFlow."""
+"""Networks with a recurrent layer over an event's particles, on the compiled kernels from particles to Adam."""
 
 from __future__ import annotations
 
@@ -7,122 +7,82 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from hepdask.ahead import ahead
 from hepdask.batches import Batch, Batches, padded
 from hepdask.compiled import recurrent
+from hepdask.compiled.dense import Rows
+from hepdask.distributed import collective
 from hepdask.learners import Particles, Result
-from hepdask.learners.measures import hits, loss
+from hepdask.learners.copied import Copied
+from hepdask.learners.layers import Chain
 
 Source = tuple[recurrent.Particles, NDArray[np.int64], NDArray[np.int64]]
 
-
-def recurrent_layer(model: Any) -> Any:
-    """Find the layer that the kernel can compute; None where there is none.
-
-    That is one GRU or LSTM as Keras makes them by default: on all particles, in their order, with the last
-    state for an answer.
-    """
-    found = [layer for layer in model.layers if isinstance(layer, keras.layers.GRU | keras.layers.LSTM)]
-    if len(found) != 1:
-        return None
-    layer = found[0]
-    settings = layer.get_config()
-    usual = (
-        settings["activation"] == "tanh"
-        and settings["recurrent_activation"] == "sigmoid"
-        and settings["use_bias"]
-    )
-    plain = not any(
-        settings[key] for key in ("return_sequences", "return_state", "go_backwards", "stateful")
-    ) and not (settings["dropout"] or settings["recurrent_dropout"])
-    return layer if usual and plain and settings.get("reset_after", True) else None
+#: Probabilities closer to 0 or 1 than this count as this far from it in the loss, as in Keras.
+_LEAST = 1e-7
 
 
 class Ragged:
     """See `hepdask.learners`.
 
-    A step is: the kernel forward; head, loss and their gradients in one TensorFlow call; the kernel backward; the
-    optimizer, with its one allreduce, in another.
+    The recurrent kernel gives the states of a batch, the dense one takes them through the other layers to the loss and
+    back, and after an allreduce of all gradients at once moves all weights. Both work on copies of the weights and of
+    Adam's moments, which Keras has back when an epoch ends. Masks of dropout are not those that Keras would draw, but
+    do not depend on the number of ranks.
     """
 
-    def __init__(self, model: Any, optimizer: Any, particles: Particles, threads: int) -> None:
-        layer = recurrent_layer(model)
-        self._cell = layer.cell
-        self._kernel = recurrent.Recurrent("gru" if isinstance(layer, keras.layers.GRU) else "lstm", threads)
+    def __init__(
+        self, model: Any, optimizer: Any, layer: Any, chain: Chain, particles: Particles, threads: int
+    ) -> None:
         self._particles = particles
+        self._recurrent = recurrent.Recurrent(
+            "gru" if isinstance(layer, keras.layers.GRU) else "lstm", threads
+        )
         own = [layer.cell.kernel, layer.cell.recurrent_kernel, layer.cell.bias]
-        ids = {id(variable) for variable in own}
-        rest = [variable for variable in model.trainable_variables if id(variable) not in ids]
-        more = [model.input["high_level"]] if "high_level" in model.input else []
-        head = keras.Model([layer.output, *more], model.output)
-
-        def call(state: Any, high_level: Any, training: bool) -> Any:
-            return head([state, high_level] if more else [state], training=training)
-
-        @tf.function(reduce_retracing=True, autograph=False)
-        def step(state: Any, high_level: Any, label: Any, weight: Any) -> Any:
-            with tf.GradientTape() as tape:
-                tape.watch(state)
-                scores = call(state, high_level, True)
-                value = loss(scores, label, weight)
-            of_state, *gradients = tape.gradient(value, [state, *rest])
-            return value, hits(scores, label, weight), of_state, gradients
-
-        @tf.function(autograph=False)
-        def update(mine: Any, others: Any) -> None:
-            optimizer.apply([*mine, *others], [*own, *rest])
-
-        @tf.function(reduce_retracing=True, autograph=False)
-        def predict(state: Any, high_level: Any) -> Any:
-            return call(state, high_level, False)
-
-        @tf.function(reduce_retracing=True, autograph=False)
-        def watch(state: Any, high_level: Any, label: Any, weight: Any) -> Any:
-            scores = call(state, high_level, False)
-            return loss(scores, label, weight), hits(scores, label, weight)
-
-        self._step, self._update, self._predict, self._watch = step, update, predict, watch
+        shapes = [tuple(variable.shape) for variable in own]
+        self._ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+        self._units = layer.units
+        self._rest = chain.kernel(optimizer, before=int(self._ends[-1]))
+        self._copied = Copied(self._rest, [*own, *chain.weights], optimizer)
+        views = np.split(self._rest.weights, self._ends)[:-1]
+        self._weights = recurrent.Weights(
+            *(view.reshape(shape) for view, shape in zip(views, shapes, strict=True))
+        )
 
     def train(self, batches: Batches, seed: int, epoch: int) -> Iterator[Result]:
         """Take one step for each batch of an epoch."""
-        for batch, source in self._sources(batches.shuffled(seed, epoch)):
-            state = self._kernel.forward(self._weights(), *source)
-            value, right, of_state, others = self._step(
-                tf.constant(state),
-                tf.constant(batch.high_level),
-                tf.constant(batch.label),
-                tf.constant(batch.weight),
-            )
-            gradients = self._kernel.backward(of_state.numpy())
-            mine = [tf.constant(array) for array in (gradients.kernel, gradients.recurrent, gradients.bias)]
-            self._update(mine, others)
+        rest, rates = self._rest, self._copied.fetch(len(batches))
+        stream = self._sources(batches.shuffled(seed, epoch))
+        for (batch, source), rate in zip(stream, rates, strict=True):
+            state = self._recurrent.forward(self._weights, *source)
+            value, right, passed = rest.differentiate_rows(_rows(state, batch, (seed, epoch)))
+            gradients = self._recurrent.backward(passed[:, : self._units])
+            mine = (gradients.kernel, gradients.recurrent, gradients.bias)
+            np.concatenate([array.ravel() for array in mine], out=rest.gradients[: self._ends[-1]])
+            rest.gradients[:] = collective.allreduce(rest.gradients, "sum", "ragged.gradients")
+            rest.update(rate)
             yield Result.of(batch, value, right)
+        self._copied.give_back(len(batches))
 
     def watch(self, batches: Batches) -> Iterator[Result]:
         """Look at all batches in stored order without learning."""
+        self._copied.fetch_weights()
         for batch, source in self._sources(batches.in_order()):
-            state = self._kernel.forward(self._weights(), *source, keep=False)
-            value, right = self._watch(
-                tf.constant(state),
-                tf.constant(batch.high_level),
-                tf.constant(batch.label),
-                tf.constant(batch.weight),
-            )
-            yield Result.of(batch, value, right)
+            scores = self._scores(batch, source)
+            own = np.clip(scores[np.arange(len(scores)), batch.label], _LEAST, 1 - _LEAST)
+            right = (scores.argmax(axis=1) == batch.label) & (batch.weight > 0)
+            yield Result.of(batch, -(batch.weight * np.log(own)).sum(), right.sum())
 
     def scores(self, batch: Batch) -> NDArray[np.float32]:
         """Give class probabilities (n, classes)."""
-        state = self._kernel.forward(self._weights(), *self._source(batch), keep=False)
-        return self._predict(tf.constant(state), tf.constant(batch.high_level)).numpy()
+        self._copied.fetch_weights()
+        return self._scores(batch, self._source(batch))
 
-    def _weights(self) -> recurrent.Weights:
-        cell = self._cell
-        return recurrent.Weights(
-            *(np.asarray(variable.value) for variable in (cell.kernel, cell.recurrent_kernel, cell.bias))
-        )
+    def _scores(self, batch: Batch, source: Source) -> NDArray[np.float32]:
+        state = self._recurrent.forward(self._weights, *source, keep=False)
+        return self._rest.scores_of_rows(_rows(state, batch))
 
     def _sources(self, stream: Iterable[Batch]) -> Iterator[tuple[Batch, Source]]:
         if self._particles.scaler is not None:
@@ -138,3 +98,10 @@ class Ragged:
         rows = padded(batch, None, particles.chosen, particles.longest)
         length = np.full(len(rows), rows.shape[1], np.int64)
         return recurrent.Rows(rows.reshape(-1, rows.shape[2])), np.cumsum(length) - length, length
+
+
+def _rows(state: NDArray[np.float32], batch: Batch, seed: tuple[int, int] = (0, 0)) -> Rows:
+    """Put an event's state and its high-level features side by side; part and entry tell the events apart."""
+    source, events = batch.source, batch.events
+    place = (source.part[events].astype(np.uint64) << np.uint64(40)) + source.entry[events].astype(np.uint64)
+    return Rows(np.hstack([state, batch.high_level]), batch.label, batch.weight, place, seed)

@@ -1,79 +1,23 @@
-"""Stacks of dense layers on the compiled kernel: a call takes many steps, gather to Adam."""
+"""Chains of dense layers on the compiled kernel: a call takes many steps, gather to Adam."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.batches import Batches
-from hepdask.compiled.dense import ACTIVATIONS, Sample, records
-from hepdask.compiled.dense import Stack as Kernel
+from hepdask.compiled.dense import Sample, records
 from hepdask.distributed import collective
 from hepdask.learners import Result
+from hepdask.learners.copied import Copied
 from hepdask.learners.dense import Dense
+from hepdask.learners.layers import Chain
 
 #: Steps of one call.
 _STEPS = 1024
-
-#: What a layer must do without.
-_EXTRAS = (
-    "kernel_regularizer",
-    "bias_regularizer",
-    "activity_regularizer",
-    "kernel_constraint",
-    "bias_constraint",
-)
-
-
-def dense_layers(model: Any) -> list[tuple[Any, float]] | None:
-    """Find the layers of a network that the kernel can train; None where it is another kind of network.
-
-    That is one dense layer after the other, with biases and one of the kernel's activations, a softmax at the
-    end and nowhere else. Behind a hidden layer there may be dropout.
-
-    Returns
-    -------
-    list of (keras.layers.Dense, float), or None
-        Each layer, and the rate of the dropout behind it.
-    """
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    if not layers or any(len(layer._inbound_nodes) != 1 for layer in layers):
-        return None
-    chained = all(layer.input is before.output for before, layer in itertools.pairwise(layers))
-    ends = layers[0].input is model.input["high_level"] and layers[-1].output is model.output
-    if not chained or not ends:
-        return None
-    found: list[tuple[Any, float]] = []
-    for before, layer in itertools.pairwise([None, *layers]):
-        if _is_plain(layer):
-            found.append((layer, 0.0))
-        elif _is_dropout(layer) and before is not None and _is_plain(before):
-            found[-1] = before, layer.rate
-        else:
-            return None
-    names = [_activation(layer) for layer, _ in found]
-    one_softmax = "softmax" not in names[:-1] and _activation(layers[-1]) == "softmax"
-    return found if one_softmax and set(names) <= set(ACTIVATIONS) else None
-
-
-def _is_plain(layer: Any) -> bool:
-    if type(layer) is not keras.layers.Dense or layer.compute_dtype != "float32":
-        return False
-    settings = layer.get_config()
-    return layer.use_bias and layer.trainable and not any(settings.get(extra) for extra in _EXTRAS)
-
-
-def _is_dropout(layer: Any) -> bool:
-    return type(layer) is keras.layers.Dropout and layer.noise_shape is None
-
-
-def _activation(layer: Any) -> str:
-    return str(keras.activations.serialize(layer.activation))
 
 
 class Stack(Dense):
@@ -84,22 +28,11 @@ class Stack(Dense):
     would draw, but do not depend on the number of ranks.
     """
 
-    def __init__(self, model: Any, optimizer: Any, found: list[tuple[Any, float]]) -> None:
+    def __init__(self, model: Any, optimizer: Any, chain: Chain) -> None:
         super().__init__(model, optimizer, long=False)
-        layers = [layer for layer, _ in found]
-        widths = [layers[0].kernel.shape[0], *(layer.units for layer in layers)]
-        self._kernel = Kernel(
-            widths, [_activation(layer) for layer in layers], [rate for _, rate in found],
-            optimizer.beta_1, optimizer.beta_2, optimizer.epsilon,
-        )  # fmt: skip
-        self._optimizer, self._classes = optimizer, widths[-1]
-        weights = [variable for layer in layers for variable in (layer.kernel, layer.bias)]
-        places = [optimizer._get_variable_index(variable) for variable in weights]
-        self._copied = [
-            (self._kernel.weights, weights),
-            (self._kernel.first_moments, [optimizer._momentums[place] for place in places]),
-            (self._kernel.second_moments, [optimizer._velocities[place] for place in places]),
-        ]
+        self._kernel = chain.kernel(optimizer)
+        self._copied = Copied(self._kernel, chain.weights, optimizer)
+        self._classes = chain.widths[-1]
         self._kept: tuple[Batches, Any, Any] | None = None
 
     def train(self, batches: Batches, seed: int, epoch: int) -> Iterator[Result]:
@@ -109,10 +42,7 @@ class Stack(Dense):
         order = np.random.default_rng((seed, epoch)).permutation(len(events))
         size = batches.batch_size
         sample = Sample(found, class_weights, order, size, batches.rank, batches.size, (seed, epoch))
-        rate, before = float(self._optimizer.learning_rate), int(self._optimizer.iterations)
-        rates = self._kernel.rates(rate, before, len(batches))
-        for buffer, variables in self._copied:
-            np.concatenate([np.ravel(variable.value) for variable in variables], out=buffer)
+        rates = self._copied.fetch(len(batches))
         for first in range(0, len(batches), _STEPS):
             losses, hits = self._take(sample, first, rates[first : first + _STEPS])
             some = order[first * size : (first + len(losses)) * size]
@@ -121,11 +51,7 @@ class Stack(Dense):
             bad = np.flatnonzero(~np.isfinite(losses))
             shown = some[bad[0] * size :][:size] if len(bad) else some
             yield Result(float((losses * sizes).sum()), float(hits.sum()), len(some), events, shown)
-        for buffer, variables in self._copied:
-            ends = np.cumsum([int(np.prod(variable.shape)) for variable in variables])
-            for variable, values in zip(variables, np.split(buffer, ends[:-1]), strict=True):
-                variable.assign(values.reshape(variable.shape))
-        self._optimizer.iterations.assign_add(len(batches))
+        self._copied.give_back(len(batches))
 
     def _take(
         self, sample: Sample, first: int, rates: NDArray[np.float32]
