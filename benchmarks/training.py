@@ -176,7 +176,7 @@ def _store(folder: Path, mean: int, size: Size, factor: float = 1.0) -> Store:
 
 
 def _config(model: str, runs: int, **settings: Any) -> Config:
-    return Config.model_validate({"models": {model: {"epochs": runs + 1, "batch_size": BATCH, **settings}}})
+    return Config.model_validate({"models": {model: {"epochs": runs + 1, "batch_size": BATCH} | settings}})
 
 
 def _in_turns(
@@ -248,9 +248,9 @@ def _two_ranks(measured: Measured) -> Iterator[Row]:
     from hepdask.distributed import run
 
     _say("two ranks")
-    store = _store(measured.folder, 200, measured.size)
-    config = _config("inclusive", 3)
-    rates: dict[int, list[float]] = {1: [], 2: []}
+    store = _store(measured.folder, 200, measured.size, 3.0)
+    set_ups = {"one": (1, BATCH), "shared": (2, BATCH), "each": (2, 2 * BATCH)}
+    rates: dict[str, list[float]] = {name: [] for name in set_ups}
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1"
@@ -258,14 +258,17 @@ def _two_ranks(measured: Measured) -> Iterator[Row]:
         Client(cluster) as client,
     ):
         for _ in range(2):
-            for ranks, found in rates.items():
+            for name, (ranks, batch) in set_ups.items():
                 trained = run(
-                    train_rank, "inclusive", config, store.path, client=client, ranks=ranks,
+                    train_rank, "inclusive", _config("inclusive", 3, batch_size=batch), store.path,
+                    client=client, ranks=ranks,
                     env={"TF_CPP_MIN_LOG_LEVEL": "3"}, on_output=lambda rank, line: None,
                 )[0]  # fmt: skip
-                found += [row["events_per_second"] for row in trained.history[1:]]
-    one, two = (statistics.median(found) for found in rates.values())
-    yield Row.of_rates("inclusive, two ranks (wall)", "events/s", two, one, "one rank", len(rates[1]))
+                rates[name] += [row["events_per_second"] for row in trained.history[1:]]
+    one, shared, each = (statistics.median(found) for found in rates.values())
+    for name, two in ((f"a batch of {BATCH} for both", shared), (f"{BATCH} events each", each)):
+        name = f"inclusive, two ranks, {name} (wall)"
+        yield Row.of_rates(name, "events/s", two, one, f"one rank, batch of {BATCH}", len(rates["one"]))
 
 
 def _reading(measured: Measured) -> Iterator[Row]:
