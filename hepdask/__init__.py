@@ -27,12 +27,13 @@ _HOMES = {
     "submit": "hepdask.steps.submit",
     "inspect": "hepdask.steps.inspect",
     "export": "hepdask.steps.export",
+    "import_published": "hepdask.steps.importing",
 }
 
 __all__ = [
     "DelphesSchema",
-    "evaluate", "export", "inspect", "load_config", "load_model", "new", "open_store", "predict", "prepare", "run",
-    "session", "simulate", "submit", "train", "tune",
+    "evaluate", "export", "import_published", "inspect", "load_config", "load_model", "new", "open_store", "predict",
+    "prepare", "run", "session", "simulate", "submit", "train", "tune",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from hepdask.schema import DelphesSchema
     from hepdask.steps.evaluate import evaluate
     from hepdask.steps.export import export
+    from hepdask.steps.importing import import_published
     from hepdask.steps.inspect import inspect
     from hepdask.steps.new import new
     from hepdask.steps.predict import predict

@@ -22,7 +22,6 @@ from hepdask.features import sequences
 from hepdask.features.columns import first_not_finite
 from hepdask.scaling import Scaler
 from hepdask.store import Events, Store
-from hepdask.store.layout import PARTICLE_DTYPES
 from hepdask.store.reader import Sample
 
 #: Share of the memory one block may take: one is trained on, one waits, one is put together from its parts.
@@ -86,7 +85,9 @@ class Reading:
     def __init__(self, store: Store, sample: Sample, memory: float, particles: bool = True) -> None:
         self.store, self.sample, self.particles = store, sample, particles
         self.counts = store.counts(sample)
-        a_particle = sum(np.dtype(dtype).itemsize for dtype in PARTICLE_DTYPES.values()) if particles else 0
+        a_particle = (
+            sum(np.dtype(dtype).itemsize for dtype in store.particle_dtypes.values()) if particles else 0
+        )
         an_event = 4 * len(store.features["hlf"]) + 40
         self._bytes = np.array(
             [

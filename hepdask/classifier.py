@@ -78,6 +78,11 @@ class Classifier:
         self.physics = physics
         self.record = record
         file = model_file(folder)
+        if record.get("imported"):
+            raise InputError(
+                f"{folder}: trained on imported events, and nobody knows how those were scaled, so it cannot score "
+                "others; train on a store that hepdask prepare made"
+            )
         self._scorer = _SCORERS[file.name](file, record, physics)
         self._turn = threading.Lock()
 

@@ -363,6 +363,20 @@ def export(source: str, format: str, out: str, split: Literal["train", "test"] |
     hepdask.export(source, format, out, split)
 
 
+@cli.command("import")
+@_with_config
+@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@_everywhere
+def import_(config: str, overrides: dict[str, Any], cluster: str | None, files: tuple[str, ...]) -> None:
+    """Make a store of Parquet files in the published layout, in place of `prepare`.
+
+    \b
+        hepdask import published.yaml 'published/*.parquet'
+        hepdask train published.yaml
+    """
+    hepdask.import_published(_load(config, overrides, cluster), files)
+
+
 @cli.command()
 @_with_config
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")

@@ -23,7 +23,6 @@ from hepdask.config import Config
 from hepdask.distributed import Checkpoint
 from hepdask.errors import TrainingError
 from hepdask.learners import Particles, Result, choose
-from hepdask.names import STORED
 from hepdask.store import Store, open_store
 
 _PROGRESS_EVERY = 0.5
@@ -261,7 +260,7 @@ def judge_rank(keras_file: bytes, record: dict[str, Any], store_path: Path) -> J
         )  # fmt: skip
         return network.of_batches(batches.in_order())
 
-    mine = importance.features(inputs, high_level, STORED)[rank::size]
+    mine = importance.features(inputs, high_level, list(store.particle_dtypes))[rank::size]
     lost = importance.importances(network, importance.sample(store), mine, high_level, store.classes)
     return Judged(scores("test"), scores("fit"), lost, time.process_time())
 

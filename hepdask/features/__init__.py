@@ -211,7 +211,8 @@ def sequences(
     Parameters
     ----------
     stored : dict
-        The columns `names.STORED`, in sequence order: the lepton last.
+        The columns `names.STORED`, in sequence order: the lepton last. Or all of `names.PARTICLE`, the rows of
+        finished sequences, which are given back as they are.
     offsets : int64 (n + 1,)
         Particles of event ``i`` are ``offsets[i]:offsets[i + 1]``.
     length : int
@@ -224,6 +225,9 @@ def sequences(
     float32 (n, length, 19)
         Scaled particles and, behind them, zeros; in the published form no row is zero.
     """
+    if "kind" not in stored:
+        rows = np.stack([stored[name] for name in names.PARTICLE], axis=1)
+        return rows.reshape(len(offsets) - 1, length, len(names.PARTICLE))
     flat = expand(stored)
     if scaler is None:
         return published_sequences(flat, offsets, offsets[1:] - 1, length)

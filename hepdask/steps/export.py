@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hepdask.errors import ConfigError
 from hepdask.exchange.folder import FORMATS, Exported, Split, write_folder
 from hepdask.progress import say, track
 from hepdask.store import open_store
@@ -61,6 +62,10 @@ def export(
             raise ValueError(f"split {split!r}: a model has no events; leave it out")
         return _export_model(source, format, Path(out))
     opened = open_store(source)
+    if opened.imported and format == "parquet":
+        raise ConfigError(
+            f"{source}: nobody knows the physical values of imported events; export them as padded-parquet"
+        )
     with track("export", len(opened.labels(split)), "events") as tracker:
         exported = write_folder(opened, format, Path(out), split, advance=tracker.advance)
     say(f"{out}: {exported.events:,} events in {len(exported.files)} files")

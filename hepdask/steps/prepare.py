@@ -191,7 +191,11 @@ def open_prepared(config: Config) -> Store:
     writer.refuse_others(config.store_path, identity(config))
     expected = [[name, dataset.metadata["label"]] for name, dataset in config.fileset.items()]
     found = [[row["dataset"], row["label"]] for row in store.manifest["selection"]]
-    if found != expected or store.split != config.split or store.classes != list(config.physics.classes):
+    if (
+        (found != expected and not store.imported)
+        or store.split != config.split
+        or store.classes != list(config.physics.classes)
+    ):
         raise StoreError(
             f"{store.path}: the fileset, the classes or the split have changed since; run: hepdask prepare CONFIG"
         )

@@ -158,6 +158,7 @@ def _train_one(
         "settings": models.settings(name, config.models).model_dump(mode="json"),
         "study": study,
         "physics": store.manifest["physics"],
+        "imported": store.imported,
         "mantissa_bits": config.store.mantissa_bits,
         "scaling": {
             "high_level": store.high_level_scaler.to_json(),

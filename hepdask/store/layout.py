@@ -13,6 +13,8 @@
         group        int64   (n,)         events of one group stay in one split
         high_level   float32 (n, 14 or more)   names.HIGH_LEVEL, then the user's own
         Pt, Eta, ... float32 (particles,) and kind, Charge int8: names.STORED
+
+A store of imported events keeps in place of the last ones the rows of sequences as they were given, `names.PARTICLE`.
 """
 
 from __future__ import annotations
@@ -29,8 +31,14 @@ SCHEMA = 3
 #: Type of each flat particle column.
 PARTICLE_DTYPES = {name: "int8" if name in ("kind", "Charge") else "float32" for name in names.STORED}
 
+#: The same of imported events: rows of finished sequences, padding and all.
+GIVEN_DTYPES = dict.fromkeys(names.PARTICLE, "float32")
+
+_EVENT_DTYPES = {"offsets": "int64", "entry": "int64", "group": "int64", "high_level": "float32"}
+
 #: All arrays of a part and their types.
-DTYPES = {"offsets": "int64", "entry": "int64", "group": "int64", "high_level": "float32", **PARTICLE_DTYPES}
+DTYPES = _EVENT_DTYPES | PARTICLE_DTYPES
+IMPORTED_DTYPES = _EVENT_DTYPES | GIVEN_DTYPES
 
 MANIFEST = "manifest.json"
 INPUTS = "inputs.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from hepdask.folders import folder, zarr_store
 from hepdask.scaling import Moments, Scaler
 from hepdask.split import balanced, event_hash, is_test, is_validation
 from hepdask.split import folds as divide
-from hepdask.store.layout import DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA, checksum
+from hepdask.store.layout import GIVEN_DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA, checksum
 
 _MEND = "remove the folder of this part and run: hepdask prepare CONFIG"
 
@@ -41,7 +41,7 @@ class Events:
     offsets : int64 (n + 1,)
         Particles of event ``i`` are ``offsets[i]:offsets[i + 1]``.
     particles : dict
-        The columns `names.STORED`, (n_particles,) each.
+        The columns of `Store.particle_dtypes`, (n_particles,) each.
     high_level : float32 (n, 14 or more)
         In the order of ``Store.features["hlf"]``: `names.HIGH_LEVEL`, then the user's own.
     label : int64 (n,)
@@ -167,6 +167,16 @@ class Store:
         return CONVENTIONS[self.manifest["physics"]["convention"]]
 
     @property
+    def imported(self) -> bool:
+        """Whether the events came in the published layout: scaled, nobody knows by what, and padded."""
+        return bool(self.manifest.get("imported"))
+
+    @property
+    def particle_dtypes(self) -> dict[str, str]:
+        """Columns of the particles and their types: `names.STORED`, or all 19 where events are imported."""
+        return GIVEN_DTYPES if self.imported else PARTICLE_DTYPES
+
+    @property
     def max_particles(self) -> int:
         """Longest possible particle list."""
         return int(self.manifest["max_particles"])
@@ -194,13 +204,13 @@ class Store:
         keep = self._members(sample)
         used = [index for index in (range(len(keep)) if parts is None else parts) if keep[index].any()]
         loaded = [self._load(index, keep[index], particles) for index in used]
-        loaded = loaded or [_nothing(len(self.features["hlf"]))]
+        loaded = loaded or [_nothing(len(self.features["hlf"]), self.particle_dtypes)]
         counts = [len(arrays["entry"]) for arrays in loaded]
         lengths = np.concatenate([np.diff(arrays["offsets"]) for arrays in loaded])
         labels = [self.parts[index]["label"] for index in used] or [0]
         return Events(
             np.concatenate(([0], np.cumsum(lengths))),
-            {name: np.concatenate([arrays[name] for arrays in loaded]) for name in PARTICLE_DTYPES},
+            {name: np.concatenate([arrays[name] for arrays in loaded]) for name in self.particle_dtypes},
             np.concatenate([arrays["high_level"] for arrays in loaded]),
             np.repeat(np.array(labels, np.int64), counts),
             np.repeat(np.array(used or [0], np.int64), counts),
@@ -266,10 +276,10 @@ class Store:
         ak.Array
             One record an event, in the fixed order of the store, with the fields `particles` (list of
             records with the 19 features, lepton last), `hlf` (record with the 14), `label`, `dataset`,
-            `file` and `entry`. Physical values in float32: GeV, mm, rad.
+            `file` and `entry`. Physical values in float32: GeV, mm, rad; of imported events what was given.
         """
         events = self.events(split)
-        flat = ak.Array(expand_columns(events.particles))
+        flat = ak.Array(events.particles if self.imported else expand_columns(events.particles))
         return ak.zip(
             {
                 "particles": ak.unflatten(flat, np.diff(events.offsets)),
@@ -306,8 +316,9 @@ class Store:
         index %= len(self)
         for group, part in zip(self._groups(), self.parts, strict=True):
             if index < part["events"]:
-                arrays = _load(group, np.arange(part["events"]) == index, part, PARTICLE_DTYPES, set())
-                stored = {name: arrays[name] for name in PARTICLE_DTYPES}
+                mine = np.arange(part["events"]) == index
+                arrays = _load(group, mine, part, self.particle_dtypes, True, set())
+                stored = {name: arrays[name] for name in self.particle_dtypes}
                 return sequences(stored, arrays["offsets"], self.max_particles, self.particle_scaler)[0]
             index -= part["events"]
         raise AssertionError("unreachable: the index was checked")
@@ -330,7 +341,7 @@ class Store:
     def _load(self, index: int, keep: NDArray[np.bool_], particles: bool) -> dict[str, NDArray]:
         part = self.parts[index]
         group = zarr.open_group(zarr_store(self.path / PARTS / part["name"]), mode="r")
-        return _load(group, keep, part, PARTICLE_DTYPES if particles else {}, self._intact)
+        return _load(group, keep, part, self.particle_dtypes, particles, self._intact)
 
     def _members(self, sample: Sample | None) -> list[NDArray[np.bool_]]:
         """Mark the events of a sample in each part."""
@@ -401,7 +412,8 @@ def _load(
     group: zarr.Group,
     keep: NDArray[np.bool_],
     part: dict[str, Any],
-    columns: Iterable[str],
+    columns: dict[str, str],
+    wanted: bool,
     intact: set[tuple[str, str]],
 ) -> dict[str, NDArray]:
     """Load the chosen events of a part; an array is compared with its checksum the first time."""
@@ -415,8 +427,8 @@ def _load(
         return values
 
     loaded = {name: read(name)[keep] for name in ("entry", "high_level")}
-    if not columns:
-        nothing = {name: np.empty(0, dtype) for name, dtype in PARTICLE_DTYPES.items()}
+    if not wanted:
+        nothing = {name: np.empty(0, dtype) for name, dtype in columns.items()}
         return loaded | nothing | {"offsets": np.zeros(keep.sum() + 1, np.int64)}
     counts = np.diff(read("offsets"))
     loaded["offsets"] = np.concatenate(([0], np.cumsum(counts[keep])))
@@ -424,9 +436,10 @@ def _load(
     return loaded | {name: read(name)[rows] for name in columns}
 
 
-def _nothing(width: int) -> dict[str, NDArray]:
-    empty = {name: np.empty(0, dtype) for name, dtype in DTYPES.items()}
+def _nothing(width: int, columns: dict[str, str]) -> dict[str, NDArray]:
+    empty = {name: np.empty(0, dtype) for name, dtype in columns.items()}
     return empty | {
+        "entry": np.empty(0, np.int64),
         "offsets": np.zeros(1, np.int64),
         "high_level": np.empty((0, width), np.float32),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +19,7 @@ from zarr.codecs import BloscCodec
 from hepdask.artifacts import read_json, write_json
 from hepdask.errors import StoreError
 from hepdask.folders import is_local, remove, zarr_store
-from hepdask.store.layout import DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA, checksum
+from hepdask.store.layout import DTYPES, IMPORTED_DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA, checksum
 from hepdask.store.lock import LOCK
 
 _CHUNK_BYTES = 4 << 20
@@ -129,7 +129,7 @@ def write_part(
     name : str
         Name of the part.
     arrays : mapping
-        The arrays of `layout.DTYPES`.
+        The arrays of `layout.DTYPES`, or those of `layout.IMPORTED_DTYPES`.
     attributes : mapping
         JSON-ready provenance; checksums are added.
     codec : str
@@ -152,7 +152,7 @@ def write_part(
     if is_local(path):
         temporary = path / PARTS / f"{_TEMPORARY}{uuid.uuid4().hex}"
         written = _write_group(temporary, arrays, attributes, codec, mantissa_bits)
-        _move(temporary, place)
+        _move(temporary, place, arrays)
         return written
     with tempfile.TemporaryDirectory(prefix="hepdask-") as made:
         written = _write_group(Path(made), arrays, attributes, codec, mantissa_bits)
@@ -165,7 +165,7 @@ def _write_group(
 ) -> dict[str, Any]:
     checksums = {}
     group = zarr.create_group(store=place)
-    for array, dtype in DTYPES.items():
+    for array, dtype in (DTYPES if "kind" in arrays else IMPORTED_DTYPES).items():
         values = np.ascontiguousarray(arrays[array], dtype=dtype)
         if values.dtype == np.float32 and array in PARTICLE_DTYPES:
             values = round_mantissa(values, mantissa_bits)
@@ -197,8 +197,8 @@ def round_mantissa(values: NDArray[np.float32], bits: int) -> NDArray[np.float32
     return (rounded & ~np.uint32((1 << drop) - 1)).view(np.float32)
 
 
-def _move(temporary: Path, place: Path) -> None:
-    if not all((temporary / array / "zarr.json").exists() for array in DTYPES):
+def _move(temporary: Path, place: Path, arrays: Iterable[str]) -> None:
+    if not all((temporary / array / "zarr.json").exists() for array in arrays):
         remove(temporary)
         raise StoreError(f"{temporary}: removed by another driver while it was written")
     try:
