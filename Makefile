@@ -1,13 +1,14 @@
 # make demo    set up what is missing, then simulate, prepare, train and evaluate: runs/demo/report.html
 # make test    set up what is missing, then the test suite
 # make test-farms    all that can happen on real Slurm and HTCondor daemons, which must be installed (.ci/farms does that)
+# make test-faults   every way for ranks, workers, drivers and schedulers to die, ten times each
 # make check   ruff and mypy
 # make docs    the documentation as a site: site/index.html
 # make lock    resolve requirements.lock and horovod.lock anew
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-farms check docs install horovod lock
+.PHONY: help demo test test-farms test-faults check docs install horovod lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,6 +38,9 @@ test: $(INSTALLED)
 
 test-farms: $(INSTALLED)
 	@$(BIN)/python -m pytest tests/test_farms.py
+
+test-faults: $(INSTALLED)
+	@$(BIN)/python -m pytest -m faults --repeat 10 tests/test_distributed.py tests/test_distributed_restarts.py
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && cd benchmarks && $(abspath $(BIN))/mypy --config-file ../pyproject.toml .

@@ -26,6 +26,18 @@ def require(available, what):
     pytest.skip(what)
 
 
+def pytest_addoption(parser):
+    """Faults come at random moments: `make test-faults` has them come often."""
+    parser.addoption("--repeat", type=int, default=1, help="run the tests marked `faults` so many times")
+
+
+def pytest_generate_tests(metafunc):
+    times = metafunc.config.getoption("repeat")
+    if times > 1 and metafunc.definition.get_closest_marker("faults"):
+        metafunc.fixturenames.append("repetition")
+        metafunc.parametrize("repetition", range(times))
+
+
 SAMPLES = {"ttbar": (70, 11), "wjets": (60, 12), "qcd": (50, 13)}  # events and seed of each file
 
 

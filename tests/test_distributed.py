@@ -327,6 +327,7 @@ def test_busy_workers(client, stub, mark):
     client.gather(busy)
 
 
+@pytest.mark.faults
 def test_port_range_full(client, stub, mark):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -414,6 +415,7 @@ def test_exception_that_cannot_be_pickled(client, stub, mark):
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("end", "status", "number", "reason"),
     [
@@ -435,6 +437,7 @@ def test_ends(client, stub, mark, end, status, number, reason):
     assert (caught.value.rank, caught.value.exit_status, caught.value.signal) == (1, status, number)
 
 
+@pytest.mark.faults
 def test_what_a_rank_started_ends_with_it(client, stub, mark):
     def start():
         subprocess.Popen(["sleep", "600"])
@@ -469,6 +472,7 @@ def test_callback_that_fails(client, stub, mark):
 # Cancellation
 
 
+@pytest.mark.faults
 def test_cancelled_tasks(client, stub, mark, tmp_path):
     clock = Clock(lambda: run(sleep_for_ever, tmp_path, client=client, ranks=3, env=stub | mark))
     pids(tmp_path, 3)
@@ -496,6 +500,7 @@ DRIVER = """
 """
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_driver_goes(client, stub, mark, tmp_path, how):
     script = tmp_path / "driver.py"
@@ -522,6 +527,7 @@ def test_driver_goes(client, stub, mark, tmp_path, how):
     assert run(rank, client=client, ranks=4, env=stub | mark) == [0, 1, 2, 3]
 
 
+@pytest.mark.faults
 def test_scheduler_goes(stub, tmp_path):
     name = uuid.uuid4().hex
     env = stub | {"TEST_MARK": name}
@@ -537,6 +543,7 @@ def test_scheduler_goes(stub, tmp_path):
         wait_until(lambda: not marked(name), BOUND)
 
 
+@pytest.mark.faults
 def test_worker_killed_while_ranks_hold_the_interpreter(client, stub, mark, tmp_path):
     clock = Clock(lambda: run(hold_the_interpreter, tmp_path, client=client, ranks=3, env=stub | mark))
     pids(tmp_path, 3)
@@ -550,6 +557,7 @@ def test_worker_killed_while_ranks_hold_the_interpreter(client, stub, mark, tmp_
     assert run(rank, client=client, ranks=4, env=stub | mark, timeout=60) == [0, 1, 2, 3]
 
 
+@pytest.mark.faults
 def test_worker_restarted(client, stub, mark, tmp_path):
     clock = Clock(lambda: run(sleep_for_ever, tmp_path, client=client, ranks=1, env=stub | mark))
     pids(tmp_path, 1)
@@ -590,6 +598,7 @@ def test_horovod_collectives(horovod, client, mark, ranks):
         assert one["from the last"] == [ranks - 1]
 
 
+@pytest.mark.faults
 def test_horovod_rank_killed_mid_step(horovod, client, stub, mark, tmp_path):
     clock = Clock(lambda: run(reduce_for_ever, tmp_path, client=client, ranks=3, env=mark))
     victim = pids(tmp_path, 3)[1]
@@ -601,6 +610,7 @@ def test_horovod_rank_killed_mid_step(horovod, client, stub, mark, tmp_path):
     assert run(rank, client=client, ranks=4, env=stub | mark) == [0, 1, 2, 3]
 
 
+@pytest.mark.faults
 def test_horovod_worker_killed_mid_step(horovod, client, stub, mark, tmp_path):
     clock = Clock(lambda: run(reduce_for_ever, tmp_path, client=client, ranks=2, cores_per_rank=2, env=mark))
     pids(tmp_path, 2)

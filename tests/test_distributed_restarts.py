@@ -145,6 +145,7 @@ def fail_at_first(folder, times):
     return rank(), number
 
 
+@pytest.mark.faults
 def test_restarts(client, stub, mark, tmp_path):
     said = []
     (tmp_path / "logs").mkdir()
@@ -177,6 +178,7 @@ def test_some_failures_are_final(client, stub, mark, tmp_path):
         assert len(list(tmp_path.glob("start-*-0"))) == starts
 
 
+@pytest.mark.faults
 def test_going_on_with_fewer(stub, mark, tmp_path):
     def stay_if_first(folder):
         if count_up(folder) == 0:
@@ -259,6 +261,7 @@ def test_submit_that_fails(client, stub, mark):
     assert future.status == "error"
 
 
+@pytest.mark.faults
 def test_cancel(client, stub, mark, tmp_path):
     future = submit(sleep_for_ever, tmp_path, client=client, ranks=3, env=stub | mark)
     pids(tmp_path, 3)
@@ -301,6 +304,7 @@ TERMINAL = """
 """
 
 
+@pytest.mark.faults
 def test_ctrl_c_reaches_all_processes_of_a_terminal(stub, tmp_path):
     script, name = tmp_path / "driver.py", f"terminal-{os.getpid()}"
     script.write_text(textwrap.dedent(TERMINAL))
@@ -366,6 +370,7 @@ def learn(folder=None, checkpoint=None):
     return losses, collective.size()
 
 
+@pytest.mark.faults
 def test_horovod_learning_curve_of_a_run_that_lost_a_worker(horovod, mark, tmp_path):
     alone, _ = learn()
     assert np.mean(alone[-STEPS:]) < 0.8 * np.mean(alone[:STEPS])
