@@ -385,7 +385,7 @@ class Training(Section):
         300.0, description="longest wait for the ranks to be placed and to start [s]"
     )
     gpus_per_rank: int | None = Field(
-        None, ge=0, description="GPUs (Dask resource `GPU`) of a rank; default what its worker sees"
+        None, ge=0, description="GPUs (Dask resource `GPU`) of a rank; default one where workers offer any"
     )
     interface: str | None = Field(
         None, description="network interface between the ranks; default the one of Dask's addresses"
