@@ -184,7 +184,7 @@ def _train_network(name: str, key: str, store: Store, config: Config, client: Cl
     training = config.training
     checkpoint = _own_checkpoint(folder / "checkpoint", key)
     with (
-        clusters.reserved(client, training.ranks, training.cores_per_rank),
+        clusters.reserved(client, training.ranks, training.cores_per_rank, training.gpus_per_rank),
         Listener(name, folder / "history.csv", client) as listener,
     ):
         results: list[TrainedModel | None] = distributed.run(
