@@ -378,6 +378,9 @@ class Training(Section):
     kernel: bool = Field(
         True, description="use the compiled kernels: dense stacks, and on a CPU GRU and LSTM; else TensorFlow"
     )
+    precision: Literal["float32", "mixed_float16"] = Field(
+        "float32", description="of networks on particles, in Keras' words; `mixed_float16` on GPUs alone"
+    )
     from_study: bool = Field(
         False, description="take the best settings that `tune` found, for the models that were tuned"
     )

@@ -29,7 +29,9 @@ from hepdask.training import ENVIRONMENT, TrainedModel, train_rank
 from hepdask.tuning.space import applied
 
 #: Settings of training on which the weights depend.
-_DECISIVE = {"ranks", "seed", "memory_gib", "window", "class_weights", "early_stopping", "rate_per_rank"}
+_DECISIVE = {
+    "ranks", "seed", "memory_gib", "window", "class_weights", "early_stopping", "rate_per_rank", "precision",
+}  # fmt: skip
 
 #: ... those of trees; settings of the model say the rest.
 _DECISIVE_OF_TREES = {"seed", "class_weights"}
