@@ -45,12 +45,12 @@ def tensorflow():
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_cudnn_computes_what_float64_does(tensorflow, cell):
     import keras
-    from test_padded import LENGTHS, batch_of, in_float64, learner_of
+    from test_padded import LENGTHS, arrays, batch_of, in_float64, learner_of
 
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)
     model, learner = learner_of("sequence", keras.optimizers.SGD(1.0), cell=cell, units=50)
     batch, before = batch_of(LENGTHS), model.get_weights()
-    scores, loss, gradients = in_float64(cell, before, batch)
+    scores, loss, gradients = in_float64(cell, before, *arrays(batch))
     assert learner.scores(batch) == pytest.approx(scores, abs=1e-5)
     (result,) = learner.train(SimpleNamespace(shuffled=lambda seed, epoch: [batch]), 1, 0)
     assert result.loss == pytest.approx(loss * len(LENGTHS), rel=1e-4)

@@ -35,6 +35,16 @@ def batch_of(lengths, seed=0):
     return Batch(events, everyone, high_level, label, weight, len(lengths))
 
 
+def arrays(batch):
+    """What `in_float64` takes of a batch."""
+    return (
+        padded(batch, scaler(), list(range(len(names.PARTICLE))), 801),
+        batch.length,
+        batch.label,
+        batch.weight,
+    )
+
+
 def scaler():
     """Bring such particles to mean 0 and deviation 1."""
     rows = np.stack(
@@ -54,14 +64,13 @@ def learner_of(name, optimizer=None, **settings):
     return model, Padded(model, optimizer, Particles(scaler(), inputs["particles"], 801))
 
 
-def in_float64(cell, weights, batch):
+def in_float64(cell, weights, rows, lengths, labels, event_weights):
     """Scores, loss and its gradients, one event after the other."""
     *layer, dense, offset = (w.astype(np.float64) for w in weights)
     wrapped = Weights(*(np.asarray(w, np.float32) for w in layer))
-    rows = padded(batch, scaler(), list(range(len(names.PARTICLE))), 801)
     scores, total = [], 0.0
     gradients = [np.zeros_like(w) for w in (*layer, dense, offset)]
-    for row, length, label, weight in zip(rows, batch.length, batch.label, batch.weight, strict=True):
+    for row, length, label, weight in zip(rows, lengths, labels, event_weights, strict=True):
         state, _ = getattr(oracle, cell)(wrapped, row[:length], np.zeros(len(dense)))
         shifted = np.exp(state @ dense + offset - (state @ dense + offset).max())
         score = shifted / shifted.sum()
@@ -78,7 +87,7 @@ def in_float64(cell, weights, batch):
 def test_scores_loss_and_gradients_are_those_of_float64(cell):
     model, learner = learner_of("sequence", keras.optimizers.SGD(1.0), cell=cell, units=5)
     batch, before = batch_of(LENGTHS), model.get_weights()
-    scores, loss, gradients = in_float64(cell, before, batch)
+    scores, loss, gradients = in_float64(cell, before, *arrays(batch))
     assert learner.scores(batch) == pytest.approx(scores, abs=2e-6)
     (result,) = learner.train(SimpleNamespace(shuffled=lambda seed, epoch: [batch]), 1, 0)
     assert result.loss == pytest.approx(loss * len(LENGTHS), rel=1e-5)

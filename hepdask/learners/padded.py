@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from hepdask.batches import Batch, Batches, padded
 from hepdask.learners import Particles, Result
 from hepdask.learners.measures import hits, loss
 from hepdask.learners.ragged import recurrent_layer
+from hepdask.models.recurrence import forward, plain
 
 #: Lengths of batches are multiples of this, so that few shapes occur: a GPU prepares itself for each.
 _BUCKET = 32
@@ -26,7 +26,8 @@ class Padded:
     def __init__(self, model: Any, optimizer: Any, particles: Particles) -> None:
         self._particles = particles
         self._takes_high_level = "high_level" in model.input
-        call = _forward(model, masked=particles.scaler is not None)
+        layer = recurrent_layer(model)
+        call = plain(model) if layer is None else forward(model, layer)
 
         @tf.function(reduce_retracing=True, autograph=False)
         def step(inputs: Any, label: Any, weight: Any) -> Any:
@@ -69,32 +70,9 @@ class Padded:
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         particles = self._particles
         rows = padded(batch, particles.scaler, particles.chosen, particles.longest, _BUCKET)
-        inputs = {"particles": tf.constant(rows), "length": tf.constant(batch.length)}
+        inputs = {"particles": tf.constant(rows)}
+        if particles.scaler is not None:  # else all rows take part
+            inputs["length"] = tf.constant(batch.length)
         if self._takes_high_level:
             inputs["high_level"] = tf.constant(batch.high_level)
         return inputs
-
-
-def _forward(model: Any, masked: bool) -> Callable[[dict[str, Any], bool], Any]:
-    """Give the network as a function of padded particles, their number and the high-level features.
-
-    cuDNN takes a recurrent layer only where real particles come first and every event has one. So the mask is made from
-    the number of particles, an event without any is given one for the layer, and its state is zero behind it. Other
-    networks are taken as they are.
-    """
-    layer = recurrent_layer(model)
-    names = list(model.input)
-    if layer is None:
-        return lambda inputs, training: model({name: inputs[name] for name in names}, training=training)
-    more = [name for name in names if name != "particles"]
-    head = keras.Model([layer.output, *(model.input[name] for name in more)], model.output)
-
-    def call(inputs: dict[str, Any], training: bool) -> Any:
-        rows, length = inputs["particles"], inputs["length"]
-        mask = tf.sequence_mask(tf.maximum(length, 1), tf.shape(rows)[1]) if masked else None
-        state = layer(rows, mask=mask, training=training)
-        if masked:
-            state = tf.where(length[:, tf.newaxis] > 0, state, tf.zeros_like(state))
-        return head([state, *(inputs[name] for name in more)], training=training)
-
-    return call

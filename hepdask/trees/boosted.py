@@ -184,7 +184,7 @@ def _item(rows: Rows, item: int) -> Any:
 
 
 def _device(wanted: str) -> tuple[str, str]:
-    """Say where XGBoost really computes here, and on which GPU: it falls back to the CPU with no more than a warning."""
+    """Say where XGBoost really computes here, since it falls back to the CPU with a mere warning, and on which GPU."""
     xgb = xgboost()
     data = xgb.DMatrix(np.zeros((2, 1), np.float32), np.zeros(2))
     booster = xgb.train({"device": wanted, "verbosity": 0}, data, 1)
