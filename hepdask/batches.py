@@ -252,7 +252,9 @@ class Batches:
         return Batch(events, mine, high_level, label, weight.astype(np.float32), len(everyone))
 
 
-def padded(batch: Batch, scaler: Scaler | None, chosen: list[int], max_particles: int) -> NDArray[np.float32]:
+def padded(
+    batch: Batch, scaler: Scaler | None, chosen: list[int], max_particles: int, multiple: int = 1
+) -> NDArray[np.float32]:
     """Give the sequences of a batch, padded behind to the longest of them.
 
     Parameters
@@ -265,6 +267,8 @@ def padded(batch: Batch, scaler: Scaler | None, chosen: list[int], max_particles
         Features the network takes.
     max_particles : int
         Longest possible particle list.
+    multiple : int
+        The length is rounded up to a multiple of this one, but never above `max_particles`.
 
     Returns
     -------
@@ -272,7 +276,8 @@ def padded(batch: Batch, scaler: Scaler | None, chosen: list[int], max_particles
         Rows of zeros are padding.
     """
     events = chosen_events(batch.source, batch.events)
-    longest = max_particles if scaler is None else max(1, int(batch.length.max()))
+    longest = max(1, int(batch.length.max()))
+    longest = max_particles if scaler is None else min(-(-longest // multiple) * multiple, max_particles)
     return sequences(events.particles, events.offsets, longest, scaler)[:, :, chosen]
 
 

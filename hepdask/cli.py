@@ -500,15 +500,18 @@ def cluster_script(name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 @_everywhere
 def cluster_check(name: str, read: str | None, as_json: bool) -> int:
-    """Look at a batch farm, with a single job, before there are a thousand; 1 where something has to be mended.
+    """Look at a batch farm with a single job, or at this machine's GPUs; 1 where something has to be mended.
 
     \b
         hepdask cluster check lxplus --read root://server//path/file.root
+        hepdask cluster check gpu
     """
+    from hepdask import clusters
     from hepdask.clusters.check import check
 
+    settings = clusters.load_cluster(name)
     done = []
-    for one in check(_farm(name), read):
+    for one in check(settings if isinstance(settings, clusters.GPU) else _farm(name), read):
         done.append(one)
         if not as_json:
             click.echo(f"{'pass' if one.passed else 'FAIL'}  {one.name}: {one.found}")

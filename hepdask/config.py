@@ -378,6 +378,9 @@ class Training(Section):
     kernel: bool = Field(
         True, description="use the compiled kernels: dense stacks, and on a CPU GRU and LSTM; else TensorFlow"
     )
+    precision: Literal["float32", "mixed_float16"] = Field(
+        "float32", description="of networks on particles, in Keras' words; `mixed_float16` on GPUs alone"
+    )
     from_study: bool = Field(
         False, description="take the best settings that `tune` found, for the models that were tuned"
     )
@@ -385,7 +388,7 @@ class Training(Section):
         300.0, description="longest wait for the ranks to be placed and to start [s]"
     )
     gpus_per_rank: int | None = Field(
-        None, ge=0, description="GPUs (Dask resource `GPU`) of a rank; default what its worker sees"
+        None, ge=0, description="GPUs (Dask resource `GPU`) of a rank; default one where workers offer any"
     )
     interface: str | None = Field(
         None, description="network interface between the ranks; default the one of Dask's addresses"

@@ -98,7 +98,8 @@ def train_rank(
     Raises
     ------
     TrainingError
-        A feature is not finite, or the loss is no longer a number; the message names the events.
+        A feature is not finite, or the loss is no longer a number: the message names the events. Or the precision
+        needs a GPU and there is none.
     """
     import keras
 
@@ -117,8 +118,12 @@ def train_rank(
     inputs = models.inputs(name, config.models, store.features["hlf"])
 
     keras.utils.set_random_seed(training.seed)
+    mixed = training.precision != "float32" and "particles" in inputs
+    keras.config.set_dtype_policy(_policy(training.precision) if mixed else "float32")
     model = models.build(name, config.models, inputs, len(store.classes))
-    optimizer = DistributedOptimizer(keras.optimizers.Adam(settings.learning_rate), op="sum")
+    keras.config.set_dtype_policy("float32")  # in which the model is saved
+    adam = keras.optimizers.Adam(settings.learning_rate)
+    optimizer = DistributedOptimizer(keras.optimizers.LossScaleOptimizer(adam) if mixed else adam, op="sum")
     optimizer.build(model.trainable_variables)
     state = [*model.weights, *optimizer.variables]
     broadcast_variables(state)
@@ -263,6 +268,18 @@ def judge_rank(keras_file: bytes, record: dict[str, Any], store_path: Path) -> J
     mine = importance.features(inputs, high_level, list(store.particle_dtypes))[rank::size]
     lost = importance.importances(network, importance.sample(store), mine, high_level, store.classes)
     return Judged(scores("test"), scores("fit"), lost, time.process_time())
+
+
+def _policy(precision: str) -> str:
+    """Refuse less than single precision where no GPU computes with it."""
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        raise TrainingError(
+            f"training.precision is {precision}, and TensorFlow sees no GPU: on a CPU that is slower and less exact. "
+            "Set it to float32, or train on a cluster with GPUs (hepdask cluster check gpu says what is missing)"
+        )
+    return precision
 
 
 def _particles(inputs: dict[str, list[int]], store: Store) -> Particles | None:

@@ -196,6 +196,19 @@ def test_the_kernel_trains_as_padded_keras_does(make_config, client, tmp_path, c
         assert np.abs(mine - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
+def test_half_precision_is_refused_without_a_gpu(config, tmp_path):
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is a GPU: tests/test_gpu.py trains with it")
+    half = with_training(config, precision="mixed_float16")
+    with pytest.raises(
+        TrainingError, match=r"training\.precision is mixed_float16, and TensorFlow sees no GPU"
+    ):
+        trained_here("inclusive", half, tmp_path)
+    trained_here("hlf", half, tmp_path)  # of networks on particles alone
+
+
 class Kept(Checkpoint):
     """A checkpoint that remembers all it was given."""
 

@@ -11,6 +11,7 @@ from hepdask.config import Config
 from hepdask.errors import ConfigError, TrainingError
 from hepdask.names import HIGH_LEVEL
 from hepdask.trees import load_rows, load_trees
+from hepdask.trees.boosted import _require_devices
 from hepdask.trees.rows import shared_out
 
 MODELS = {"xgboost": {"rounds": 30, "early_stopping": 5, "max_depth": 3}, "forest": {"trees": 20}}
@@ -155,3 +156,11 @@ def test_parts_are_shared_out_evenly():
     assert shared_out(counts, 1) == [[0, 2, 3, 4]]
     assert [part for run in shared_out(counts, 9) for part in run] == [0, 2, 3, 4]
     assert shared_out(np.zeros(3, int), 2) == []
+
+
+def test_two_workers_do_not_share_a_gpu():
+    _require_devices({"tcp://one": ("cuda:0", "GPU-a"), "tcp://two": ("cuda:0", "GPU-b")})
+    with pytest.raises(
+        TrainingError, match="workers tcp://one and tcp://two would share GPU-a: start one worker"
+    ):
+        _require_devices({"tcp://one": ("cuda:0", "GPU-a"), "tcp://two": ("cuda:0", "GPU-a")})

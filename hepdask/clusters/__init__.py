@@ -2,10 +2,10 @@
 
 from hepdask.clusters.connect import connect, cpu_seconds, reserved, standing, start
 from hepdask.clusters.dashboard import dashboard_link
-from hepdask.clusters.settings import HTCondor, Slurm, load_cluster
+from hepdask.clusters.settings import GPU, HTCondor, Slurm, load_cluster
 from hepdask.clusters.versions import differences
 
 __all__ = [
-    "HTCondor", "Slurm", "connect", "cpu_seconds", "dashboard_link", "differences", "load_cluster", "reserved",
+    "GPU", "HTCondor", "Slurm", "connect", "cpu_seconds", "dashboard_link", "differences", "load_cluster", "reserved",
     "standing", "start",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Preflight of a site: what can go wrong with a thousand jobs, tried with one."""
+"""Preflight of a site: what can go wrong with a thousand jobs, tried with one; and of a machine's GPUs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,32 @@ from typing import Any
 import psutil
 from distributed import Client
 
-from hepdask.clusters.connect import wait_for_workers
+from hepdask.clusters import gpu
+from hepdask.clusters.connect import start, wait_for_workers
 from hepdask.clusters.farm import FarmCluster
 from hepdask.clusters.ports import free_port
-from hepdask.clusters.settings import HTCondor, Slurm
+from hepdask.clusters.settings import GPU, HTCondor, Slurm
 from hepdask.clusters.versions import differences
+from hepdask.distributed import NotEnoughSlots, RankFailed, run
 from hepdask.errors import ClusterError, HepdaskError
 
 PROXY_HOURS = 12.0
 CLOCK_SECONDS = 2.0
 DISK_GIB = 1.0
+_RANK_SECONDS = 300.0
+_OF_RANK = (
+    (
+        "cuda",
+        "CUDA in TensorFlow",
+        "pip install 'hepdask[gpu]' where the workers' Python is, without tensorflow-cpu",
+    ),
+    (
+        "cudnn",
+        "cuDNN",
+        "install the cuDNN of TensorFlow's own list: pip install 'tensorflow[and-cuda]==2.18.1'",
+    ),
+    ("nccl", "NCCL in Horovod", "build Horovod with HOROVOD_GPU_OPERATIONS=NCCL (docs/howto.md, A GPU node)"),
+)
 _COMMANDS = {
     "slurm": ("sbatch", "squeue", "scancel"),
     "htcondor": ("condor_submit", "condor_q", "condor_history", "condor_rm", "condor_status"),
@@ -56,12 +72,12 @@ class Check:
     mend: str = ""
 
 
-def check(settings: Slurm | HTCondor, read: str | None = None) -> Iterator[Check]:
-    """Look at a site: first from here alone, then with one job.
+def check(settings: GPU | Slurm | HTCondor, read: str | None = None) -> Iterator[Check]:
+    """Look at a site: first from here alone, then with one job, or on all GPUs of this machine.
 
     Parameters
     ----------
-    settings : Slurm or HTCondor
+    settings : GPU, Slurm or HTCondor
         The site.
     read : str, optional
         A ROOT file, for example ``root://server//path.root``, that a worker should be able to open.
@@ -71,6 +87,9 @@ def check(settings: Slurm | HTCondor, read: str | None = None) -> Iterator[Check
     Check
         One after another, as they are done. The job is not submitted where something that it needs is missing.
     """
+    if isinstance(settings, GPU):
+        yield from _of_this_machine(settings, read)
+        return
     passed = True
     for one in _from_here(settings):
         passed = passed and one.passed
@@ -88,6 +107,24 @@ def check(settings: Slurm | HTCondor, read: str | None = None) -> Iterator[Check
     except HepdaskError as error:
         mend = "see the reason; if the job ran, let its node reach the scheduler: set interface, host, port-range"
         yield Check("a job starts and its worker connects", False, str(error), mend)
+
+
+def _of_this_machine(settings: GPU, read: str | None) -> Iterator[Check]:
+    needs = gpu.needs(settings)
+    yield from (Check(need.name, not need.mend, need.found, need.mend) for need in needs)
+    if any(need.mend for need in needs):
+        return
+    mend = "see the reason; nvidia-smi shows who else uses the GPUs"
+    try:
+        with start(settings) as cluster, Client(cluster) as client:
+            workers = len(cluster.scheduler_info["workers"])
+            yield Check("a worker for each GPU starts", True, f"{workers} worker(s)")
+            yield _training(client)
+            yield from _gpus(client, workers)
+            if read:
+                yield _readable(client, read)
+    except Exception as error:  # whatever dask-cuda and the driver say
+        yield Check("a worker for each GPU starts", False, f"{type(error).__name__}: {error}", mend)
 
 
 def _from_here(settings: Slurm | HTCondor) -> Iterator[Check]:
@@ -169,18 +206,54 @@ def _from_a_worker(client: Client, settings: Slurm | HTCondor, read: str | None)
         f"{free:.1f} GiB free on the node",
         "set local-directory, or ask for more",
     )
-    host = _on_worker(client, socket.gethostname)
-    ranks = _on_worker(client, _can_train)
-    yield Check(
-        "training",
-        ranks is None,
-        ranks or f"TensorFlow and Horovod are there, on {host}",
-        "make horovod, for this Python",
-    )
+    yield _training(client)
+    if settings.gpus:
+        yield from _gpus(client, settings.gpus)
     if read:
-        problem = _on_worker(client, _open, read)
-        mend = "check the path, X509_USER_PROXY in `environment`, and that the nodes may reach the storage"
-        yield Check(f"{read} from a worker", problem is None, problem or "it opens", mend)
+        yield _readable(client, read)
+
+
+def _training(client: Client) -> Check:
+    host = _on_worker(client, socket.gethostname)
+    missing = _on_worker(client, _can_train)
+    found = missing or f"TensorFlow and Horovod are there, on {host}"
+    return Check("training", missing is None, found, "make horovod, for this Python")
+
+
+def _readable(client: Client, read: str) -> Check:
+    problem = _on_worker(client, _open, read)
+    mend = "check the path, X509_USER_PROXY in `environment`, and that the nodes may reach the storage"
+    return Check(f"{read} from a worker", problem is None, problem or "it opens", mend)
+
+
+def _gpus(client: Client, wanted: int) -> Iterator[Check]:
+    """Look at the GPUs of all workers together, ``wanted`` in number, and from one rank with one of them."""
+    workers: dict[str, tuple[list[str], list[str], str]] = client.run(gpu.seen_by_worker)
+    problems = {problem for _, _, problem in workers.values() if problem}
+    yield Check(
+        "NVIDIA driver", not problems, "; ".join(sorted(problems)) or "it answers on all workers",
+        "let the jobs run on nodes with GPUs; in a container, with NVIDIA's runtime (apptainer exec --nv)",
+    )  # fmt: skip
+    shown = "; ".join(
+        f"{worker} sees {', '.join(names) or 'none'}" for worker, (names, _, _) in workers.items()
+    )
+    different = {identity for _, identities, _ in workers.values() for identity in identities}
+    each = all(names for names, _, _ in workers.values())
+    yield Check(
+        "visible devices", each and len(different) >= wanted, f"{shown}: {len(different)} GPU(s) for {wanted}",
+        "let gpus be what the job really gets; CUDA_VISIBLE_DEVICES of the worker is set by the batch system",
+    )  # fmt: skip
+    mend = "see the reason; workers have to offer the resource GPU (gpus of the cluster's file does that)"
+    try:
+        (wrong,) = run(
+            gpu.seen_by_rank, client=client, ranks=1, gpus_per_rank=1, timeout=_RANK_SECONDS,
+            silence_timeout=_RANK_SECONDS, on_output=lambda rank, line: None, on_status=lambda line: None,
+        )  # fmt: skip
+    except (NotEnoughSlots, RankFailed) as error:
+        yield Check("a rank with a GPU of its own", False, str(error), mend)
+        return
+    for key, name, mend in _OF_RANK:
+        yield Check(name, key not in wrong, wrong.get(key, "works in a rank"), mend)
 
 
 def _on_worker(client: Client, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -16,7 +16,8 @@ from distributed import Client, LocalCluster
 from hepdask.clusters.dashboard import dashboard_link
 from hepdask.clusters.ports import free_port
 from hepdask.clusters.security import security_of
-from hepdask.clusters.settings import Attached, HTCondor, Local, Settings, Slurm, load_cluster
+from hepdask.clusters.settings import GPU, Attached, HTCondor, Local, Settings, Slurm, load_cluster
+from hepdask.distributed.placement import Offer
 from hepdask.errors import ClusterError, ConfigError
 from hepdask.progress import say
 
@@ -32,6 +33,10 @@ def start(settings: Settings) -> LocalCluster | FarmCluster:
         from hepdask.clusters.farm import FarmCluster
 
         return FarmCluster(settings)
+    if isinstance(settings, GPU):
+        from hepdask.clusters.gpu import start_gpu
+
+        return start_gpu(settings)
     if isinstance(settings, Attached):
         raise ConfigError(f"{settings.address}: a cluster that runs already; give a name or a file")
     with dask.config.set({"distributed.comm.timeouts.connect": f"{settings.start_timeout}s"}):
@@ -72,7 +77,7 @@ def connect(cluster: str | Mapping[str, Any], client: Client | None = None) -> I
         with _attach(settings) as attached:
             _say_where(attached)
             yield attached
-    elif isinstance(settings, Local):
+    elif isinstance(settings, Local | GPU):
         with start(settings) as started, Client(started) as own:
             _say_where(own)
             yield own
@@ -135,7 +140,9 @@ def wait_for_workers(farm: FarmCluster, workers: int) -> None:
 
 
 @contextmanager
-def reserved(client: Client, ranks: int, cores_per_rank: int) -> Iterator[None]:
+def reserved(
+    client: Client, ranks: int, cores_per_rank: int, gpus_per_rank: int | None = None
+) -> Iterator[None]:
     """Keep a fixed number of workers, enough for ranks that train together, and wait for them.
 
     Clusters that are not made of batch jobs are left as they are.
@@ -155,7 +162,13 @@ def reserved(client: Client, ranks: int, cores_per_rank: int) -> Iterator[None]:
             f"a rank takes {cores_per_rank} cores and a worker has {settings.threads}: raise `cores` of the "
             "cluster's jobs, or lower training.cores_per_rank"
         )
-    workers = math.ceil(ranks / (settings.threads // cores_per_rank))
+    slots = Offer("", "", "", settings.threads, settings.gpus_of_worker).slots(cores_per_rank, gpus_per_rank)
+    if not slots:
+        raise ClusterError(
+            f"a rank takes {gpus_per_rank} GPU(s) and a worker has {settings.gpus_of_worker}: raise `gpus` of the "
+            "cluster's jobs, or lower training.gpus_per_rank"
+        )
+    workers = math.ceil(ranks / slots)
     farm.hold(workers)
     try:
         wait_for_workers(farm, workers)

@@ -197,6 +197,8 @@ def _worker_words(settings: Slurm | HTCondor) -> list[str]:
     stagger = settings.lifetime_stagger or 0.05 * walltime
     words = ["--lifetime", f"{lifetime:.0f}s", "--lifetime-stagger", f"{stagger:.0f}s"]
     words += ["--dashboard-address", "127.0.0.1:0"]  # nobody asks a worker for web pages
+    if settings.gpus:
+        words += ["--resources", f"GPU={settings.gpus_of_worker}"]
     if settings.port_range:
         first, last = settings.port_range
         middle = (first + 1 + last) // 2

@@ -123,6 +123,7 @@ def job_options(settings: HTCondor) -> dict[str, Any]:
         "disk": settings.disk,
         "job_extra_directives": {
             **time_limit(settings.walltime),
+            **({"request_gpus": settings.gpus} if settings.gpus else {}),
             **settings.job_extra_directives,
         },
         "submit_command_extra": list(settings.submit_command_extra),

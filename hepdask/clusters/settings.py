@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dask.utils import parse_bytes
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from hepdask.config import Count, Port, Positive, read_document, validate
@@ -34,6 +35,61 @@ class Local(_Document):
         8787, ge=0, description="port of the dashboard; another free one if it is taken"
     )
     start_timeout: Positive = Field(60.0, description="longest wait for the workers to start [s]")
+
+
+def _is_share_or_bytes(size: float | str) -> float | str:
+    if isinstance(size, str):
+        try:
+            size = float(size)
+        except ValueError:
+            parse_bytes(size)
+            return size
+    if not 0 < size <= 1:
+        raise ValueError(f'{size:g} is no share of a GPU\'s memory; write 0.8, or bytes with a unit: "8GB"')
+    return size
+
+
+Memory = Annotated[float | str, AfterValidator(_is_share_or_bytes)]
+
+
+class GPU(_Document):
+    """Worker processes on this machine, one for each of its GPUs, in dask-cuda's words."""
+
+    kind: Literal["gpu"] = Field("gpu", description="one worker process for each GPU of this machine")
+    cuda_visible_devices: tuple[str, ...] | None = Field(
+        None, min_length=1, description="GPUs to use, by number or UUID; default all that can be seen"
+    )
+    threads: Count = Field(1, description="threads of each worker; prepare reads with all of them")
+    memory_limit: str = Field("auto", description="memory of each worker, as Dask writes it")
+    device_memory_limit: Memory | None = Field(
+        None, description="memory of its GPU from which on a worker spills; default dask-cuda's"
+    )
+    rmm_pool_size: Memory | None = Field(
+        None, description="memory of its GPU that a worker sets aside for RMM; ranks cannot have it"
+    )
+    rmm_managed_memory: bool = Field(False, description="let RMM use memory that GPU and host share")
+    protocol: Literal["tcp", "ucx"] = Field("tcp", description="how workers talk to each other")
+    enable_nvlink: bool | None = Field(None, description="with ucx: NVLink; default where it is found")
+    enable_infiniband: bool | None = Field(
+        None, description="with ucx: InfiniBand; default where it is found"
+    )
+    local_directory: str | None = Field(None, description="where workers spill to disk; default Dask's")
+    host: str = Field("127.0.0.1", description="address that scheduler, workers and dashboard listen on")
+    dashboard_port: int = Field(
+        8787, ge=0, description="port of the dashboard; another free one if it is taken"
+    )
+    start_timeout: Positive = Field(60.0, description="longest wait for the workers to start [s]")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> GPU:
+        if self.protocol == "tcp" and (self.enable_nvlink or self.enable_infiniband):
+            raise ValueError("enable-nvlink and enable-infiniband need protocol: ucx")
+        return self
+
+    @property
+    def uses_rmm(self) -> bool:
+        """Whether the workers' memory is RMM's."""
+        return self.rmm_pool_size is not None or self.rmm_managed_memory
 
 
 class Attached(_Document):
@@ -87,6 +143,7 @@ class Farm(_Document):
     cores: Count = Field(1, description="cores of a job, shared by its worker processes")
     memory: str = Field("2GB", description="memory of a job, shared by its worker processes")
     processes: Count = Field(1, description="worker processes a job")
+    gpus: int = Field(0, ge=0, description="GPUs of a job, shared by its worker processes")
     walltime: Annotated[str, AfterValidator(_is_walltime)] = Field(
         "02:00:00", description="wall time of a job, HH:MM:SS"
     )
@@ -174,6 +231,12 @@ class Farm(_Document):
             )
         if self.processes > self.cores:
             raise ValueError(f"processes: {self.processes} workers cannot share {self.cores} cores")
+        if self.gpus % self.processes:
+            raise ValueError(
+                f"gpus: {self.processes} worker processes cannot have the same share of {self.gpus}"
+            )
+        if self.gpus and "--resources" in " ".join(self.worker_extra_args):
+            raise ValueError("worker-extra-args: with gpus, --resources is said already")
         if self.lifetime and self.lifetime >= seconds(self.walltime):
             raise ValueError(f"lifetime: {self.lifetime:g} s is not below the wall time, {self.walltime}")
         if self.maximum_workers and self.maximum_workers < self.workers:
@@ -189,6 +252,11 @@ class Farm(_Document):
     def threads(self) -> int:
         """Threads of one worker."""
         return self.cores // self.processes
+
+    @property
+    def gpus_of_worker(self) -> int:
+        """GPUs that one worker offers."""
+        return self.gpus // self.processes
 
 
 class Slurm(Farm):
@@ -214,9 +282,9 @@ class HTCondor(Farm):
     cancel_command_extra: tuple[str, ...] = Field((), description="further words for condor_rm")
 
 
-Settings = Local | Attached | Slurm | HTCondor
-_KINDS: dict[str, type[Local | Attached | Slurm | HTCondor]] = {
-    "local": Local, "attached": Attached, "slurm": Slurm, "htcondor": HTCondor,
+Settings = Local | GPU | Attached | Slurm | HTCondor
+_KINDS: dict[str, type[Settings]] = {
+    "local": Local, "gpu": GPU, "attached": Attached, "slurm": Slurm, "htcondor": HTCondor,
 }  # fmt: skip
 
 
@@ -231,7 +299,7 @@ def load_cluster(cluster: str | Mapping[str, Any]) -> Settings:
 
     Returns
     -------
-    Local, Slurm, HTCondor or Attached
+    Local, GPU, Slurm, HTCondor or Attached
         Settings of a cluster to start, or to attach to.
 
     Raises

@@ -63,11 +63,14 @@ def _sighting(state: str, reason: str) -> Sighting:
 
 def job_options(settings: Slurm) -> dict[str, Any]:
     """Give what dask-jobqueue needs to know for Slurm alone."""
+    own = settings.job_extra_directives
+    asked = any(words in line for line in own for words in ("--gres", "--gpus"))  # in the site's own way
+    gpus = [f"--gres=gpu:{settings.gpus}"] if settings.gpus and not asked else []
     return {
         "queue": settings.queue,
         "account": settings.account,
         "job_cpu": settings.job_cpu,
         "job_mem": settings.job_mem,
         "walltime": settings.walltime,
-        "job_extra_directives": list(settings.job_extra_directives),
+        "job_extra_directives": [*gpus, *own],
     }

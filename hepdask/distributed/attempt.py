@@ -225,7 +225,7 @@ class Attempt:
             wanted.ranks,
             fewest,
             wanted.cores_per_rank,
-            wanted.gpus_per_rank or 0,
+            wanted.gpus_per_rank,
             wanted.interface,
             wanted.port_range,
             tuple(self.avoid),
@@ -258,8 +258,8 @@ class Attempt:
         wait = max(self.deadline - time.monotonic(), 0.0) + GRACE
         wanted = self.wanted
         job = Job(
-            self.name, rendezvous, wanted.cores_per_rank, wait, dict(wanted.env), wanted.gpus_per_rank,
-            wanted.interface, wanted.port_range, wanted.backend,
+            self.name, rendezvous, wanted.cores_per_rank, wait, dict(wanted.env), wanted.interface,
+            wanted.port_range, wanted.backend,
         )  # fmt: skip
         addresses = sorted({slot.address for slot in self.slots})
         shared = self.client.scatter(call, workers=addresses, broadcast=True, hash=False)
@@ -271,7 +271,7 @@ class Attempt:
                 shared,
                 key=f"{self.name}-{slot.rank}",
                 workers=[slot.address],
-                resources={"GPU": wanted.gpus_per_rank} if wanted.gpus_per_rank else None,
+                resources={"GPU": slot.gpus} if slot.gpus else None,
                 allow_other_workers=False,
                 pure=False,
                 retries=0,

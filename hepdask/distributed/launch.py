@@ -69,7 +69,8 @@ def run(
         slots.
     gpus_per_rank : int, optional
         GPUs of each rank, by the Dask resource ``GPU`` of the workers; a rank sees its own ones only
-        (``CUDA_VISIBLE_DEVICES``), none if 0. By default it sees what its worker sees.
+        (``CUDA_VISIBLE_DEVICES``), none if 0. By default one on workers that offer any; on others a rank sees what
+        its worker sees.
     interface : str, optional
         Network interface, on all hosts and the scheduler's, over which ranks talk to each other and to the
         rendezvous; by default the one that has the Dask worker's or the scheduler's address.

@@ -48,7 +48,7 @@ class Request:
     ranks, fewest : int
         As many slots as the first if there are, at least as many as the second.
     cores_per_rank, gpus_per_rank : int
-        Threads and GPUs of a worker that a slot takes.
+        Threads and GPUs of a worker that a slot takes; None for one GPU where the worker has any.
     interface : str or None
         Network interface of the scheduler's host on which the rendezvous listens; None for the scheduler's address.
     port_range : (int, int) or None
@@ -62,7 +62,7 @@ class Request:
     ranks: int
     fewest: int
     cores_per_rank: int
-    gpus_per_rank: int
+    gpus_per_rank: int | None
     interface: str | None
     port_range: tuple[int, int] | None
     avoid: tuple[str, ...] = ()

@@ -31,10 +31,14 @@ class Offer:
     threads: int
     gpus: int = 0
 
-    def slots(self, cores_per_rank: int, gpus_per_rank: int = 0) -> int:
+    def each(self, gpus_per_rank: int | None) -> int | None:
+        """Return how many GPUs a rank gets here: as asked for, else one where there are any; None for no share."""
+        return gpus_per_rank if gpus_per_rank is not None else (1 if self.gpus else None)
+
+    def slots(self, cores_per_rank: int, gpus_per_rank: int | None = None) -> int:
         """Return how many ranks of so many cores and GPUs fit."""
-        slots = self.threads // cores_per_rank
-        return min(slots, self.gpus // gpus_per_rank) if gpus_per_rank else slots
+        slots, each = self.threads // cores_per_rank, self.each(gpus_per_rank)
+        return min(slots, self.gpus // each) if each else slots
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Slot:
     """The place of one rank, and its coordinates in Horovod's terms.
 
     ``local`` counts the ranks of one host; ``cross`` counts the hosts that have a rank of this local rank;
-    ``worker_rank`` counts the ranks of one worker.
+    ``worker_rank`` counts the ranks of one worker. ``gpus`` is how many GPUs the rank gets for itself; None where it
+    sees what its worker sees.
     """
 
     address: str
@@ -55,6 +60,7 @@ class Slot:
     cross_rank: int
     cross_size: int
     worker_rank: int = 0
+    gpus: int | None = None
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which Horovod learns where it is."""
@@ -64,7 +70,7 @@ class Slot:
 
 
 def place(
-    offers: Sequence[Offer], ranks: int, cores_per_rank: int = 1, gpus_per_rank: int = 0
+    offers: Sequence[Offer], ranks: int, cores_per_rank: int = 1, gpus_per_rank: int | None = None
 ) -> list[Slot] | None:
     """Assign ranks to workers, on as few hosts and workers as possible.
 
@@ -79,8 +85,8 @@ def place(
         Number of ranks, at least 1.
     cores_per_rank : int
         Cores of each rank; a worker with fewer threads offers no slot.
-    gpus_per_rank : int
-        GPUs of each rank; a worker with fewer offers no slot.
+    gpus_per_rank : int, optional
+        GPUs of each rank; a worker with fewer offers no slot. By default one on workers that have any.
 
     Returns
     -------
@@ -115,6 +121,7 @@ def place(
                 cross_rank=at_local_rank[local_rank],
                 cross_size=sum(size > local_rank for size in local_sizes.values()),
                 worker_rank=workers_seen[offer.address],
+                gpus=offer.each(gpus_per_rank),
             )
         )
         locals_seen[offer.host] += 1

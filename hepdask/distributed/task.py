@@ -30,6 +30,7 @@ from distributed import Worker, get_worker
 from distributed.comm.addressing import get_address_host
 from distributed.core import Status
 
+from hepdask.distributed import devices
 from hepdask.distributed.errors import signal_name
 from hepdask.distributed.network import address_of, interface_of
 from hepdask.distributed.placement import Slot
@@ -54,7 +55,6 @@ class Job:
     cores_per_rank: int
     wait: float
     env: dict[str, str] = field(default_factory=dict)
-    gpus_per_rank: int | None = None
     interface: str | None = None
     port_range: tuple[int, int] | None = None
     backend: Backend = "horovod"
@@ -117,14 +117,18 @@ def _run_process(
         meeting = (host, job.port_range)
     elif job.interface is not None:
         address_of(job.interface)  # or say which there are
-    with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as reply:
+    with (
+        devices.taken(slot.gpus, slot.worker_rank) as gpus,
+        tempfile.TemporaryFile() as request,
+        tempfile.TemporaryFile() as reply,
+    ):
         pickle.dump((sys.path, job.wait, meeting, call), request)
         request.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("rank.py"))]
             + [str(file.fileno()) for file in (request, reply)],
             pass_fds=[request.fileno(), reply.fileno()],
-            env=rank_environment(dict(os.environ), slot, job, interface),
+            env=rank_environment(dict(os.environ), slot, job, interface, gpus),
             stdin=subprocess.PIPE,  # held open, never written: it closes when this worker dies
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -193,7 +197,7 @@ def _failure(code: int, said: dict[str, Any], last: list[str], ended_here: bool)
 
 
 def rank_environment(
-    inherited: dict[str, str], slot: Slot, job: Job, interface: str | None
+    inherited: dict[str, str], slot: Slot, job: Job, interface: str | None, gpus: list[str] | None
 ) -> dict[str, str]:
     """Return the environment of a rank.
 
@@ -205,10 +209,8 @@ def rank_environment(
     env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     env |= {"OMP_NUM_THREADS": cores, "TF_NUM_INTRAOP_THREADS": cores, "OMP_WAIT_POLICY": "passive"}
     env |= {"HOROVOD_GLOO_TIMEOUT_SECONDS": "30"}
-    if job.gpus_per_rank is not None:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(
-            gpus_of(inherited.get("CUDA_VISIBLE_DEVICES"), slot.worker_rank, job.gpus_per_rank)
-        )
+    if gpus is not None:
+        env |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "CUDA_DEVICE_ORDER": devices.ORDER}
     if interface is not None:
         env["HOROVOD_GLOO_IFACE"] = interface
     env |= job.env
@@ -217,35 +219,6 @@ def rank_environment(
     if job.rendezvous is not None:
         env |= job.rendezvous.environment()
     return env
-
-
-def gpus_of(visible: str | None, worker_rank: int, gpus_per_rank: int) -> list[str]:
-    """Return the GPUs of one rank: as many of its worker's as it takes, after those of the ranks before it.
-
-    Parameters
-    ----------
-    visible : str or None
-        ``CUDA_VISIBLE_DEVICES`` of the worker; where it is not set, the worker has all GPUs of its host.
-    worker_rank : int
-        Number of the rank among those of its worker.
-    gpus_per_rank : int
-        GPUs of each rank.
-
-    Raises
-    ------
-    ValueError
-        If the worker sees fewer GPUs than its Dask resource promised.
-    """
-    first, last = worker_rank * gpus_per_rank, (worker_rank + 1) * gpus_per_rank
-    if visible is None:
-        return [str(number) for number in range(first, last)]
-    seen = [name.strip() for name in visible.split(",") if name.strip()]
-    if len(seen) < last:
-        raise ValueError(
-            f"the worker's CUDA_VISIBLE_DEVICES is {visible!r}, but its ranks need {last} GPUs: "
-            "start it with the resource GPU set to what it sees"
-        )
-    return seen[first:last]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Plain Keras on batches padded to their longest event."""
+"""Plain Keras on batches padded to like lengths, in the form that cuDNN takes on a GPU."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from hepdask.ahead import ahead
 from hepdask.batches import Batch, Batches, padded
 from hepdask.learners import Particles, Result
 from hepdask.learners.measures import hits, loss
+from hepdask.learners.ragged import recurrent_layer
+from hepdask.models.recurrence import forward, plain
+
+#: Lengths of batches are multiples of this, so that few shapes occur: a GPU prepares itself for each.
+_BUCKET = 32
 
 
 class Padded:
@@ -21,23 +26,26 @@ class Padded:
     def __init__(self, model: Any, optimizer: Any, particles: Particles) -> None:
         self._particles = particles
         self._takes_high_level = "high_level" in model.input
+        layer = recurrent_layer(model)
+        call = plain(model) if layer is None else forward(model, layer)
 
         @tf.function(reduce_retracing=True, autograph=False)
         def step(inputs: Any, label: Any, weight: Any) -> Any:
             with tf.GradientTape() as tape:
-                scores = model(inputs, training=True)
+                scores = call(inputs, True)
                 value = loss(scores, label, weight)
-            gradients = tape.gradient(value, model.trainable_variables)
+                scaled = optimizer.scale_loss(value)  # more than 1 in half precision alone
+            gradients = tape.gradient(scaled, model.trainable_variables)
             optimizer.apply(gradients, model.trainable_variables)
             return value, hits(scores, label, weight)
 
         @tf.function(reduce_retracing=True, autograph=False)
         def predict(inputs: Any) -> Any:
-            return model(inputs, training=False)
+            return call(inputs, False)
 
         @tf.function(reduce_retracing=True, autograph=False)
         def watch(inputs: Any, label: Any, weight: Any) -> Any:
-            scores = model(inputs, training=False)
+            scores = call(inputs, False)
             return loss(scores, label, weight), hits(scores, label, weight)
 
         self._step, self._predict, self._watch = step, predict, watch
@@ -61,8 +69,10 @@ class Padded:
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         particles = self._particles
-        rows = padded(batch, particles.scaler, particles.chosen, particles.longest)
+        rows = padded(batch, particles.scaler, particles.chosen, particles.longest, _BUCKET)
         inputs = {"particles": tf.constant(rows)}
+        if particles.scaler is not None:  # else all rows take part
+            inputs["length"] = tf.constant(batch.length)
         if self._takes_high_level:
             inputs["high_level"] = tf.constant(batch.high_level)
         return inputs

@@ -39,5 +39,5 @@ def build(settings: Inclusive, particle_features: int, features: int, classes: i
     event = keras.layers.Dropout(settings.dropout)(high_level)
     x = keras.layers.Concatenate()([sequence, event])
     x = keras.layers.Dense(settings.dense, activation="relu")(x)
-    scores = keras.layers.Dense(classes, activation="softmax", name="scores")(x)
+    scores = keras.layers.Dense(classes, activation="softmax", dtype="float32", name="scores")(x)
     return keras.Model({"particles": particles, "high_level": high_level}, scores, name="inclusive")

@@ -38,7 +38,7 @@ def summary(settings: Sequence, particles: keras.KerasTensor) -> keras.KerasTens
 
 
 def _transformer(units: int, particles: Any) -> Any:
-    """Two encoder blocks, normalised first (Xiong et al. 2020), and the mean over an event's particles."""
+    """Two encoder blocks, normalised first (Xiong et al. 2020), and the mean over an event's particles, 0 of none."""
     import keras
 
     real = keras.ops.any(keras.ops.not_equal(particles, 0.0), axis=-1)
@@ -49,4 +49,6 @@ def _transformer(units: int, particles: Any) -> Any:
         x = x + attention(normalised, normalised, attention_mask=keras.ops.expand_dims(real, 1))
         inner = keras.layers.Dense(2 * units, activation="relu")(keras.layers.LayerNormalization()(x))
         x = x + keras.layers.Dense(units)(inner)
-    return keras.layers.GlobalAveragePooling1D()(keras.layers.LayerNormalization()(x), mask=real)
+    x = keras.layers.LayerNormalization()(x)
+    weight = keras.ops.expand_dims(keras.ops.cast(real, x.dtype), -1)
+    return keras.ops.sum(x * weight, axis=1) / keras.ops.maximum(keras.ops.sum(weight, axis=1), 1)

@@ -32,5 +32,5 @@ def build(settings: Sequence, particle_features: int, classes: int) -> keras.Mod
 
     particles = keras.Input((None, particle_features), name="particles")
     x = keras.layers.Dropout(settings.dropout)(summary(settings, particles))
-    scores = keras.layers.Dense(classes, activation="softmax", name="scores")(x)
+    scores = keras.layers.Dense(classes, activation="softmax", dtype="float32", name="scores")(x)
     return keras.Model({"particles": particles}, scores, name="sequence")

@@ -29,7 +29,9 @@ from hepdask.training import ENVIRONMENT, TrainedModel, train_rank
 from hepdask.tuning.space import applied
 
 #: Settings of training on which the weights depend.
-_DECISIVE = {"ranks", "seed", "memory_gib", "window", "class_weights", "early_stopping", "rate_per_rank"}
+_DECISIVE = {
+    "ranks", "seed", "memory_gib", "window", "class_weights", "early_stopping", "rate_per_rank", "precision",
+}  # fmt: skip
 
 #: ... those of trees; settings of the model say the rest.
 _DECISIVE_OF_TREES = {"seed", "class_weights"}
@@ -185,7 +187,7 @@ def _train_network(name: str, key: str, store: Store, config: Config, client: Cl
     training = config.training
     checkpoint = _own_checkpoint(folder / "checkpoint", key)
     with (
-        clusters.reserved(client, training.ranks, training.cores_per_rank),
+        clusters.reserved(client, training.ranks, training.cores_per_rank, training.gpus_per_rank),
         Listener(name, folder / "history.csv", client) as listener,
     ):
         results: list[TrainedModel | None] = distributed.run(

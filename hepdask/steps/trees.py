@@ -46,7 +46,7 @@ def train(name: str, key: str, store: Store, config: Config, client: Client) -> 
     columns = models.inputs(name, config.models, store.features["hlf"])["high_level"]
     training = config.training
     weights = class_weights(store, config)
-    with clusters.reserved(client, training.ranks, training.cores_per_rank):
+    with clusters.reserved(client, training.ranks, training.cores_per_rank, training.gpus_per_rank):
         if isinstance(settings, Forest) and settings.library == "sklearn":
             future = client.submit(
                 _grow, store.path.absolute(), columns, weights, settings, training.seed, pure=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import numpy as np
 from distributed import Client, wait
 
 from hepdask.config import Forest, XGBoost
+from hepdask.distributed.devices import NoDriver, host_devices, visible
 from hepdask.errors import ClusterError, TrainingError
 from hepdask.trees.fitted import Fitted, xgboost
 from hepdask.trees.rows import Rows
@@ -61,7 +63,7 @@ def boost(
     """
     xgb = xgboost()
     if isinstance(settings, XGBoost) and settings.device != "cpu":
-        _require_devices({"": _device(settings.device)}, settings.device)
+        _require_devices({"": _device(settings.device)})
     begin = time.process_time()
     params, rounds = parameters(settings, classes, fit.features.shape[1], seed)
     bins = params.get("max_bin", 256)
@@ -127,7 +129,7 @@ def boost_over(
 
     workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
     if isinstance(settings, XGBoost) and settings.device != "cpu":
-        _require_devices(client.run(_device, settings.device, workers=workers), settings.device)
+        _require_devices(client.run(_device, settings.device, workers=workers))
     before = client.run(time.process_time, workers=workers)
 
     def collection(sample: str, item: int, width: tuple[int, ...], dtype: Any, loaded: list[Any]) -> Any:
@@ -181,21 +183,36 @@ def _item(rows: Rows, item: int) -> Any:
     return (rows.features, rows.label, rows.weight)[item]
 
 
-def _device(wanted: str) -> str:
-    """Where XGBoost really computes here: it falls back to the CPU with no more than a warning."""
+def _device(wanted: str) -> tuple[str, str]:
+    """Say where XGBoost really computes here, since it falls back to the CPU with a mere warning, and on which GPU."""
     xgb = xgboost()
     data = xgb.DMatrix(np.zeros((2, 1), np.float32), np.zeros(2))
     booster = xgb.train({"device": wanted, "verbosity": 0}, data, 1)
-    return str(json.loads(booster.save_config())["learner"]["generic_param"]["device"])
+    used = str(json.loads(booster.save_config())["learner"]["generic_param"]["device"])
+    if not used.startswith(wanted):
+        return used, ""
+    try:
+        return used, next(iter(visible(host_devices(), os.environ).values()), "")
+    except NoDriver:  # XGBoost finds it without nvidia-smi
+        return used, ""
 
 
-def _require_devices(found: Mapping[str, str], wanted: str) -> None:
-    for worker, device in found.items():
-        if not device.startswith(wanted):
+def _require_devices(found: Mapping[str, tuple[str, str]]) -> None:
+    """Refuse workers that have no GPU, and two that have the same: XGBoost takes the first that each sees."""
+    users: dict[str, str] = {}
+    for worker, (used, identity) in found.items():
+        if not used.startswith("cuda"):
             raise TrainingError(
-                f"models.xgboost.device is {wanted}, and XGBoost finds none{worker and ' on worker '}{worker}: it "
-                "needs a GPU and the package xgboost in place of xgboost-cpu; or set it to cpu"
+                f"models.xgboost.device is cuda, and XGBoost finds none{worker and ' on worker '}{worker}: it needs a "
+                "GPU and the package xgboost in place of xgboost-cpu (pip install 'hepdask[gpu]'); or set it to cpu"
             )
+        if other := users.get(identity):
+            raise TrainingError(
+                f"models.xgboost.device is cuda, and workers {other} and {worker} would share {identity}: start one "
+                "worker for each GPU (a batch job with one process, or --cluster gpu)"
+            )
+        if identity:
+            users[identity] = worker
 
 
 def _patience(settings: XGBoost | Forest, watched: int) -> int | None:

@@ -1,0 +1,125 @@
+"""What only a GPU can show: skipped, with the reason, where there is none. Was not yet run on one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from types import SimpleNamespace
+
+import cloudpickle
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from hepdask.clusters import GPU
+from hepdask.clusters.check import check
+from hepdask.config import XGBoost
+from hepdask.distributed import run
+from hepdask.distributed.devices import NoDriver, host_devices, visible
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def gpus():
+    """Give what each GPU really is."""
+    try:
+        found = visible(host_devices(), os.environ)
+    except NoDriver as missing:
+        pytest.skip(f"no GPU: {missing}")
+    if not found:
+        pytest.skip(f"no GPU: CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES')!r}")
+    return list(found.values())
+
+
+@pytest.fixture
+def tensorflow():
+    """Give TensorFlow where it can use a GPU."""
+    tf = pytest.importorskip("tensorflow")
+    if not tf.config.list_physical_devices("GPU"):
+        pytest.skip("TensorFlow sees no GPU: hepdask cluster check gpu says why")
+    return tf
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_cudnn_computes_what_float64_does(tensorflow, cell):
+    import keras
+    from test_padded import LENGTHS, arrays, batch_of, in_float64, learner_of
+
+    tensorflow.config.experimental.enable_tensor_float_32_execution(False)
+    model, learner = learner_of("sequence", keras.optimizers.SGD(1.0), cell=cell, units=50)
+    batch, before = batch_of(LENGTHS), model.get_weights()
+    scores, loss, gradients = in_float64(cell, before, *arrays(batch))
+    assert learner.scores(batch) == pytest.approx(scores, abs=1e-5)
+    (result,) = learner.train(SimpleNamespace(shuffled=lambda seed, epoch: [batch]), 1, 0)
+    assert result.loss == pytest.approx(loss * len(LENGTHS), rel=1e-4)
+    for old, new, gradient in zip(before, model.get_weights(), gradients, strict=True):
+        assert np.abs(old - new - gradient).max() <= 1e-4 * np.abs(gradient).max()
+    graph = learner._step.get_concrete_function(
+        learner._inputs(batch), tensorflow.constant(batch.label), tensorflow.constant(batch.weight)
+    ).graph
+    functions = graph.as_graph_def().library.function
+    assert "CudnnRNNV3" in {node.op for function in functions for node in function.node_def} | {
+        node.type for node in graph.get_operations()
+    }
+
+
+def what_a_rank_has():
+    import tensorflow as tf
+
+    return list(visible(host_devices(), os.environ).values()), len(tf.config.list_physical_devices("GPU"))
+
+
+def test_each_rank_has_a_gpu_of_its_own(tensorflow, gpus):
+    """Two workers that see all GPUs, as on a machine without batch system."""
+    ranks = min(2, len(gpus))
+    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 40}
+    with (
+        LocalCluster(n_workers=ranks, threads_per_worker=1, resources={"GPU": 1}, **options) as cluster,
+        Client(cluster) as client,
+    ):
+        backend = "horovod" if ranks == 1 else "tf.distribute"  # which needs no build
+        found = run(what_a_rank_has, client=client, ranks=ranks, backend=backend)
+    assert all(len(mine) == seen == 1 for mine, seen in found)
+    assert len({mine[0] for mine, _ in found}) == ranks
+
+
+@pytest.mark.skipif(importlib.util.find_spec("dask_cuda") is None, reason="dask-cuda is not installed")
+def test_check_finds_driver_devices_cuda_and_cudnn(tensorflow):
+    found = {one.name: one for one in check(GPU(dashboard_port=0))}
+    for name in ("NVIDIA driver", "visible devices", "CUDA in TensorFlow", "cuDNN"):
+        assert found[name].passed, found[name]
+
+
+def test_trees_on_a_gpu_are_as_good_as_on_a_cpu():
+    from hepdask.trees.boosted import boost
+    from hepdask.trees.fitted import load_trees, xgboost
+    from hepdask.trees.rows import Rows
+
+    if not xgboost().build_info()["USE_CUDA"]:
+        pytest.skip("XGBoost here is xgboost-cpu")
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(5000, 14)).astype(np.float32)
+    label = (features[:, 0] + features[:, 1] ** 2 + rng.normal(size=5000) > 1).astype(np.int64)
+    fit = Rows(features[:4000], label[:4000], np.ones(4000, np.float32))
+    none = Rows(features[:0], label[:0], np.ones(0, np.float32))
+    right = {}
+    for device in ("cpu", "cuda"):
+        settings = XGBoost(device=device, rounds=20, early_stopping=None)
+        scores = load_trees(boost(fit, none, 2, settings, 1).file).scores(features[4000:])
+        right[device] = (scores.argmax(axis=1) == label[4000:]).mean()
+    assert right["cuda"] == pytest.approx(right["cpu"], abs=0.02)
+    assert right["cuda"] > 0.7
+
+
+def test_half_precision_trains(tensorflow, make_config, client, tmp_path):
+    from hepdask import prepare
+    from hepdask.training import train_rank
+
+    small = {"inclusive": {"epochs": 2, "batch_size": 16}}
+    config = make_config(models=small, training={"precision": "mixed_float16"})
+    prepare(config, client)
+    trained = train_rank("inclusive", config, config.store_path)
+    assert "GPU" in trained.way
+    assert np.isfinite([row["loss"] for row in trained.history]).all()

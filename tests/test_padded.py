@@ -1,0 +1,137 @@
+"""Networks on padded batches against arithmetic in float64, events without particles among them."""
+
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import test_recurrent as oracle
+
+from hepdask import models, names
+from hepdask.batches import Batch, padded
+from hepdask.compiled.recurrent import Weights
+from hepdask.config import Models
+from hepdask.features import expand_columns
+from hepdask.learners import Particles
+from hepdask.learners.padded import Padded
+from hepdask.scaling import Scaler
+from hepdask.store import Events
+
+LENGTHS = [0, 1, 33, 801, 2, 0, 64]
+CLASSES = 3
+
+
+def batch_of(lengths, seed=0):
+    """Events of random particles, as many as `lengths` says."""
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    particles = oracle.stored_particles(int(offsets[-1]), rng)
+    zeros = np.zeros(len(lengths), np.int64)
+    label = rng.integers(0, CLASSES, len(lengths))
+    high_level = rng.normal(size=(len(lengths), len(names.HIGH_LEVEL))).astype("f4")
+    events = Events(offsets, particles, high_level, label, zeros, zeros)
+    everyone = np.arange(len(lengths))
+    weight = rng.uniform(0.1, 1.0, len(lengths)).astype("f4")
+    return Batch(events, everyone, high_level, label, weight, len(lengths))
+
+
+def arrays(batch):
+    """What `in_float64` takes of a batch."""
+    return (
+        padded(batch, scaler(), list(range(len(names.PARTICLE))), 801),
+        batch.length,
+        batch.label,
+        batch.weight,
+    )
+
+
+def scaler():
+    """Bring such particles to mean 0 and deviation 1."""
+    rows = np.stack(
+        list(expand_columns(oracle.stored_particles(5000, np.random.default_rng(1))).values()), axis=1
+    )
+    return Scaler(rows.mean(axis=0), 1 / rows.std(axis=0))
+
+
+def learner_of(name, optimizer=None, **settings):
+    chosen = Models.model_validate({name: {"dropout": 0.0, **settings}})
+    inputs = models.inputs(name, chosen, names.HIGH_LEVEL)
+    model = models.build(name, chosen, inputs, CLASSES)
+    rng = np.random.default_rng(2)
+    model.set_weights([rng.normal(size=w.shape, scale=0.2) for w in model.get_weights()])
+    if optimizer is not None:
+        optimizer.build(model.trainable_variables)
+    return model, Padded(model, optimizer, Particles(scaler(), inputs["particles"], 801))
+
+
+def in_float64(cell, weights, rows, lengths, labels, event_weights):
+    """Scores, loss and its gradients, one event after the other."""
+    *layer, dense, offset = (w.astype(np.float64) for w in weights)
+    wrapped = Weights(*(np.asarray(w, np.float32) for w in layer))
+    scores, total = [], 0.0
+    gradients = [np.zeros_like(w) for w in (*layer, dense, offset)]
+    for row, length, label, weight in zip(rows, lengths, labels, event_weights, strict=True):
+        state, _ = getattr(oracle, cell)(wrapped, row[:length], np.zeros(len(dense)))
+        shifted = np.exp(state @ dense + offset - (state @ dense + offset).max())
+        score = shifted / shifted.sum()
+        scores.append(score)
+        total -= weight * np.log(score[label])
+        of_logits = weight * (score - np.eye(CLASSES)[label])
+        _, found = getattr(oracle, cell)(wrapped, row[:length], dense @ of_logits)
+        for gradient, more in zip(gradients, [*found, np.outer(state, of_logits), of_logits], strict=True):
+            gradient += more
+    return np.array(scores), total, gradients
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_scores_loss_and_gradients_are_those_of_float64(cell):
+    model, learner = learner_of("sequence", keras.optimizers.SGD(1.0), cell=cell, units=5)
+    batch, before = batch_of(LENGTHS), model.get_weights()
+    scores, loss, gradients = in_float64(cell, before, *arrays(batch))
+    assert learner.scores(batch) == pytest.approx(scores, abs=2e-6)
+    (result,) = learner.train(SimpleNamespace(shuffled=lambda seed, epoch: [batch]), 1, 0)
+    assert result.loss == pytest.approx(loss * len(LENGTHS), rel=1e-5)
+    for old, new, gradient in zip(before, model.get_weights(), gradients, strict=True):
+        assert np.abs(old - new - gradient).max() <= 1e-5 * np.abs(gradient).max()
+
+
+def test_lengths_of_batches_are_few_and_padding_comes_last():
+    batch = batch_of([3, 40, 0])
+    chosen = list(range(len(names.PARTICLE)))
+    for multiple, longest in ((1, 40), (32, 64), (1000, 801)):
+        rows = padded(batch, scaler(), chosen, 801, multiple)
+        assert rows.shape == (3, longest, len(chosen))
+        assert [int((row != 0).any(axis=1).sum()) for row in rows] == [3, 40, 0]
+        assert all(not row[length:].any() for row, length in zip(rows, batch.length, strict=True))
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "transformer"])
+def test_events_do_not_depend_on_those_beside_them(cell):
+    _, learner = learner_of("inclusive", cell=cell, units=6)
+    together = learner.scores(batch_of(LENGTHS))
+    assert np.isfinite(together).all(), "also of events without particles"
+    assert together.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    few = batch_of(LENGTHS)
+    alone = Batch(few.source, few.events[:3], few.high_level[:3], few.label[:3], few.weight[:3], 3)
+    assert learner.scores(alone) == pytest.approx(together[:3], abs=1e-5)
+
+
+@pytest.mark.parametrize("cell", ["gru", "transformer"])
+def test_half_precision_learns_as_single_does(cell):
+    """Its arithmetic, on a CPU; training refuses it there."""
+    found = []
+    for policy in ("float32", "mixed_float16"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            optimizer = keras.optimizers.Adam(0.01)
+            if policy != "float32":
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            model, learner = learner_of("inclusive", optimizer, cell=cell, units=6)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        batches = SimpleNamespace(shuffled=lambda seed, epoch: [batch_of([5, 0, 40, 12])] * 20)
+        found.append([result.loss for result in learner.train(batches, 1, 0)])
+        assert model.get_layer("scores").compute_dtype == "float32"
+        assert all(weight.dtype == np.float32 for weight in model.get_weights())
+    assert found[0][-1] < 0.9 * found[0][0]
+    assert found[1] == pytest.approx(found[0], rel=0.02)
