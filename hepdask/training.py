@@ -209,7 +209,11 @@ def train_rank(
         return None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
-        model.save(file)
+        # in single precision, and because a learner may have used the model's layers in another one, after which
+        # Keras cannot save it
+        saved = models.build(name, config.models, inputs, len(store.classes))
+        saved.set_weights(model.get_weights())
+        saved.save(file)
         return TrainedModel(file.read_bytes(), history, model.count_params(), cpu, way)
 
 

@@ -65,21 +65,30 @@ def dense_chain(model: Any) -> Chain | None:
     return _chain(layers, model.input["high_level"], model.output)
 
 
+def recurrent_layer(model: Any) -> Any:
+    """Find the recurrent layer of a network; None where there is none, more than one, or an unusual one.
+
+    Usual is a GRU or LSTM as Keras makes them by default: on all particles, in their order, with the last state for an
+    answer.
+    """
+    found = [layer for layer in model.layers if isinstance(layer, keras.layers.GRU | keras.layers.LSTM)]
+    return found[0] if len(found) == 1 and _is_usual(found[0]) else None
+
+
 def ragged_layers(model: Any) -> tuple[Any, Chain] | None:
     """Find the layers of a network that takes particles; None where the kernels cannot train it.
 
-    That is one GRU or LSTM as Keras makes them by default, on all particles, in their order, with the last state for
-    an answer; behind it, perhaps joined by the high-level features, a chain of dense layers.
+    That is the recurrent layer and, behind it, perhaps joined by the high-level features, a chain of dense layers.
     """
-    recurrent = [layer for layer in model.layers if isinstance(layer, keras.layers.GRU | keras.layers.LSTM)]
-    if len(recurrent) != 1 or not _is_usual(recurrent[0]):
+    recurrent = recurrent_layer(model)
+    if recurrent is None or recurrent.compute_dtype != "float32":
         return None
-    made = (keras.layers.InputLayer, keras.layers.Masking, type(recurrent[0]))
+    made = (keras.layers.InputLayer, keras.layers.Masking, type(recurrent))
     layers = [layer for layer in model.layers if not isinstance(layer, made)]
-    start = recurrent[0].output
+    start = recurrent.output
     if "high_level" not in model.input:
         chain = _chain(layers, start, model.output)
-        return (recurrent[0], chain) if chain else None
+        return (recurrent, chain) if chain else None
     joints = [layer for layer in layers if isinstance(layer, keras.layers.Concatenate)]
     if len(joints) != 1 or len(joints[0].input) != 2:
         return None
@@ -95,7 +104,7 @@ def ragged_layers(model: Any) -> tuple[Any, Chain] | None:
     chain = _chain(layers, joints[0].output, model.output)
     if chain is None or chain.input_dropout or rates[0] != rates[1]:
         return None
-    return recurrent[0], Chain(chain.layers, chain.dropouts, rates[0])
+    return recurrent, Chain(chain.layers, chain.dropouts, rates[0])
 
 
 def _chain(layers: Sequence[Any], start: Any, end: Any) -> Chain | None:

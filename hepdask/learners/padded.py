@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from hepdask.ahead import ahead
 from hepdask.batches import Batch, Batches, padded
 from hepdask.learners import Particles, Result
+from hepdask.learners.layers import recurrent_layer
 from hepdask.learners.measures import hits, loss
-from hepdask.learners.ragged import recurrent_layer
 from hepdask.models.recurrence import forward, plain
 
 #: Lengths of batches are multiples of this, so that few shapes occur: a GPU prepares itself for each.
