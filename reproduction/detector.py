@@ -31,7 +31,7 @@ PROCESSES = {"ttbar": "tt̄", "wjets": "W", "qcd": "QCD"}
 _MADE, _READ = 1000, 5000
 
 _FIELDS = {
-    "EFlowTrack": ("PID", "Charge", "PT", "Eta", "Phi", "X", "Y", "Z"),
+    "EFlowTrack": ("PID", "Charge", "PT", "Eta", "Phi", "Mass", "X", "Y", "Z"),
     "EFlowPhoton": ("ET", "Eta", "Phi"),
     "EFlowNeutralHadron": ("ET", "Eta", "Phi"),
     "Electron": ("PT", "Eta", "Phi", "Charge"),

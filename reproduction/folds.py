@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -129,7 +130,8 @@ def _network(task: Task) -> tuple[NDArray[np.float32], list[dict[str, float]], f
 
     config, store = task.config, open_store(task.config.store_path, task.fold)
     begin = time.process_time()
-    trained = train_rank(task.model, config, config.store_path, fold=task.fold)
+    with redirect_stdout(io.StringIO()):  # a rank tells its driver of every step; there is none
+        trained = train_rank(task.model, config, config.store_path, fold=task.fold)
     cpu = time.process_time() - begin
     assert trained is not None, "there is one rank"
     particles = store.particle_scaler
