@@ -164,10 +164,10 @@ def main() -> None:
     with style.applied():
         names, classes = store.features["hlf"], store.classes
         figures.write(
-            figures.features(events.high_level, events.label, names, classes), docs / "results-features.svg"
+            figures.features(events.high_level, events.label, names, classes), docs / "results-features.png"
         )
         curves = {name: runs[0].histories for name, runs in scored.items() if ROWS[name][0] in NETWORKS}
-        figures.write(figures.losses(curves), docs / "results-losses.svg")
+        figures.write(figures.losses(curves), docs / "results-losses.png")
     arguments.out.write_text(page.write(results, published.NUMBERS, sample.PUBLISHED, DIFFERENCES))
     say(f"{arguments.out}: written")
 
