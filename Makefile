@@ -1,4 +1,5 @@
 # make demo    set up what is missing, then simulate, prepare, train and evaluate: runs/demo/report.html
+# make paper   the published study from nothing: docs/results.md; hours, most of them simulation (PUBLISHED=folder of its networks)
 # make test    set up what is missing, then the test suite
 # make test-farms    all that can happen on real Slurm and HTCondor daemons, which must be installed (.ci/farms does that)
 # make test-faults   every way for ranks, workers, drivers and schedulers to die, ten times each
@@ -8,7 +9,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-farms test-faults check docs install horovod lock
+.PHONY: help demo paper test test-farms test-faults check docs install horovod lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,6 +34,10 @@ demo: $(INSTALLED)
 		echo "Horovod is not built (make horovod): training on one rank instead of two"; \
 		$(BIN)/hepdask run configs/demo.yaml --set training.ranks=1; fi
 
+paper: $(INSTALLED)
+	@$(BIN)/hepdask run configs/paper.yaml
+	@$(BIN)/python reproduction/paper.py configs/paper.yaml $(if $(PUBLISHED),--published $(PUBLISHED))
+
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not farms"
 
@@ -43,7 +48,8 @@ test-faults: $(INSTALLED)
 	@$(BIN)/python -m pytest -m faults --repeat 10 tests/test_distributed.py tests/test_distributed_restarts.py
 
 check: $(INSTALLED)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && cd benchmarks && $(abspath $(BIN))/mypy --config-file ../pyproject.toml .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && \
+		for folder in benchmarks reproduction; do (cd $$folder && $(abspath $(BIN))/mypy --config-file ../pyproject.toml .) || exit 1; done
 
 docs: $(INSTALLED)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --clean

@@ -1,0 +1,141 @@
+"""The page docs/results.md: the numbers of a run beside the published ones, and what they do and do not show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+import numpy as np
+from bootstrap import REPLICAS, Measured
+
+if TYPE_CHECKING:
+    from paper import Results
+
+#: A difference below this many errors is not called one.
+RESOLVED = 3
+
+_NAMES = {"qcd": "QCD", "ttbar": "tt̄", "wjets": "W + jets"}
+_QUANTITIES = ("accuracy", "AUC QCD", "AUC tt̄", "AUC W")
+
+
+def write(
+    results: Results,
+    numbers: Mapping[str, Sequence[str]],
+    selection: Mapping[str, tuple[int, int, int]],
+    differences: Sequence[tuple[str, str]],
+) -> str:
+    """Write the page.
+
+    Parameters
+    ----------
+    results : Results
+        Of the run.
+    numbers : mapping of sequence of str
+        Published accuracy and AUCs of each row.
+    selection : mapping of (int, int, int)
+        Published events of each class: raw, with a lepton, selected.
+    differences : sequence of (str, str)
+        Which rows are compared.
+    """
+    physics = results.config.physics
+    compared = [
+        (first, second, results.measured[second] - results.measured[first]) for first, second in differences
+    ]
+    sequences = results.sequences
+    jagged_gain = sequences.jagged - sequences.published
+    ratio = sequences.jagged_cpu_s / sequences.published_cpu_s
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(
+        (Path(__file__).parent / "results.md.jinja").read_text()
+    )
+    return template.render(
+        command=results.command,
+        names=[_NAMES[name] for name in results.classes],
+        sample=list(_sample(results, selection)),
+        caps=(physics.max_tracks, physics.max_photons, physics.max_neutrals),
+        particles=_particles(results),
+        folds=results.folds,
+        seeds=len(results.measured["HLF"].values),
+        replicas=REPLICAS,
+        classifiers=[
+            (name, _values(one), f"{results.cpu_s[name]:,.0f}", [text or "–" for text in numbers[name]])
+            for name, one in results.measured.items()
+        ],
+        resolved=RESOLVED,
+        differences=[(first, second, _changes(change)) for first, second, change in compared],
+        verdicts=[verdict(first, second, change) for first, second, change in compared],
+        common=f"{sequences.events:,}",
+        sequences=[
+            ("jagged", _values(sequences.jagged), f"{sequences.jagged_cpu_s:,.0f}"),
+            ("published form", _values(sequences.published), f"{sequences.published_cpu_s:,.0f}"),
+            ("jagged less published", _changes(jagged_gain), f"× {ratio:.2f}"),
+        ],
+        sequences_verdict=verdict("the published form", "jagged input", jagged_gain),
+        networks=[(name, _values(one)) for name, one in results.networks.items()],
+        published_inclusive=numbers["inclusive, GRU"],
+        events=f"{results.events:,}",
+        a_class=f"{results.events // len(results.classes):,}",
+    )
+
+
+def _sample(results: Results, selection: Mapping[str, tuple[int, int, int]]) -> list[tuple[str, list[str]]]:
+    classes, each = list(results.classes.values()), results.events // len(results.classes)
+    published = [selection[name] for name in results.classes]
+    parents = [results.parents[name] for name in results.classes]
+    threshold = results.config.physics.lepton_min_pt
+    return [
+        ("events simulated", [f"{one.made:,}" for one in classes]),
+        (
+            f"with an electron or muon above {threshold:g} GeV",
+            [_share(one.with_lepton, one.made) for one in classes],
+        ),
+        ("published", [_share(with_lepton, raw) for raw, with_lepton, _ in published]),
+        ("of these isolated, that is selected", [_share(one.selected, one.with_lepton) for one in classes]),
+        ("published", [_share(selected, with_lepton) for _, with_lepton, selected in published]),
+        ("selected of simulated", [_share(one.selected, one.made) for one in classes]),
+        ("published", [_share(selected, raw) for raw, _, selected in published]),
+        ("parton levels of the selected", [f"{one.parents:,}" for one in classes]),
+        ("take part: as many of each class", [f"{each:,}"] * len(classes)),
+        ("their parton levels", [f"{count:,}" for count, _ in parents]),
+        ("independent events they are worth at least", [f"{effective:,.0f}" for _, effective in parents]),
+    ]
+
+
+def _particles(results: Results) -> list[tuple[str, list[str]]]:
+    def cell(counts: np.ndarray) -> str:
+        low, high = np.quantile(counts, [0.05, 0.95])
+        return f"{counts.mean():.0f} [{low:.0f}, {high:.0f}]"
+
+    classes = list(results.classes.values())
+    return [(kind, [cell(one.particles[kind]) for one in classes]) for kind in classes[0].particles]
+
+
+def verdict(first: str, second: str, change: Measured) -> str:
+    """Say in a sentence what a difference, the second less the first, shows and what it does not."""
+    errors = change.mean / np.maximum(change.error, 1e-12)
+    found = {
+        "better": [word for word, size in zip(_QUANTITIES, errors, strict=True) if size > RESOLVED],
+        "worse": [word for word, size in zip(_QUANTITIES, errors, strict=True) if size < -RESOLVED],
+    }
+    said = [f"{how} in {', '.join(words)}" for how, words in found.items() if words]
+    if not said:
+        return f"{second} against {first}: **not resolved** by this sample."
+    rest = len(_QUANTITIES) - sum(map(len, found.values()))
+    return f"{second} is {' and '.join(said)} than {first}{'; the rest is not resolved' * bool(rest)}."
+
+
+def _values(one: Measured) -> list[str]:
+    return [f"{value:.4f} ± {error:.4f}" for value, error in zip(one.mean, one.error, strict=True)]
+
+
+def _changes(change: Measured) -> list[str]:
+    cells = []
+    for value, error in zip(change.mean, change.error, strict=True):
+        text = f"{value:+.4f} ± {error:.4f}".replace("-", "−")
+        cells.append(f"**{text}**" if abs(value) > RESOLVED * error else text)
+    return cells
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} ({100 * part / whole:.1f} %)"

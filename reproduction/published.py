@@ -1,0 +1,55 @@
+"""The published numbers, and the published networks on events that are new to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hepdask import models
+from hepdask.batches import Batches, Reading
+from hepdask.config import Models
+from hepdask.names import HIGH_LEVEL, PARTICLE
+from hepdask.store import Store
+
+#: Accuracy, and AUC of QCD, tt̄ and W against the rest (Migliorini et al. 2019 and the notebooks that go with it).
+NUMBERS = {
+    "HLF": ("0.915", "0.987", "0.985", "0.981"),
+    "XGBoost": ("0.917–0.920", "", "", ""),
+    "random forest": ("0.908", "", "", ""),
+    "particle sequence": ("", "", "", ""),
+    "inclusive, GRU": ("0.956–0.960", "0.9950", "0.9969", "0.9947"),
+    "inclusive, LSTM": ("0.956–0.960", "0.9952", "0.9968", "0.9947"),
+}
+
+
+def scores(weights: Path, store: Store) -> NDArray[np.float32]:
+    """Score the training events of a store with a published inclusive network.
+
+    Parameters
+    ----------
+    weights : Path
+        A ``.keras`` or ``.h5`` file.
+    store : Store
+        In the `reference` convention: sequences of 801 rows as the network was trained on.
+
+    Returns
+    -------
+    float32 (n, 3)
+        Of the sample ``"train"``. The high-level features are scaled to [0, 1] over the events of the store, since
+        the ranges of the published sample are not known.
+    """
+    from hepdask.learners import Particles, choose
+
+    settings = Models()
+    inputs: dict[str, list[int]] = models.inputs("inclusive", settings, HIGH_LEVEL)
+    network = models.build("inclusive", settings, inputs, len(store.classes))
+    models.load_weights(network, weights)
+    particles = Particles(store.particle_scaler, list(range(len(PARTICLE))), store.max_particles)
+    learner, _ = choose(network, None, particles, kernel=True, threads=1)
+    reading = Reading(store, "train", 2.0**31)
+    batches = Batches(reading, store.high_level_scaler, inputs["high_level"], 512)
+    found: Sequence[NDArray[np.float32]] = [learner.scores(batch) for batch in batches.in_order()]
+    return np.concatenate(found)
