@@ -40,6 +40,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "inclusive, LSTM": ("inclusive", {"models.inclusive.cell": "lstm"}),
 }
 
+#: Bits of the fraction that a rounded store keeps.
+_BITS = 10
+
 #: Differences that are quoted: the second less the first.
 DIFFERENCES = (
     ("HLF", "particle sequence"),
@@ -73,6 +76,26 @@ class Sequences:
 
 
 @dataclass(frozen=True)
+class Rounded:
+    """The same events with particles rounded in the store.
+
+    Attributes
+    ----------
+    bits : int
+        Of the fraction that are kept, of 23.
+    measured : Measured
+        The inclusive network trained and tested on them.
+    bytes, bytes_before : float
+        Size of an event, rounded and not.
+    """
+
+    bits: int
+    measured: Measured
+    bytes: float
+    bytes_before: float
+
+
+@dataclass(frozen=True)
 class Results:
     """Everything that docs/results.md says."""
 
@@ -86,6 +109,7 @@ class Results:
     measured: Mapping[str, Measured]
     cpu_s: Mapping[str, float]
     sequences: Sequences
+    rounded: Rounded
     networks: Mapping[str, Measured]
     wall_s: float
 
@@ -157,6 +181,7 @@ def main() -> None:
         measured=measured,
         cpu_s={name: sum(one.cpu_s for one in runs) / len(runs) for name, runs in scored.items()},
         sequences=_sequences(study, stores, scored["inclusive, GRU"], arguments.seeds),
+        rounded=_rounded(study, store, arguments.seeds, fold_of, weights),
         networks=_networks(arguments.published, stores["reference"], arguments.folds),
         wall_s=time.monotonic() - begin,
     )
@@ -190,6 +215,22 @@ def _sequences(study: Study, stores: Mapping[str, Store], jagged: list[Scored], 
         measured(rows, "reference", both.second),
         sum(one.cpu_s for one in jagged) / seeds,
         sum(one.cpu_s for one in rows) / seeds,
+    )
+
+
+def _rounded(study: Study, store: Store, seeds: int, folds: Any, weights: Any) -> Rounded:
+    """Train and test the inclusive network on the same events with rounded particles."""
+    changes: dict[str, Any] = {"store.mantissa_bits": _BITS, "store.path": str(study.folder / "rounded.zarr")}
+    prepare(study.config(**changes))
+    rounded = open_store(study.config(**changes).store_path)
+    labels = rounded.labels("train")
+    if (labels != store.labels("train")).any():
+        raise SystemExit("the rounded store does not hold the same events")
+    scores = [one.scores for one in study.run("inclusive", seeds, **changes)]
+    return Rounded(
+        _BITS,
+        bootstrap.measure(scores, labels, folds, weights),
+        *map(sample.bytes_an_event, (rounded, store)),
     )
 
 

@@ -91,3 +91,8 @@ def _count(file: Path, threshold: float) -> tuple[int, int]:
         leptons = tree.arrays(["Electron.PT", "MuonTight.PT"])
     hard = [ak.any(leptons[name] > threshold, axis=1) for name in leptons.fields]
     return len(leptons), int(np.sum(ak.to_numpy(hard[0] | hard[1])))
+
+
+def bytes_an_event(store: Store) -> float:
+    """Size of the store on disk over its events [bytes]."""
+    return sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()) / len(store)
