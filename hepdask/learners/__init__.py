@@ -7,6 +7,7 @@ Keras on padded batches, for GPUs and for all other networks.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -121,7 +122,10 @@ def choose(
     if not kernel:
         return Padded(model, optimizer, particles), "Keras on padded batches (training.kernel is off)"
     try:
-        return Ragged(model, optimizer, particles, threads), "the compiled recurrent kernel"
+        way = "the compiled recurrent kernel"
+        if os.environ.get("CUDA_VISIBLE_DEVICES"):
+            way += ", on the CPU: TensorFlow sees no GPU (hepdask cluster check gpu says why)"
+        return Ragged(model, optimizer, particles, threads), way
     except KernelMissing as missing:
         return Padded(
             model, optimizer, particles
