@@ -80,7 +80,11 @@ def differentiated(model, call):
 def main(path):
     import keras
 
+    from hepdask.models import recurrence
     from hepdask.models.recurrence import forward, plain
+
+    if keras.backend.backend() == "torch":  # as on a GPU
+        recurrence._is_packed = lambda rows: True
 
     found = {}
     for network in NETWORKS:

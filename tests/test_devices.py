@@ -71,7 +71,11 @@ def test_the_driver_is_asked(driver, monkeypatch):
         ("0,-1,1", ["0"], [FIRST]),  # CUDA stops there
         ("0,GPU-ffffffff-0", ["0"], [FIRST]),
     ],
-)
+    ids=[
+        "not set", "one", "turned round", "uuid", "short uuid", "mig", "old mig", "none", "slurm none", "condor none",
+        "stops", "unknown",
+    ],  # UUIDs are other ones in each process of pytest-xdist
+)  # fmt: skip
 def test_what_a_job_sees(named, names, identities):
     found = visible(HOST, {} if named is None else {"CUDA_VISIBLE_DEVICES": named})
     assert list(found) == names

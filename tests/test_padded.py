@@ -5,14 +5,17 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import test_recurrent as oracle
+from conftest import require
 
 from hepdask import models, names
 from hepdask.batches import Batch, padded
+from hepdask.compiled import build
 from hepdask.compiled.recurrent import Weights
 from hepdask.config import Models
 from hepdask.features import expand_columns
-from hepdask.learners import Particles
+from hepdask.learners import Particles, choose
 from hepdask.learners.padded import Padded
 from hepdask.scaling import Scaler
 from hepdask.store import Events
@@ -114,6 +117,18 @@ def test_events_do_not_depend_on_those_beside_them(cell):
     few = batch_of(LENGTHS)
     alone = Batch(few.source, few.events[:3], few.high_level[:3], few.label[:3], few.weight[:3], 3)
     assert learner.scores(alone) == pytest.approx(together[:3], abs=1e-5)
+
+
+def test_a_gpu_that_is_of_no_use_is_told_of(monkeypatch):
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("TensorFlow sees a GPU")
+    require(build.compiler(), "there is no C++ compiler")
+    model, _ = learner_of("sequence", units=5)
+    particles = Particles(scaler(), list(range(len(names.PARTICLE))), 801)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert choose(model, None, particles, True, 1)[1] == "the compiled recurrent kernel"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert "on the CPU: TensorFlow sees no GPU" in choose(model, None, particles, True, 1)[1]
 
 
 @pytest.mark.parametrize("cell", ["gru", "transformer"])

@@ -197,7 +197,7 @@ def _failure(code: int, said: dict[str, Any], last: list[str], ended_here: bool)
 
 
 def rank_environment(
-    inherited: dict[str, str], slot: Slot, job: Job, interface: str | None, gpus: list[str] | None
+    inherited: dict[str, str], slot: Slot, job: Job, interface: str | None, gpus: list[str] | None = None
 ) -> dict[str, str]:
     """Return the environment of a rank.
 

@@ -7,6 +7,7 @@ kernels; `padded` is plain Keras on padded batches, for GPUs and for all other n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -123,7 +124,10 @@ def choose(
     if not kernel:
         return Padded(model, optimizer, particles), "Keras on padded batches (training.kernel is off)"
     try:
-        return Ragged(model, optimizer, *layers, particles, threads), "the compiled recurrent kernel"
+        way = "the compiled recurrent kernel"
+        if os.environ.get("CUDA_VISIBLE_DEVICES"):
+            way += ", on the CPU: TensorFlow sees no GPU (hepdask cluster check gpu says why)"
+        return Ragged(model, optimizer, *layers, particles, threads), way
     except KernelMissing as missing:
         return Padded(
             model, optimizer, particles

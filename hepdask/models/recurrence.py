@@ -1,8 +1,8 @@
-"""Networks with a GRU or LSTM on events of any number of particles, by the fast recurrence of each of Keras' backends.
+"""Networks with a GRU or LSTM on events of any number of particles, as each backend of Keras is fast with them.
 
-Keras' own layers take a mask, which costs them that recurrence: cuDNN takes no event without particles, and on PyTorch
-a mask means a loop in Python. Here the numbers of particles are given instead. On TensorFlow they become the mask that
-cuDNN takes, on PyTorch a packed sequence, on JAX a scan. Weights are those of the Keras layer in all of them.
+A mask made from zero rows costs a layer the fast recurrence of a GPU: cuDNN takes no event without particles, and Keras
+on PyTorch no mask at all. Here the numbers of particles are given instead. They become a mask that cuDNN takes, or a
+packed sequence on PyTorch with a GPU. Where there is no GPU, and on JAX, Keras loops over masked steps.
 """
 
 from __future__ import annotations
@@ -65,35 +65,37 @@ def last_state(layer: Any, rows: Any, length: Any = None) -> Any:
     tensor (n, units)
         Zero where there is no particle.
     """
-    ops, backend = keras.ops, keras.backend.backend()
-    if length is None and backend == "tensorflow":
+    ops = keras.ops
+    if length is None:
         return layer(rows)
-    real = ops.full(ops.shape(rows)[:1], ops.shape(rows)[1], "int64") if length is None else length
-    some = ops.maximum(real, 1)  # a fast recurrence needs one, even of zeros
-    if backend == "tensorflow":
-        state = layer(rows, mask=ops.arange(ops.shape(rows)[1]) < ops.expand_dims(ops.cast(some, "int32"), 1))
+    some = ops.maximum(length, 1)  # a fast recurrence needs one, even of zeros
+    if _is_packed(rows):
+        state = _packed(layer, rows, some)
     else:
-        cell, is_gru = layer.cell, isinstance(layer, keras.layers.GRU)
-        given = (rows, cell.kernel, cell.recurrent_kernel, cell.bias)
-        x, kernel, recurrent, bias = (
-            ops.cast(ops.convert_to_tensor(tensor), layer.compute_dtype) for tensor in given
-        )
-        state = (_packed if backend == "torch" else _scanned)(is_gru, x, kernel, recurrent, bias, some)
-    return ops.where(ops.expand_dims(real, 1) > 0, state, ops.zeros_like(state))
+        places = ops.arange(ops.shape(rows)[1], dtype=some.dtype)
+        state = layer(rows, mask=places < ops.expand_dims(some, 1))
+    return ops.where(ops.expand_dims(length, 1) > 0, state, ops.zeros_like(state))
 
 
-def _packed(is_gru: bool, rows: Any, kernel: Any, recurrent: Any, bias: Any, length: Any) -> Any:
-    """PyTorch: its own kernels on a packed sequence, with gates in its order and a bias for each side."""
+def _is_packed(rows: Any) -> bool:
+    return keras.backend.backend() == "torch" and rows.is_cuda
+
+
+def _packed(layer: Any, rows: Any, length: Any) -> Any:
+    """PyTorch's own kernels on a packed sequence, with gates in its order and a bias for each side."""
     import torch
 
-    packed = torch.nn.utils.rnn.pack_padded_sequence(
-        rows, length.cpu(), batch_first=True, enforce_sorted=False
+    is_gru = isinstance(layer, keras.layers.GRU)
+    given = rows, layer.cell.kernel, layer.cell.recurrent_kernel, layer.cell.bias
+    x, kernel, recurrent, bias = (
+        keras.ops.cast(keras.ops.convert_to_tensor(tensor), layer.compute_dtype) for tensor in given
     )
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, length.cpu(), batch_first=True, enforce_sorted=False)
     sides = bias if is_gru else torch.stack([bias, torch.zeros_like(bias)])
     if is_gru:  # Keras: update, reset, new; PyTorch: reset, update, new
         kernel, recurrent, sides = (_swapped(torch, tensor) for tensor in (kernel, recurrent, sides))
     weights = [kernel.T.contiguous(), recurrent.T.contiguous(), sides[0], sides[1]]
-    start = rows.new_zeros(1, len(length), len(recurrent))
+    start = x.new_zeros(1, len(length), len(recurrent))
     # biases; one layer, no dropout, whether gradients will be asked for; one direction
     options = True, 1, 0.0, torch.is_grad_enabled(), False
     if is_gru:
@@ -106,36 +108,3 @@ def _packed(is_gru: bool, rows: Any, kernel: Any, recurrent: Any, bias: Any, len
 def _swapped(torch: Any, gates: Any) -> Any:
     update, reset, new = torch.chunk(gates, 3, dim=-1)
     return torch.cat([reset, update, new], dim=-1)
-
-
-def _scanned(is_gru: bool, rows: Any, kernel: Any, recurrent: Any, bias: Any, length: Any) -> Any:
-    """JAX: one scan over the places, of which an event's state passes over those behind its end."""
-    import jax
-    from jax import numpy as jnp
-
-    of_input = jnp.swapaxes(rows @ kernel + (bias[0] if is_gru else bias), 0, 1)
-    start = jnp.zeros((rows.shape[0], recurrent.shape[0]), rows.dtype)
-
-    def gru(carry: Any, x: Any) -> Any:
-        (state,) = carry
-        update, reset, new = jnp.split(x, 3, axis=1)
-        b_update, b_reset, b_new = jnp.split(state @ recurrent + bias[1], 3, axis=1)
-        update, reset = jax.nn.sigmoid(update + b_update), jax.nn.sigmoid(reset + b_reset)
-        return (update * state + (1 - update) * jnp.tanh(new + reset * b_new),)
-
-    def lstm(carry: Any, x: Any) -> Any:
-        state, memory = carry
-        enter, forget, new, leave = jnp.split(x + state @ recurrent, 4, axis=1)
-        memory = jax.nn.sigmoid(forget) * memory + jax.nn.sigmoid(enter) * jnp.tanh(new)
-        return jax.nn.sigmoid(leave) * jnp.tanh(memory), memory
-
-    step = gru if is_gru else lstm
-
-    def one(carry: Any, at: Any) -> Any:
-        place, x = at
-        goes_on = (place < length)[:, None]
-        after = (jnp.where(goes_on, new, old) for new, old in zip(step(carry, x), carry, strict=True))
-        return tuple(after), None
-
-    carry = (start,) if is_gru else (start, start)
-    return jax.lax.scan(one, carry, (jnp.arange(rows.shape[1]), of_input))[0][0]
