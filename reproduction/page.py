@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,8 @@ def write(
     )
     return template.render(
         command=results.command,
+        made=f"{sum(one.made for one in results.classes.values()):,}",
+        planned=f"{sum(one.events for one in results.config.simulation.values()):,}",
         names=[_NAMES[name] for name in results.classes],
         sample=list(_sample(results, selection)),
         caps=(physics.max_tracks, physics.max_photons, physics.max_neutrals),
@@ -65,6 +68,7 @@ def write(
         resolved=RESOLVED,
         differences=[(first, second, _changes(change)) for first, second, change in compared],
         verdicts=[verdict(first, second, change) for first, second, change in compared],
+        order=_order(results.measured),
         common=f"{sequences.events:,}",
         sequences=[
             ("jagged", _values(sequences.jagged), f"{sequences.jagged_cpu_s:,.0f}"),
@@ -126,6 +130,24 @@ def verdict(first: str, second: str, change: Measured) -> str:
         return f"{second} against {first}: **not resolved** by this sample."
     rest = len(_QUANTITIES) - sum(map(len, found.values()))
     return f"{second} is {' and '.join(said)} than {first}{'; the rest is not resolved' * bool(rest)}."
+
+
+def _order(measured: Mapping[str, Measured]) -> str:
+    """Say whether the published order of the three networks is seen."""
+    names = ("HLF", "particle sequence", "inclusive, GRU")
+    steps = [(first, second, measured[second] - measured[first]) for first, second in pairwise(names)]
+    against = [
+        f"{first} is ahead of {second}"
+        for first, second, step in steps
+        if (step.mean < -RESOLVED * step.error).any()
+    ]
+    if against:
+        return f"**The published order is not seen at this size of sample**: {', '.join(against)}."
+    if all((step.mean > RESOLVED * step.error).all() for _, _, step in steps):
+        return "**The published order is seen** in accuracy and all areas."
+    return (
+        "**The published order is not resolved** in all of accuracy and areas; no difference contradicts it."
+    )
 
 
 def _values(one: Measured) -> list[str]:
