@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import uuid
 from contextlib import ExitStack
 
@@ -131,6 +132,15 @@ def test_ranks_of_one_worker_share_what_it_sees(driver, monkeypatch):
     with taken(0) as none, taken(None) as as_it_is:
         assert none == []
         assert as_it_is is None
+
+
+def test_a_gpu_that_comes_free_in_time_is_taken(driver):
+    driver(f"GPU 0: NVIDIA H100 (UUID: GPU-{uuid.uuid4()})\n")
+    with ExitStack() as other:
+        other.enter_context(taken(1))
+        threading.Timer(0.5, other.close).start()
+        with taken(1, wait=60) as mine:
+            assert mine == ["0"]
 
 
 def test_a_worker_without_driver_believes_its_resource(driver, monkeypatch):

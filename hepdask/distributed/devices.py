@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -18,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 ORDER = "PCI_BUS_ID"
 
 ANSWER = 30.0  # seconds in which the driver must answer
+_LOOK = 0.1  # seconds between two looks at GPUs that others have
 _UUID = re.compile(r"^(\s*)\w+ .*\(UUID: ((?:GPU|MIG)-[^)\s]+)\)", re.MULTILINE)
 _NAME = re.compile(r"\d+|(GPU|MIG)-\S+")
 
@@ -99,7 +101,7 @@ def _identity(name: str, host: Sequence[Sequence[str]], environment: Mapping[str
 
 
 @contextmanager
-def taken(count: int | None, turn: int = 0) -> Iterator[list[str] | None]:
+def taken(count: int | None, turn: int = 0, wait: float = 0.0) -> Iterator[list[str] | None]:
     """Take GPUs of those that this process sees, for as long as the block lasts.
 
     Whoever takes GPUs in this way, whatever its cluster, gets others: the kernel knows who has which, and forgets it
@@ -111,6 +113,8 @@ def taken(count: int | None, turn: int = 0) -> Iterator[list[str] | None]:
         How many; with None, none is taken.
     turn : int
         How many others of this process take as many: they start to look where these end.
+    wait : float
+        How long to wait for those that others have [s]: a rank that is being ended gives its own back in a moment.
 
     Yields
     ------
@@ -120,7 +124,7 @@ def taken(count: int | None, turn: int = 0) -> Iterator[list[str] | None]:
     Raises
     ------
     ValueError
-        So many are not visible, or not free.
+        So many are not visible, or not free in time.
     """
     if not count:
         yield None if count is None else []
@@ -136,9 +140,14 @@ def taken(count: int | None, turn: int = 0) -> Iterator[list[str] | None]:
     first = turn * count % max(len(seen), 1)
     with ExitStack() as stack:
         mine: list[str] = []
-        for name, identity in (*seen[first:], *seen[:first]):
-            if len(mine) < count and _take(identity, stack):
-                mine.append(name)
+        give_up = time.monotonic() + wait
+        while True:
+            for name, identity in (*seen[first:], *seen[:first]):
+                if len(mine) < count and name not in mine and _take(identity, stack):
+                    mine.append(name)
+            if len(mine) == count or len(seen) < count or time.monotonic() > give_up:
+                break
+            time.sleep(_LOOK)
         if len(mine) < count:
             raise ValueError(
                 f"a rank takes {count} GPU(s), and of those that its worker sees "

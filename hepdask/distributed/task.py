@@ -118,7 +118,7 @@ def _run_process(
     elif job.interface is not None:
         address_of(job.interface)  # or say which there are
     with (
-        devices.taken(slot.gpus, slot.worker_rank) as gpus,
+        devices.taken(slot.gpus, slot.worker_rank, job.wait) as gpus,
         tempfile.TemporaryFile() as request,
         tempfile.TemporaryFile() as reply,
     ):
