@@ -123,8 +123,9 @@ def test_a_gpu_that_is_of_no_use_is_told_of(monkeypatch):
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("TensorFlow sees a GPU")
     require(build.compiler(), "there is no C++ compiler")
-    model, _ = learner_of("sequence", units=5)
-    particles = Particles(scaler(), list(range(len(names.PARTICLE))), 801)
+    inputs = {"particles": list(range(len(names.PARTICLE)))}
+    model = models.build("sequence", Models(), inputs, CLASSES)
+    particles = Particles(scaler(), inputs["particles"], 801)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert choose(model, None, particles, True, 1)[1] == "the compiled recurrent kernel"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
