@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from types import SimpleNamespace
 
 import cloudpickle
 import numpy as np
@@ -44,18 +43,10 @@ def tensorflow():
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_cudnn_computes_what_float64_does(tensorflow, cell):
-    import keras
-    from test_padded import LENGTHS, arrays, batch_of, in_float64, learner_of
+    from test_padded import check
 
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)
-    model, learner = learner_of("sequence", keras.optimizers.SGD(1.0), cell=cell, units=50)
-    batch, before = batch_of(LENGTHS), model.get_weights()
-    scores, loss, gradients = in_float64(cell, before, *arrays(batch))
-    assert learner.scores(batch) == pytest.approx(scores, abs=1e-5)
-    (result,) = learner.train(SimpleNamespace(shuffled=lambda seed, epoch: [batch]), 1, 0)
-    assert result.loss == pytest.approx(loss * len(LENGTHS), rel=1e-4)
-    for old, new, gradient in zip(before, model.get_weights(), gradients, strict=True):
-        assert np.abs(old - new - gradient).max() <= 1e-4 * np.abs(gradient).max()
+    learner, batch = check(cell, units=50, of_scores=1e-5, of_gradients=1e-4)
     graph = learner._step.get_concrete_function(
         learner._inputs(batch), tensorflow.constant(batch.label), tensorflow.constant(batch.weight)
     ).graph

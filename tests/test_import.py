@@ -11,7 +11,7 @@ from hepdask import evaluate, export, import_published, load_model, open_store, 
 from hepdask.config import Config
 from hepdask.errors import ConfigError, InputError, StoreError
 from hepdask.exchange import reading
-from hepdask.names import HIGH_LEVEL, PARTICLE
+from hepdask.names import PARTICLE
 
 
 @pytest.fixture(scope="module")
@@ -189,4 +189,3 @@ def test_what_cannot_be_imported_is_named(exported, tmp_path):
         files=files,
     )
     refused("set it to reference", config=importing(tmp_path, physics={}), error=ConfigError, files=files)
-    assert len(HIGH_LEVEL) == 14

@@ -86,16 +86,22 @@ def in_float64(cell, weights, rows, lengths, labels, event_weights):
     return np.array(scores), total, gradients
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_scores_loss_and_gradients_are_those_of_float64(cell):
-    model, learner = learner_of("sequence", keras.optimizers.SGD(1.0), cell=cell, units=5)
+def check(cell, units, of_scores, of_gradients):
+    """Compare scores, loss and gradients with those of float64; give the learner and its batch."""
+    model, learner = learner_of("sequence", keras.optimizers.SGD(1.0), cell=cell, units=units)
     batch, before = batch_of(LENGTHS), model.get_weights()
     scores, loss, gradients = in_float64(cell, before, *arrays(batch))
-    assert learner.scores(batch) == pytest.approx(scores, abs=2e-6)
+    assert learner.scores(batch) == pytest.approx(scores, abs=of_scores)
     (result,) = learner.train(SimpleNamespace(shuffled=lambda seed, epoch: [batch]), 1, 0)
-    assert result.loss == pytest.approx(loss * len(LENGTHS), rel=1e-5)
+    assert result.loss == pytest.approx(loss * len(LENGTHS), rel=of_gradients)
     for old, new, gradient in zip(before, model.get_weights(), gradients, strict=True):
-        assert np.abs(old - new - gradient).max() <= 1e-5 * np.abs(gradient).max()
+        assert np.abs(old - new - gradient).max() <= of_gradients * np.abs(gradient).max()
+    return learner, batch
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_scores_loss_and_gradients_are_those_of_float64(cell):
+    check(cell, units=5, of_scores=2e-6, of_gradients=1e-5)
 
 
 def test_lengths_of_batches_are_few_and_padding_comes_last():

@@ -47,7 +47,7 @@ class Result:
 
     @classmethod
     def of(cls, batch: Batch, loss: Any, hits: Any) -> Result:
-        """Take what TensorFlow gave for a batch: its part of the mean loss, and its hits."""
+        """Take what a batch gave: this rank's part of the mean loss, and its hits."""
         return cls(float(loss) * batch.size, float(hits), batch.size, batch.source, batch.events)
 
 
