@@ -19,7 +19,7 @@ from hepdask.errors import ConfigError, InputError
 from hepdask.progress import say, track
 from hepdask.tasks import completed
 
-_BLOCK_EVENTS = {"ttbar": 200, "wjets": 200, "qcd": 25}
+_BLOCK_EVENTS = {"ttbar": 200, "wjets": 200, "qcd": 100}
 _WORKER_TIMEOUT = 300.0
 
 #: Raised whenever the same settings give other events than before.
