@@ -1,7 +1,8 @@
 """Latency and bandwidth of the ring of ranks that a cluster gives: Horovod's, and TensorFlow's own beside it.
 
-Both run on the same slots, in turns of one whole run each. A bandwidth is that of the algorithm: the bytes of the
-tensor over the time of one allreduce. Times are on the wall and of the slowest rank.
+Beside Horovod's ring also what `collective.allreduce` does with numpy arrays, which is another thing where all ranks
+are on one host. All run on the same slots, in turns of one whole run each. A bandwidth is that of the algorithm: the
+bytes of the tensor over the time of one allreduce. Times are on the wall and of the slowest rank.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Size:
 
 FULL = Size((1, 12_000, 1_000_000, 16_000_000), 100, 3)
 QUICK = Size((1, 12_000, 1_000_000), 20, 1)
-OURS, PEER = "horovod", "tf.distribute"
+OURS, PEER, ARRAYS = "horovod", "tf.distribute", "arrays"
 
 
 def main() -> None:
@@ -46,16 +47,19 @@ def main() -> None:
     options = arguments.parse_args()
     size = QUICK if options.quick else FULL
     numbers, repeats = size.numbers, size.repeats
-    taken: dict[str, dict[int, list[float]]] = {name: {n: [] for n in numbers} for name in (OURS, PEER)}
+    taken: dict[str, dict[int, list[float]]] = {
+        name: {n: [] for n in numbers} for name in (OURS, PEER, ARRAYS)
+    }
     with _client(options) as client:
         for _ in range(size.turns):
-            for backend, function in ((OURS, horovod_ring), (PEER, tensorflow_ring)):
+            for name, function in ((OURS, horovod_ring), (PEER, tensorflow_ring), (ARRAYS, sums_of_arrays)):
+                backend = PEER if name == PEER else OURS
                 ranks = run(
                     function, numbers, repeats, client=client, ranks=options.ranks, backend=backend,
                     interface=options.interface, env={"TF_CPP_MIN_LOG_LEVEL": "3"}, timeout=600,
                 )  # fmt: skip
                 for n in numbers:
-                    taken[backend][n].append(max(one[n] for one in ranks))
+                    taken[name][n].append(max(one[n] for one in ranks))
     rows = []
     for n in numbers:
         ours, peer = (statistics.median(taken[backend][n]) for backend in (OURS, PEER))
@@ -64,6 +68,10 @@ def main() -> None:
         if n > 1000:
             rates = (4e-6 * n / ours, 4e-6 * n / peer)
             rows.append(Row.of_rates(f"{name}, bandwidth", "MB/s", *rates, PEER, size.turns))
+    for n in numbers:
+        ours, peer = (statistics.median(taken[name][n]) for name in (ARRAYS, OURS))
+        name = f"sum of an array of {n:,} float32, {options.ranks} ranks, wall"
+        rows.append(Row.of_costs(name, "ms", 1e3 * ours, 1e3 * peer, "Horovod's ring", size.turns))
     print(measure.table(rows))
     if options.json:
         about = measure.machine(
@@ -91,6 +99,15 @@ def horovod_ring(numbers: tuple[int, ...], repeats: int) -> dict[int, float]:
 
     return timed(
         numbers, repeats, lambda tensor: hvd.allreduce(tensor, op=hvd.Sum, name=f"n{tensor.shape[0]}")
+    )
+
+
+def sums_of_arrays(numbers: tuple[int, ...], repeats: int) -> dict[int, float]:
+    """Return the same for numpy arrays, by the shorter way where there is one."""
+    from hepdask.distributed import collective
+
+    return timed(
+        numbers, repeats, lambda tensor: collective.allreduce(tensor.numpy(), "sum", f"n{tensor.shape[0]}")
     )
 
 

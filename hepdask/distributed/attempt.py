@@ -44,6 +44,7 @@ SHOWN = 6  # workers named when slots are missing
 # What a rank says when a peer has gone.
 CONSEQUENCES = (
     "HorovodInternalError",
+    "NeighbourLost",
     "Horovod has been shut down",
     "gloo/transport",
     "Connection closed by peer",
