@@ -276,9 +276,14 @@ def padded(
         Rows of zeros are padding.
     """
     events = chosen_events(batch.source, batch.events)
-    longest = max(1, int(batch.length.max()))
-    longest = max_particles if scaler is None else min(-(-longest // multiple) * multiple, max_particles)
+    longest = max_particles if scaler is None else padded_length(batch, max_particles, multiple)
     return sequences(events.particles, events.offsets, longest, scaler)[:, :, chosen]
+
+
+def padded_length(batch: Batch, max_particles: int, multiple: int = 1) -> int:
+    """Give the rows of a padded sequence, at least one; see `padded`."""
+    longest = max(1, int(batch.length.max()))
+    return min(-(-longest // multiple) * multiple, max_particles)
 
 
 def chosen_events(events: Events, chosen: NDArray[np.int64]) -> Events:

@@ -41,12 +41,13 @@ def tensorflow():
     return tf
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_cudnn_computes_what_float64_does(tensorflow, cell):
+@pytest.mark.parametrize(("cell", "resident"), [("gru", True), ("lstm", True), ("gru", False)])
+def test_cudnn_computes_what_float64_does(tensorflow, cell, resident):
     from test_padded import check
 
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)
-    learner, batch = check(cell, units=50, of_scores=1e-5, of_gradients=1e-4)
+    learner, batch = check(cell, 50, of_scores=1e-5, of_gradients=1e-4, resident=resident)
+    assert "GPU" in learner._inputs(batch)["particles"].device
     graph = learner._step.get_concrete_function(
         learner._inputs(batch), tensorflow.constant(batch.label), tensorflow.constant(batch.weight)
     ).graph

@@ -1,5 +1,6 @@
 """Networks on padded batches against arithmetic in float64, events without particles among them."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import keras
@@ -10,13 +11,14 @@ import test_recurrent as oracle
 from conftest import require
 
 from hepdask import models, names
-from hepdask.batches import Batch, padded
+from hepdask.batches import Batch, padded, padded_length
 from hepdask.compiled import build
 from hepdask.compiled.recurrent import Weights
 from hepdask.config import Models
 from hepdask.features import expand_columns
 from hepdask.learners import Particles, choose
 from hepdask.learners.padded import Padded
+from hepdask.learners.resident import Resident
 from hepdask.scaling import Scaler
 from hepdask.store import Events
 
@@ -56,7 +58,7 @@ def scaler():
     return Scaler(rows.mean(axis=0), 1 / rows.std(axis=0))
 
 
-def learner_of(name, optimizer=None, **settings):
+def learner_of(name, optimizer=None, resident=False, **settings):
     chosen = Models.model_validate({name: {"dropout": 0.0, **settings}})
     inputs = models.inputs(name, chosen, names.HIGH_LEVEL)
     model = models.build(name, chosen, inputs, CLASSES)
@@ -64,7 +66,7 @@ def learner_of(name, optimizer=None, **settings):
     model.set_weights([rng.normal(size=w.shape, scale=0.2) for w in model.get_weights()])
     if optimizer is not None:
         optimizer.build(model.trainable_variables)
-    return model, Padded(model, optimizer, Particles(scaler(), inputs["particles"], 801))
+    return model, Padded(model, optimizer, Particles(scaler(), inputs["particles"], 801), resident)
 
 
 def in_float64(cell, weights, rows, lengths, labels, event_weights):
@@ -86,9 +88,9 @@ def in_float64(cell, weights, rows, lengths, labels, event_weights):
     return np.array(scores), total, gradients
 
 
-def check(cell, units, of_scores, of_gradients):
+def check(cell, units, of_scores, of_gradients, resident=False):
     """Compare scores, loss and gradients with those of float64; give the learner and its batch."""
-    model, learner = learner_of("sequence", keras.optimizers.SGD(1.0), cell=cell, units=units)
+    model, learner = learner_of("sequence", keras.optimizers.SGD(1.0), resident, cell=cell, units=units)
     batch, before = batch_of(LENGTHS), model.get_weights()
     scores, loss, gradients = in_float64(cell, before, *arrays(batch))
     assert learner.scores(batch) == pytest.approx(scores, abs=of_scores)
@@ -99,9 +101,47 @@ def check(cell, units, of_scores, of_gradients):
     return learner, batch
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_scores_loss_and_gradients_are_those_of_float64(cell):
-    check(cell, units=5, of_scores=2e-6, of_gradients=1e-5)
+@pytest.mark.parametrize(("cell", "resident"), [("gru", False), ("lstm", False), ("gru", True)])
+def test_scores_loss_and_gradients_are_those_of_float64(cell, resident):
+    check(cell, 5, of_scores=2e-6, of_gradients=1e-5, resident=resident)
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, [0, 0, 6], [5]])
+@pytest.mark.parametrize("chosen", [list(range(len(names.PARTICLE))), [18, 3, 0, 14, 4]])
+def test_batches_made_on_the_device_are_those_made_here(lengths, chosen):
+    batch = batch_of(lengths)
+    there = Resident(batch.source, scaler(), chosen)
+    for events in (batch.events, batch.events[::-1], batch.events[:1]):
+        some = replace(batch, events=events)
+        rows = there.rows(events, padded_length(some, 801, 32)).numpy()
+        here = padded(some, scaler(), chosen, 801, 32)
+        assert rows.shape == here.shape
+        np.testing.assert_allclose(rows, here, rtol=1e-5, atol=1e-5)
+        assert ((rows != 0) == (here != 0)).all()
+
+
+def test_events_without_any_particle_can_be_on_a_device():
+    five = batch_of([5]).source
+    none = replace(
+        five, offsets=np.zeros(2, np.int64), particles={name: c[:0] for name, c in five.particles.items()}
+    )
+    rows = Resident(none, scaler(), [0, 18]).rows(np.array([0]), 32).numpy()
+    assert rows.shape == (1, 32, 2)
+    assert not rows.any()
+
+
+def test_a_device_without_room_gets_batches_from_here(monkeypatch, capsys):
+    _, learner = learner_of("inclusive", units=6)
+    expected = learner.scores(batch_of(LENGTHS))
+
+    def full(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+    monkeypatch.setattr("hepdask.learners.padded.Resident", full)
+    _, learner = learner_of("inclusive", resident=True, units=6)
+    assert learner.scores(batch_of(LENGTHS)) == pytest.approx(expected, abs=1e-6)
+    assert learner.scores(batch_of(LENGTHS)) == pytest.approx(expected, abs=1e-6)
+    assert capsys.readouterr().out.count("no room") == 1
 
 
 def test_lengths_of_batches_are_few_and_padding_comes_last():

@@ -117,10 +117,10 @@ def choose(
     if particles is None:
         return _choose_dense(model, optimizer, kernel, long)
     layers = ragged_layers(model)
+    if tf.config.list_physical_devices("GPU"):
+        return Padded(model, optimizer, particles, resident=True), "Keras on padded batches, on a GPU"
     if layers is None:
         return Padded(model, optimizer, particles), "Keras on padded batches"
-    if tf.config.list_physical_devices("GPU"):
-        return Padded(model, optimizer, particles), "Keras on padded batches, on a GPU"
     if not kernel:
         return Padded(model, optimizer, particles), "Keras on padded batches (training.kernel is off)"
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,21 +11,34 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from hepdask.ahead import ahead
-from hepdask.batches import Batch, Batches, padded
+from hepdask.batches import Batch, Batches, padded, padded_length
 from hepdask.learners import Particles, Result
 from hepdask.learners.layers import recurrent_layer
 from hepdask.learners.measures import hits, loss
+from hepdask.learners.resident import Resident
 from hepdask.models.recurrence import forward, plain
+from hepdask.store import Events
 
 #: Lengths of batches are multiples of this, so that few shapes occur: a GPU prepares itself for each.
 _BUCKET = 32
 
 
 class Padded:
-    """See `hepdask.learners`; on a GPU, Keras runs such batches through cuDNN."""
+    """See `hepdask.learners`; on a GPU, Keras runs such batches through cuDNN.
 
-    def __init__(self, model: Any, optimizer: Any, particles: Particles) -> None:
+    Parameters
+    ----------
+    model, optimizer, particles
+        As in `hepdask.learners.choose`.
+    resident : bool
+        Whether particles go to TensorFlow's device once, and batches are made there; where it has no room for
+        them, batches are made here.
+    """
+
+    def __init__(self, model: Any, optimizer: Any, particles: Particles, resident: bool = False) -> None:
         self._particles = particles
+        self._wants_resident = resident and particles.scaler is not None
+        self._resident: Resident | None = None
         self._takes_high_level = "high_level" in model.input
         layer = recurrent_layer(model)
         call = plain(model) if layer is None else forward(model, layer)
@@ -69,10 +83,28 @@ class Padded:
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         particles = self._particles
-        rows = padded(batch, particles.scaler, particles.chosen, particles.longest, _BUCKET)
-        inputs = {"particles": tf.constant(rows)}
+        inputs = {"particles": self._rows(batch)}
         if particles.scaler is not None:  # else all rows take part
             inputs["length"] = tf.constant(batch.length)
         if self._takes_high_level:
             inputs["high_level"] = tf.constant(batch.high_level)
         return inputs
+
+    def _rows(self, batch: Batch) -> Any:
+        particles = self._particles
+        if self._wants_resident:
+            with contextlib.suppress(tf.errors.ResourceExhaustedError):
+                return self._of(batch.source).rows(
+                    batch.events, padded_length(batch, particles.longest, _BUCKET)
+                )
+            self._wants_resident, self._resident = False, None
+            print("the GPU has no room for the particles: batches are made on the CPU", flush=True)
+        return tf.constant(padded(batch, particles.scaler, particles.chosen, particles.longest, _BUCKET))
+
+    def _of(self, events: Events) -> Resident:
+        """Give these events on the device; the ones before go when the last batch of them has gone."""
+        if self._resident is None or self._resident.events is not events:
+            self._resident = None
+            assert self._particles.scaler is not None
+            self._resident = Resident(events, self._particles.scaler, self._particles.chosen)
+        return self._resident
