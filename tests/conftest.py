@@ -17,9 +17,8 @@ from servers import xrootd_server
 
 from hepdask.config import Config
 
-
-# Dask's local cluster looks, so long after a worker was lost, whether one of its name is there, and drops it for good if
-# it is just then being restarted once more. Tests kill one after another: they want all of them back.
+# Dask's local cluster looks, so long after a worker was lost, whether one of its name is there, and drops it for
+# good if it is just then being restarted once more. Tests kill one after another: they want all of them back.
 dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
 
 
