@@ -102,7 +102,7 @@ def mark(client):
     name = uuid.uuid4().hex
     yield {"TEST_MARK": name}
     assert ranks.marked(name) == []
-    ranks.wait_until(lambda: ranks.held(client) == (0, 0), 5)
+    ranks.wait_until(lambda: ranks.held(client) == (0, 0, 0), 5)
 
 
 @pytest.fixture(scope="session")

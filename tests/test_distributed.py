@@ -637,7 +637,7 @@ def test_driver_goes(client, stub, mark, tmp_path, how):
     print(f"no process left after {time.monotonic() - start:.2f} s")
     error = driver.communicate(timeout=BOUND)[1].decode()
     assert (how == signal.SIGINT) == ("KeyboardInterrupt" in error)
-    wait_until(lambda: held(client) == (0, 0), BOUND)
+    wait_until(lambda: held(client) == (0, 0, 0), BOUND)
     assert run(rank, client=client, ranks=4, env=stub | mark) == [0, 1, 2, 3]
 
 
