@@ -34,12 +34,13 @@ def marked(name):
 
 
 def held(client):
-    """Return the numbers of leases and of locked workers on the scheduler."""
+    """Return the numbers of leases, of locked workers and of rendezvous that listen on the scheduler."""
 
     def count(dask_scheduler):
         locks = dask_scheduler.extensions["multi_locks"].locks
         leases = [p for p in dask_scheduler.plugins.values() if isinstance(p, Lease)]
-        return len(leases), sum(bool(users) for users in locks.values())
+        listening = sum(thread.name == "rendezvous" for thread in threading.enumerate())
+        return len(leases), sum(bool(users) for users in locks.values()), listening
 
     return client.run_on_scheduler(count)
 

@@ -11,6 +11,7 @@ import http.client
 import logging
 import os
 import pickle
+import resource
 import signal
 import socket
 import subprocess
@@ -32,7 +33,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ranks import BOUND, Clock, held, marked, pids, rank, wait_until, worker_of
 
-from hepdask.distributed import HorovodMissing, NotEnoughSlots, NotSynchronised, RankFailed, run
+from hepdask.distributed import HorovodMissing, NotEnoughSlots, NotSynchronised, RankFailed, run, submit
 from hepdask.distributed.placement import Offer, place
 from hepdask.distributed.rendezvous import Rendezvous
 from hepdask.distributed.task import Job, rank_environment
@@ -345,6 +346,35 @@ def test_wrong_numbers(client, wrong):
         run(rank, client=client, **wrong)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"ranks": True}, TypeError),
+        ({"ranks": 2.0}, TypeError),
+        ({"restarts": True}, TypeError),
+        ({"env": {"A": 1}}, TypeError),
+        ({"timeout": float("nan")}, ValueError),
+        ({"port_range": (20, 10)}, ValueError),
+        ({"port_range": (65_000, 65_536)}, ValueError),
+        ({"port_range": 10_000}, ValueError),
+    ],
+)
+def test_wrong_arguments_are_said_at_once(client, wrong, error):
+    with pytest.raises(error, match=next(iter(wrong))):
+        run(rank, client=client, **({"ranks": 1} | wrong))
+
+
+def test_wrong_client_and_function(client, cluster):
+    closed = Client(cluster)
+    closed.close()
+    with pytest.raises(ValueError, match="not connected"):
+        run(rank, client=closed, ranks=1)
+    with pytest.raises(TypeError, match="synchronous client"):
+        run(rank, client=None, ranks=1)
+    with pytest.raises(TypeError, match="callable"):
+        run(5, client=client, ranks=1)
+
+
 # Ranks that fail
 
 
@@ -451,6 +481,90 @@ def test_what_a_rank_started_ends_with_it(client, stub, mark):
         run(start, client=client, ranks=2, env=stub | mark)
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_left_the_ranks_session_ends_with_it(client, stub, mark, fails):
+    def start():
+        subprocess.Popen(["sleep", "600"], start_new_session=True)
+        os.setsid() if rank() == 0 else None
+        if rank() == 1 and fails:
+            raise Trouble
+        time.sleep(600 if fails else 0)
+        return "done"
+
+    if fails:
+        with pytest.raises(RankFailed, match="rank 1 of 2"):
+            run(start, client=client, ranks=2, env=stub | mark)
+    else:
+        assert run(start, client=client, ranks=2, env=stub | mark) == ["done", "done"]
+
+
+def test_threads_that_never_end(client, stub, mark):
+    def start():
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        sys.stdout.close()
+        return rank()
+
+    assert run(start, client=client, ranks=2, env=stub | mark) == [0, 1]
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise ValueError("says nothing")
+
+
+def test_exceptions_that_cannot_be_told(client, stub, mark):
+    def fail(error):
+        raise error
+
+    with pytest.raises(RankFailed, match="raised Unspeakable") as caught:
+        run(fail, Unspeakable(), client=client, ranks=1, env=stub | mark)
+    assert "in fail" in caught.value.remote_traceback
+    with pytest.raises(RankFailed, match="raised Trouble: xxx") as caught:
+        run(fail, Trouble("x" * 3_000_000), client=client, ranks=1, env=stub | mark)
+    assert len(str(caught.value)) < 200_000
+
+
+def test_a_full_disk_costs_the_logs_and_not_the_run(client, stub, mark, tmp_path):
+    def talk():
+        for _ in range(40):
+            print("x" * 9999, flush=True)
+            time.sleep(0.01)
+        return rank()
+
+    said = []
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        found = run(
+            talk, client=client, ranks=2, env=stub | mark, log_dir=tmp_path, on_output=lambda *_: None,
+            on_status=said.append,
+        )  # fmt: skip
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert found == [0, 1]
+    assert len(said) == 1
+    assert "no log is kept any more" in said[0]
+
+
+def test_worker_that_answers_no_more_at_the_start(client, stub, mark):
+    """The call does not reach it: the deadline holds all the same, and so does cancelling."""
+    address = sorted(client.scheduler_info(n_workers=-1)["workers"])[0]
+    process = client.run(os.getpid, workers=[address])[address]
+    os.kill(process, signal.SIGSTOP)
+    try:
+        with pytest.raises(NotEnoughSlots, match="do not answer"):
+            run(rank, bytes(20_000_000), client=client, ranks=4, env=stub | mark, timeout=2)
+        future = submit(rank, bytes(20_000_000), client=client, ranks=4, env=stub | mark)
+        time.sleep(1)
+        future.cancel()
+        with pytest.raises(CancelledError):
+            future.result(BOUND)
+    finally:
+        os.kill(process, signal.SIGCONT)
+    assert run(rank, client=client, ranks=4, env=stub | mark) == [0, 1, 2, 3]
+
+
 def test_no_horovod(client, no_horovod, mark):
     with pytest.raises(HorovodMissing, match=r"127.0.0.1.*not built for TensorFlow.*make horovod"):
         run(rank, client=client, ranks=2, env=no_horovod | mark)
@@ -523,7 +637,7 @@ def test_driver_goes(client, stub, mark, tmp_path, how):
     print(f"no process left after {time.monotonic() - start:.2f} s")
     error = driver.communicate(timeout=BOUND)[1].decode()
     assert (how == signal.SIGINT) == ("KeyboardInterrupt" in error)
-    wait_until(lambda: held(client) == (0, 0), BOUND)
+    wait_until(lambda: held(client) == (0, 0, 0), BOUND)
     assert run(rank, client=client, ranks=4, env=stub | mark) == [0, 1, 2, 3]
 
 
@@ -568,6 +682,16 @@ def test_worker_restarted(client, stub, mark, tmp_path):
 
 
 # With Horovod
+
+
+def test_collectives_without_horovod_do_not_go_on_alone(monkeypatch):
+    from hepdask.distributed import collective
+
+    assert collective.size() == 1
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    for use in (collective.rank, collective.size, lambda: collective.gather(1)):
+        with pytest.raises(RuntimeError, match="one of several ranks"):
+            use()
 
 
 def collectives():

@@ -171,12 +171,17 @@ class Attempt:
             if kind is not None:
                 self._stop()
         finally:
-            for log in self.logs:
-                log.close()
+            self._close_logs()
             if self.client.status == "running":  # else the lease ended with the connection
                 with contextlib.suppress(OSError, CommClosedError):
                     self._on_scheduler(end_lease, self.name)
                 self.client.unsubscribe_topic(self.name)
+
+    def _close_logs(self) -> None:
+        for log in self.logs:
+            with contextlib.suppress(OSError):  # a full disk was said when a line did not fit
+                log.close()
+        self.logs = []
 
     def carry_out(self, call: bytes) -> list[Any]:
         """Run the pickled ``(fn, args, kwargs)`` on all ranks; return the results in rank order."""
@@ -192,6 +197,11 @@ class Attempt:
             return await self.client.run_on_scheduler(function, *args)
 
         return self.client.sync(call, callback_timeout=ANSWER)
+
+    def _on_loop(self, coroutine: Any) -> concurrent.futures.Future[Any]:
+        """Have a coroutine carried out by the client's loop."""
+        loop: Any = self.client.loop
+        return asyncio.run_coroutine_threadsafe(coroutine, loop.asyncio_loop)
 
     # Starting
 
@@ -262,8 +272,7 @@ class Attempt:
             self.name, rendezvous, wanted.cores_per_rank, wait, dict(wanted.env), wanted.interface,
             wanted.port_range, wanted.backend,
         )  # fmt: skip
-        addresses = sorted({slot.address for slot in self.slots})
-        shared = self.client.scatter(call, workers=addresses, broadcast=True, hash=False)
+        shared = self._share(call)
         self.futures = [
             self.client.submit(
                 run_rank,
@@ -280,6 +289,28 @@ class Attempt:
             )
             for slot in self.slots
         ]
+
+    def _share(self, call: bytes) -> Future:
+        """Bring the call to the workers; however big it is, a loss, the deadline and ``stop`` end the wait."""
+        addresses = sorted({slot.address for slot in self.slots})
+        coming = self._on_loop(
+            self.client.scatter(call, workers=addresses, broadcast=True, hash=False, asynchronous=True)
+        )
+        try:
+            while not coming.done():
+                self._listen(TICK / 10)
+                self._raise_failure()
+                if time.monotonic() > self.deadline:
+                    self._raise_not_started()
+            with contextlib.suppress(Exception):
+                return coming.result()
+            give_up = time.monotonic() + ANSWER  # it failed since a worker is gone: wait to be told which
+            while time.monotonic() < give_up:
+                self._listen(TICK)
+                self._raise_failure()
+            return coming.result()
+        finally:
+            coming.cancel()
 
     # Listening
 
@@ -299,10 +330,7 @@ class Attempt:
 
     def _results(self) -> list[Any]:
         """Fetch the results."""
-        loop: Any = self.client.loop
-        coming = asyncio.run_coroutine_threadsafe(
-            self.client.gather(self.futures, asynchronous=True), loop.asyncio_loop
-        )
+        coming = self._on_loop(self.client.gather(self.futures, asynchronous=True))
         try:
             while not coming.done():
                 self._listen(TICK / 10)
@@ -346,8 +374,14 @@ class Attempt:
     def _print(self, rank: int, lines: list[str]) -> None:
         self.last_lines[rank].extend(lines)
         if self.logs:
-            self.logs[rank].writelines(f"{line}\n" for line in lines)
-            self.logs[rank].flush()
+            try:
+                self.logs[rank].writelines(f"{line}\n" for line in lines)
+                self.logs[rank].flush()
+            except OSError as error:  # the ranks need not die of it
+                self.reporter.status(
+                    f"{self.logs[rank].name} cannot be written, no log is kept any more: {error}"
+                )
+                self._close_logs()
         for line in lines:
             self.on_line(rank, line)
 
@@ -392,7 +426,7 @@ class Attempt:
         where = ", ".join(sorted({slot.address for slot in waiting}))
         raise NotEnoughSlots(
             f"{len(waiting)} of {self.ranks} ranks did not start within {self.wanted.timeout:g} s: their workers "
-            f"({where}) are busy with other tasks",
+            f"({where}) are busy with other tasks, or do not answer",
             self.ranks,
             len(self.started),
             len(waiting),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from typing import Any, Literal
 
@@ -18,9 +19,21 @@ def _horovod() -> Any:
 
     A rank has imported it before the user's function starts; importing it here would load TensorFlow into
     processes that are no ranks.
+
+    Raises
+    ------
+    RuntimeError
+        This is one of several ranks, and Horovod is not up: without a word, each would go on alone.
     """
     hvd = sys.modules.get("horovod.tensorflow")
-    return hvd if hvd is not None and hvd.is_initialized() and hvd.size() > 1 else None
+    if hvd is not None and hvd.is_initialized():
+        return hvd if hvd.size() > 1 else None
+    if int(os.environ.get("HOROVOD_SIZE", "1")) > 1:
+        raise RuntimeError(
+            "this is one of several ranks, but Horovod is not running in it: it was shut down, or the backend is "
+            "tf.distribute, or this is a process that a rank has started"
+        )
+    return None
 
 
 @functools.cache

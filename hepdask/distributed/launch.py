@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args
 
@@ -113,6 +114,8 @@ def run(
 
     Raises
     ------
+    TypeError, ValueError
+        At once, if an argument is of no use; nothing was started.
     RankFailed
         If a rank raises, exits, is killed, or loses its worker, once more than ``restarts`` allows. All others
         have been ended.
@@ -126,6 +129,8 @@ def run(
         If the tasks were cancelled, the connection to the scheduler was lost, or ``stop`` was set.
     """
     fewest = ranks if min_ranks is None else min_ranks
+    if not callable(fn):
+        raise TypeError(f"fn must be callable, not {fn!r}")
     wanted = Wanted(
         ranks,
         timeout,
@@ -187,20 +192,45 @@ def submit(fn: Callable[..., Any], *args: Any, client: Client, ranks: int, **opt
 
 def _check(client: Client, wanted: Wanted, fewest: int, restarts: int) -> None:
     ranks, cores_per_rank = wanted.ranks, wanted.cores_per_rank
-    if client.asynchronous:
-        raise TypeError("run needs a synchronous client: Client(address), not Client(asynchronous=True)")
+    if not isinstance(client, Client) or client.asynchronous:
+        raise TypeError(f"run needs a synchronous client, distributed.Client(address), not {client!r}")
+    if client.status != "running":
+        raise ValueError(f"the client is not connected: its status is {client.status!r}")
+    whole = {"ranks": ranks, "cores_per_rank": cores_per_rank, "min_ranks": fewest, "restarts": restarts}
+    if wanted.gpus_per_rank is not None:
+        whole["gpus_per_rank"] = wanted.gpus_per_rank
+    for name, value in whole.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{name} must be a whole number, not {value!r}")
     if ranks < 1 or cores_per_rank < 1:
         raise ValueError(f"ranks and cores_per_rank must be at least 1, not {ranks} and {cores_per_rank}")
     if wanted.gpus_per_rank is not None and wanted.gpus_per_rank < 0:
         raise ValueError(f"gpus_per_rank must be at least 0, not {wanted.gpus_per_rank}")
     if wanted.backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, not {wanted.backend!r}")
-    if wanted.silence_timeout is not None and wanted.silence_timeout <= 0:
+    if not wanted.timeout >= 0:
+        raise ValueError(f"timeout must be at least 0, not {wanted.timeout}")
+    if wanted.silence_timeout is not None and not wanted.silence_timeout > 0:
         raise ValueError(f"silence_timeout must be above 0, not {wanted.silence_timeout}")
     if not 1 <= fewest <= ranks:
         raise ValueError(f"min_ranks must be from 1 to ranks ({ranks}), not {fewest}")
     if restarts < 0:
         raise ValueError(f"restarts must be at least 0, not {restarts}")
+    if wanted.port_range is not None and not _are_ports(wanted.port_range):
+        raise ValueError(
+            f"port_range must be first and last port, from 1 to 65535, not {wanted.port_range!r}"
+        )
+    for name, text in wanted.env.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError(f"env must map str to str; it has {name!r}: {text!r}")
+
+
+def _are_ports(given: Any) -> bool:
+    try:
+        first, last = given
+        return bool(1 <= first <= last <= 65_535)
+    except (TypeError, ValueError):
+        return False
 
 
 def _fresh(log_dir: str | Path | None) -> Path | None:

@@ -10,6 +10,7 @@ Run as a file, with nothing imported from this package, so that a rank starts wi
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import http.client
 import json
 import os
@@ -25,14 +26,21 @@ from collections.abc import Iterator
 from typing import Any
 
 WATCH = 0.1  # seconds between two looks at the child
+SWEEP = 5.0  # most seconds to end what a rank has started
+LONGEST_SUMMARY = 1000  # characters of an exception's first line
+LONGEST_TRACEBACK = 100_000  # characters
+ADOPT = 36  # PR_SET_CHILD_SUBREAPER of Linux's prctl
 
 
 def guard() -> None:
     """Fork: the child returns and becomes the rank, the parent watches over it and never returns.
 
-    The parent kills the whole process group when the lifeline is cut, even while the rank holds the
-    interpreter's lock in compiled code, and otherwise ends the way the child did.
+    When the rank has ended, or the lifeline is cut, even while the rank holds the interpreter's lock in compiled
+    code, the parent kills all that the rank has started. Then it ends the way the child did.
     """
+    ctypes.CDLL(None).prctl(
+        ADOPT, 1, 0, 0, 0
+    )  # what a rank starts stays below here, whatever it does to leave
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child is the one to be asked
     child = os.fork()
     if child == 0:
@@ -41,11 +49,16 @@ def guard() -> None:
         return
     lifeline = select.poll()
     lifeline.register(0, 0)  # reports only that the other end was closed
-    ended, status = 0, 0
-    while not ended:
+    status = None
+    while status is None:
         if lifeline.poll(WATCH * 1000):
+            end_descendants()
             os.killpg(0, signal.SIGKILL)
-        ended, status = os.waitpid(child, os.WNOHANG)
+        with contextlib.suppress(ChildProcessError):
+            while (reaped := os.waitpid(-1, os.WNOHANG))[0]:  # the adopted ones, too
+                if reaped[0] == child:
+                    status = reaped[1]
+    end_descendants()
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the child's own core, if any, is enough
@@ -53,6 +66,33 @@ def guard() -> None:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
+
+
+def end_descendants() -> None:
+    """Kill what was started below this process, those that left its process group and session included."""
+    give_up = time.monotonic() + SWEEP
+    while (left := descendants()) and time.monotonic() < give_up:
+        for process in left:
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.01)
+
+
+def descendants() -> set[int]:
+    """Return the processes below this one that have not ended."""
+    parent_of = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+            state, parent = file.read().rpartition(b")")[2].split()[:2]
+            if state not in (b"Z", b"X"):
+                parent_of[int(name)] = int(parent)
+    found = {os.getpid()}
+    while more := {process for process, parent in parent_of.items() if parent in found} - found:
+        found |= more
+    return found - {os.getpid()}
 
 
 def main(call_fd: int, reply_fd: int) -> int:
@@ -75,9 +115,10 @@ def main(call_fd: int, reply_fd: int) -> int:
         send(reply_fd, describe(error))
         status = 1
         if isinstance(error, SystemExit):
-            status = error.code if isinstance(error.code, int) else int(error.code is not None)
+            status = error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(Exception):  # closed, or replaced by something else
+            stream.flush()
     return status
 
 
@@ -209,14 +250,25 @@ def describe(error: BaseException) -> dict[str, Any]:
         cloudpickle.loads(exception)
     except Exception:
         exception = None
-    name, first_line = type(error).__name__, str(error).partition("\n")[0]
+    try:
+        first_line = str(error).partition("\n")[0][:LONGEST_SUMMARY]
+    except Exception:  # the user's class may fail at this, too
+        first_line = ""
+    name = type(error).__name__
     return {
         "summary": f"{name}: {first_line}" if first_line else name,
-        "traceback": "".join(traceback.format_exception(error)),
+        "traceback": shortened("".join(traceback.format_exception(error))),
         "exception": exception,
         "package": type(error).__module__.partition(".")[0],
         "missing": isinstance(error, Missing),
     }
+
+
+def shortened(text: str) -> str:
+    """Leave out the middle of what is too long."""
+    half = LONGEST_TRACEBACK // 2
+    left_out = len(text) - 2 * half
+    return text if left_out <= 0 else f"{text[:half]}\n[{left_out} characters left out]\n{text[-half:]}"
 
 
 def send(reply_fd: int, reply: dict[str, Any]) -> None:
@@ -229,4 +281,12 @@ def send(reply_fd: int, reply: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     guard()
-    os._exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    status = 1
+    try:
+        status = main(int(sys.argv[1]), int(sys.argv[2]))
+    except BaseException:
+        traceback.print_exc()
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+    finally:  # not as an interpreter ends, which would wait for threads that fn has started
+        os._exit(status)

@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         if where := self._where():
             length = self.headers.get("Content-Length", "")
-            if not length.isdigit() or int(length) > LARGEST_VALUE:
+            if not length.isdecimal() or int(length) > LARGEST_VALUE:
                 self._refuse(413)
                 return
             value = self.rfile.read(int(length))

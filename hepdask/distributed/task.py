@@ -223,9 +223,13 @@ def rank_environment(
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End what is left of a rank and everything it started."""
+    assert process.stdin is not None
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GENTLE)
+        process.stdin.close()  # then its parent process kills all that is below it
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GENTLE)
     with contextlib.suppress(ProcessLookupError):
