@@ -118,6 +118,14 @@ def test_shipped_values_are_the_defaults_and_every_key_is_there(kind, model):
         ),
         ({"kind": "slurm", "port-range": [10000, 10001]}, "port-range: 10000 to 10001 is too narrow"),
         ({"kind": "slurm", "environment": {"MY_TOKEN": "x"}}, "environment.MY_TOKEN looks like a secret"),
+        (
+            {"kind": "slurm", "environment": {"AWS_SECRET_ACCESS_KEY": "wJal/bPx+c"}},
+            "environment.AWS_SECRET_ACCESS_KEY looks like a secret",
+        ),
+        (
+            {"kind": "htcondor", "job-script-prologue": ["cd /tmp; export MY_PASSWORD='x y'"]},
+            "job-script-prologue: MY_PASSWORD looks like a secret",
+        ),
     ],
 )
 def test_wrong_settings_are_refused_with_what_to_do(settings, expected):
