@@ -17,7 +17,7 @@ from hepdask.clusters import HTCondor, Slurm, load_cluster
 from hepdask.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
-LIMIT = 1500  # seconds for the long tests on one farm, on a machine that has other things to do
+LIMIT = 2700  # seconds for the long tests on one farm, on a machine that has other things to do
 
 
 def ordinary_user():
@@ -77,9 +77,10 @@ def run_on(farm, home, tests, limit):
 FARMS = pytest.mark.parametrize("farm", [daemons.Slurm, daemons.HTCondor], ids=lambda farm: farm.kind)
 
 
+@pytest.mark.timeout(960)
 @FARMS
 def test_pipeline(farm, home):
-    run_on(farm, home, ["on_pipeline"], 550)
+    run_on(farm, home, ["on_pipeline"], 900)
 
 
 @pytest.mark.farms

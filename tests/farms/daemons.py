@@ -15,6 +15,7 @@ import psutil
 
 CORES = 2  # of each of the three nodes
 NODES = ("n1", "n2", "n3")
+PATIENCE = 180  # seconds for what takes a few, on a machine that has other things to do
 
 
 def free_ports(count):
@@ -180,11 +181,11 @@ class Slurm:
             (folder / f"spool-{node}").mkdir()
             self.start_node(node)
         idle = lambda: len(output("sinfo", "-h", "-N", "-p", "main", "-t", "idle", "-o", "%N").split()) == 3  # noqa: E731
-        until(idle, 60, f"Slurm's nodes, see {folder}")
+        until(idle, PATIENCE, f"Slurm's nodes, see {folder}")
 
     def start_controller(self):
         self.daemons.start("slurmctld", "slurmctld", "-D")
-        until(lambda: "UP" in output("scontrol", "ping", check=False), 30, "slurmctld")
+        until(lambda: "UP" in output("scontrol", "ping", check=False), PATIENCE, "slurmctld")
 
     def stop_controller(self):
         self.daemons.stop("slurmctld", signal.SIGKILL)
@@ -230,7 +231,7 @@ class Slurm:
         """Put a running job back into the queue; Slurm lets it wait for two minutes, which are cut short."""
         output("scontrol", "requeue", job)
         waits = lambda: "Reason=BeginTime" in output("scontrol", "show", "job", job)  # noqa: E731
-        until(waits, 30, "the job waits")
+        until(waits, PATIENCE, "the job waits")
         output("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def shorten(self, job):
@@ -308,8 +309,8 @@ class HTCondor:
 
     def wait_for_pool(self):
         there = lambda: output("condor_status", "-af", "Name", check=False).strip()  # noqa: E731
-        until(there, 60, f"HTCondor's slots, see {self.folder}/log")
-        until(lambda: "Total for query" in output("condor_q", check=False), 60, "HTCondor's queue")
+        until(there, PATIENCE, f"HTCondor's slots, see {self.folder}/log")
+        until(lambda: "Total for query" in output("condor_q", check=False), PATIENCE, "HTCondor's queue")
 
     def _find(self, name):
         found = [p for p in family(self.daemons.running["condor"].pid) if name in " ".join(_command(p)[:1])]

@@ -82,7 +82,7 @@ def keeper(farm_client):
     """Give the keeper of the cluster, when all its workers are there."""
     kept = farm_client.cluster.keeper
     there = lambda: len(farm_client.scheduler_info()["workers"]) == 2 and kept.summary() == "2 connected"  # noqa: E731
-    daemons.until(there, 60, f"two workers; {kept.summary()}")
+    daemons.until(there, daemons.PATIENCE, f"two workers; {kept.summary()}")
     return kept
 
 
@@ -147,9 +147,13 @@ class Disturbance(threading.Thread):
 
     def run(self):
         try:
-            daemons.until(lambda: len(list((self.store / "parts").glob("*"))) > 2, 150, "the first parts")
+            daemons.until(
+                lambda: len(list((self.store / "parts").glob("[!.]*-*"))) > 2,
+                daemons.PATIENCE,
+                "the first parts",
+            )
             tasks = len(begun(self.store))
-            daemons.until(lambda: len(begun(self.store)) > tasks, 60, "another task")
+            daemons.until(lambda: len(begun(self.store)) > tasks, daemons.PATIENCE, "another task")
             self.at = time.monotonic()
             self.at = self.act() or self.at
         except BaseException as error:
@@ -196,7 +200,7 @@ def measured(
     replaced = next((c.time - at for c in changes if c.state.value == "connected"), None)
     row = {"farm": farm.kind, "fault": what, "noticed_s": noticed, "replaced_s": replaced}
     if config is not None:
-        done = len(list((config.store_path / "parts").glob("[!.]*")))
+        done = len(list((config.store_path / "parts").glob("[!.]*-*")))
         row |= {"tasks": done, "redone": len(begun(config.store_path)) - done}
         row |= counted(found, expected)
     print(json.dumps(row))

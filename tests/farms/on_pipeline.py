@@ -5,7 +5,7 @@ import time
 
 import pytest
 from conftest import require
-from farms.daemons import Listeners, until
+from farms.daemons import PATIENCE, Listeners, until
 from farms.fixtures import connected_job, hepdask, is_back, measured, prepare_disturbed, write_document
 from test_train import has_horovod
 
@@ -58,10 +58,10 @@ def test_a_running_job_is_killed(farm, farm_client, keeper, slow_config, expecte
     job = connected_job(keeper)
     found, at = prepare_disturbed(slow_config, farm_client, lambda: farm.kill(job))
     assert found == expected
-    until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
+    until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
     measured(farm, "kill", keeper, at, slow_config, found, expected)
     assert (job, "lost") in [(change.number, change.state.value) for change in keeper.history]
-    until(lambda: not farm.exists(job), 20, "the job is gone")
+    until(lambda: not farm.exists(job), PATIENCE, "the job is gone")
 
 
 def test_a_rejected_job_is_an_error_with_the_answer(farm, make_settings):
