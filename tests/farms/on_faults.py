@@ -126,8 +126,9 @@ def test_there_are_more_workers_while_there_is_more_to_do(
 
 
 def test_the_lifetime_is_reached(farm, make_settings, make_config, tmp_path, expected):
-    config = make_config(store={"chunk_events": 10}, physics=slow_selection(tmp_path, 5))
-    with clusters.connect(make_settings(lifetime=30, lifetime_stagger=1)) as client:
+    # long enough for a worker to do something on a machine that has other things to do, and less than all of it takes
+    config = make_config(store={"chunk_events": 10}, physics=slow_selection(tmp_path, 8))
+    with clusters.connect(make_settings(lifetime=60, lifetime_stagger=1)) as client:
         keeper = client.cluster.keeper
 
         def leave():
@@ -144,8 +145,8 @@ def test_the_lifetime_is_reached(farm, make_settings, make_config, tmp_path, exp
 
 def test_the_walltime_is_reached(farm, make_settings, make_config, tmp_path, expected):
     # Slurm's least is a minute, and the job's is cut short; HTCondor counts in seconds
-    settings = make_settings() if farm.kind == "slurm" else make_settings(walltime="00:00:40", lifetime=39)
-    config = make_config(store={"chunk_events": 10}, physics=slow_selection(tmp_path, 4))
+    settings = make_settings() if farm.kind == "slurm" else make_settings(walltime="00:01:20", lifetime=79)
+    config = make_config(store={"chunk_events": 10}, physics=slow_selection(tmp_path, 10))
     with clusters.connect(settings) as client:
         keeper = client.cluster.keeper
         found, at = prepare_disturbed(config, client, lambda: farm.shorten(connected_job(keeper)))
