@@ -125,22 +125,22 @@ def test_there_are_more_workers_while_there_is_more_to_do(
         until(lambda: len(jobs_of(farm) - others) == 1, PATIENCE, "that their jobs are gone")
 
 
-def test_the_lifetime_is_reached(farm, make_settings, make_config, tmp_path, expected):
-    # long enough for a worker to do something on a machine that has other things to do, and less than all of it takes
-    config = make_config(store={"chunk_events": 10}, physics=slow_selection(tmp_path, 8))
-    with clusters.connect(make_settings(lifetime=60, lifetime_stagger=1)) as client:
-        keeper = client.cluster.keeper
+def test_the_lifetime_is_reached(farm, farm_client, keeper, slow_config, expected):
+    workers = farm_client.run(lambda dask_worker: (dask_worker.name, dask_worker.lifetime))
+    assert all(6480 - 360 <= lifetime <= 6480 + 360 for _, lifetime in workers.values())
+    address, (name, _) = next(iter(workers.items()))
 
-        def leave():
-            until(lambda: len(client.cluster.running_scheduler.workers) < 2, PATIENCE, "the end of a worker")
-            return time.monotonic()
+    def end(dask_worker):  # what a worker does when its lifetime is over
+        dask_worker.loop.add_callback(dask_worker.close_gracefully, reason="worker-lifetime-reached")
 
-        found, at = prepare_disturbed(config, client, leave)
-        assert found == expected
-        until(lambda: any(c.state.value == "finished" for c in keeper.history), PATIENCE, "the end of a job")
-        replaced = lambda: any(c.state.value == "connected" and c.time > at for c in keeper.history)  # noqa: E731
-        until(replaced, PATIENCE, f"a new worker; {keeper.summary()}")
-        measured(farm, "lifetime", keeper, at, config, found, expected)
+    def act():
+        farm_client.run(end, workers=[address], wait=False)
+
+    found, at = prepare_disturbed(slow_config, farm_client, act)
+    assert found == expected
+    until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
+    assert name not in keeper.jobs
+    measured(farm, "lifetime", keeper, at, slow_config, found, expected)
 
 
 def test_the_walltime_is_reached(farm, make_settings, make_config, tmp_path, expected):
