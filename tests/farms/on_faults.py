@@ -144,9 +144,11 @@ def test_the_lifetime_is_reached(farm, farm_client, keeper, slow_config, expecte
 
 
 def test_the_walltime_is_reached(farm, make_settings, make_config, tmp_path, expected):
-    # Slurm's least is a minute, and the job's is cut short; HTCondor counts in seconds
-    settings = make_settings() if farm.kind == "slurm" else make_settings(walltime="00:01:20", lifetime=79)
-    config = make_config(store={"chunk_events": 10}, physics=slow_selection(tmp_path, 10))
+    if farm.kind == "slurm":  # its least is a minute; the job's is cut short, at a look every half minute
+        settings, pace = make_settings(), 4
+    else:  # long enough for a worker to do something on a machine that has other things to do
+        settings, pace = make_settings(walltime="00:02:00", lifetime=119), 14
+    config = make_config(store={"chunk_events": 10}, physics=slow_selection(tmp_path, pace))
     with clusters.connect(settings) as client:
         keeper = client.cluster.keeper
         found, at = prepare_disturbed(config, client, lambda: farm.shorten(connected_job(keeper)))
