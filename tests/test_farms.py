@@ -17,7 +17,7 @@ from hepdask.clusters import HTCondor, Slurm, load_cluster
 from hepdask.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
-LIMIT = 2700  # seconds for the long tests on one farm, on a machine that has other things to do
+LIMIT = 3600  # seconds for the long tests on one farm, on a machine that has other things to do
 
 
 def ordinary_user():
@@ -56,7 +56,7 @@ def run_on(farm, home, tests, limit):
     }  # fmt: skip
     words = [
         *ordinary_user(), sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "farms.fixtures", "-rA",
-        "--durations=0", "--timeout=600", f"--basetemp={home}/{farm.kind}",
+        "--durations=0", "--timeout=1200", f"--basetemp={home}/{farm.kind}",
     ]  # fmt: skip
     with (home / f"{farm.kind}.log").open("w+") as log:
         inner = subprocess.Popen(

@@ -116,7 +116,7 @@ def expected():
     return sorted(found)
 
 
-def hepdask(*words, cwd=None, timeout=500):
+def hepdask(*words, cwd=None, timeout=900):
     """Run a command as a person does."""
     return subprocess.run(
         [sys.executable, "-m", "hepdask", *map(str, words)],

@@ -240,7 +240,7 @@ def test_the_plain_submit_files_run_and_go_on_after_a_kill(farm, document, tmp_p
     before = {path.name: path.stat().st_mtime_ns for path in parts.glob("[!.]*-*")}
     assert 0 < len(before) < 18
     second = plain_submit()
-    until(lambda: not farm.exists(second), 300, "the end of the job")
+    until(lambda: not farm.exists(second), 900, "the end of the job")
     said = "".join(path.read_text() for path in tmp_path.glob("hepdask-*"))
     assert (tmp_path / "run/report.html").exists(), said
     arrays = open_store(tmp_path / "run/store.zarr").arrays()
