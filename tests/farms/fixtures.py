@@ -175,6 +175,11 @@ def prepare_disturbed(config, client, act):
     return sorted(zip(arrays.dataset.tolist(), arrays.entry.tolist(), strict=True)), thread.at
 
 
+def jobs_of(farm):
+    """Give the numbers of all jobs that wait or run."""
+    return {line.split()[0] for line in farm.living()}
+
+
 def connected_job(keeper):
     """Give the number of a job whose worker is connected."""
     return next((job.number for job in keeper.jobs.values() if job.state.value == "connected"), None)

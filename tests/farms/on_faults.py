@@ -6,7 +6,7 @@ import time
 
 import pytest
 from farms.daemons import PATIENCE, until
-from farms.fixtures import connected_job, is_back, measured, prepare_disturbed, slow_selection
+from farms.fixtures import connected_job, is_back, jobs_of, measured, prepare_disturbed, slow_selection
 
 from hepdask import clusters, prepare
 from hepdask.errors import ClusterError
@@ -19,11 +19,6 @@ def pending_job(keeper):
             (job for job in keeper.jobs.values() if job.state.value == "pending" and job.number), None
         )
     return None
-
-
-def jobs_of(farm):
-    """Give the numbers of all jobs that wait or run."""
-    return {line.split()[0] for line in farm.living()}
 
 
 @pytest.mark.parametrize("fault", ["hold", "vacate"])
