@@ -140,7 +140,7 @@ def test_submit_kill_the_driver_and_submit_again(farm, document, tmp_path, expec
     assert f"job {first['number']}" in again.stderr
     parts = tmp_path / "run/store.zarr/parts"
     log = Path(first["log"])
-    until(lambda: len(list(parts.glob("[!.]*-*"))) > 2, PATIENCE, "the first parts")
+    until(lambda: len(list(parts.glob("[!.]*-*"))) > 2, 3 * PATIENCE, "the first parts")
     assert SECRET not in farm.shown()
     farm.kill_hard(first["number"])
     at = time.monotonic()
@@ -234,7 +234,7 @@ def test_the_plain_submit_files_run_and_go_on_after_a_kill(farm, document, tmp_p
         return re.search(r"cluster (\d+)", answer)[1]
 
     first = plain_submit()
-    until(lambda: len(list(parts.glob("[!.]*-*"))) > 2, PATIENCE, "the first parts")
+    until(lambda: len(list(parts.glob("[!.]*-*"))) > 2, 3 * PATIENCE, "the first parts")
     farm.kill(first)
     until(lambda: not farm.exists(first), PATIENCE, "the end of the job")
     before = {path.name: path.stat().st_mtime_ns for path in parts.glob("[!.]*-*")}
