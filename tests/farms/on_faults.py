@@ -126,10 +126,10 @@ def test_the_lifetime_is_reached(farm, farm_client, keeper, slow_config, expecte
     address, (name, _) = next(iter(workers.items()))
 
     def end(dask_worker):  # what a worker does when its lifetime is over
-        dask_worker.loop.add_callback(dask_worker.close_gracefully, reason="worker-lifetime-reached")
+        dask_worker.loop.call_later(0.2, dask_worker.close_gracefully, reason="worker-lifetime-reached")
 
     def act():
-        farm_client.run(end, workers=[address], wait=False)
+        farm_client.run(end, workers=[address])
 
     found, at = prepare_disturbed(slow_config, farm_client, act)
     assert found == expected
