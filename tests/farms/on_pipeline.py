@@ -41,7 +41,6 @@ def test_prepare_and_train_on_two_ranks_with_nothing_beyond_loopback(farm, docum
         "hepdask train",
         "dask_worker",
         "spawn_main",
-        "distributed/rank.py",
     ):
         assert one in everybody, f"{one} was not looked at"
 
