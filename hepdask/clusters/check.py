@@ -155,9 +155,8 @@ def _proxy() -> Check:
     mend = "voms-proxy-init --voms VO --valid 96:00, with X509_USER_PROXY in a folder that the nodes see"
     if not os.path.exists(path):
         asked = bool(os.environ.get("X509_USER_PROXY"))
-        return Check(
-            "grid proxy", not asked, f"{path}: there is none" + ("" if asked else "; needed by none"), mend
-        )
+        found = f"{path}: there is none" + ("" if asked else ", and nothing asks for one")
+        return Check("grid proxy", not asked, found, mend)
     words = ["openssl", "x509", "-noout", "-checkend", f"{PROXY_HOURS * 3600:.0f}", "-in", path]
     done = subprocess.run(words, capture_output=True, text=True, timeout=30)
     found = (

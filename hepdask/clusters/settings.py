@@ -14,6 +14,9 @@ from hepdask.config import Count, Port, Positive, read_document, validate
 from hepdask.errors import ConfigError
 
 _SHIPPED = (Path(__file__).parent.parent / "configs", Path(__file__).parent.parent.parent / "configs")
+# names of secrets; of what is put into them paths alone are harmless, and what the shell of the job finds out
+_PATH = re.compile(r"[\"']?(/|~/|\.{1,2}/|\$)")
+_SET = re.compile(r"""(?:^|[\s;])(\w+)=(\S*)""")  # as a shell sets a variable
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|(^|_)KEY($|_)", re.IGNORECASE)
 
 
@@ -222,13 +225,15 @@ class Farm(_Document):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Farm:
-        if secret := [
-            name for name, value in self.environment.items() if _SECRET.search(name) and "/" not in value
-        ]:
-            raise ValueError(
-                f"environment.{secret[0]} looks like a secret, and job scripts can be read by others: "
-                "put it into a file that only you can read, and give the file's path"
-            )
+        said = [(f"environment.{name}", name, value) for name, value in self.environment.items()]
+        for line in self.job_script_prologue:
+            said += [(f"job-script-prologue: {name}", name, value) for name, value in _SET.findall(line)]
+        for where, name, value in said:
+            if _SECRET.search(name) and not _PATH.match(value):
+                raise ValueError(
+                    f"{where} looks like a secret, and job scripts can be read by others: "
+                    "put it into a file that only you can read, and give the file's path"
+                )
         if self.processes > self.cores:
             raise ValueError(f"processes: {self.processes} workers cannot share {self.cores} cores")
         if self.gpus % self.processes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ from hepdask.clusters.slurm import SlurmTruth
 from hepdask.clusters.truth import NoAnswer, Sighting, State, ask
 from hepdask.config import Config
 from hepdask.errors import ClusterError, ConfigError
+from hepdask.progress import say
 
 # what the driver needs from here; the rest of the environment may hold secrets, and stays
 _PASSED = ("PATH", "HOME", "PYTHONPATH", "SLURM_CONF", "CONDOR_CONFIG", "X509_USER_PROXY")
@@ -110,11 +112,17 @@ def status(config: Config) -> tuple[Submitted, Sighting]:
 
 
 def logs(config: Config, follow: bool = False) -> Iterator[str]:
-    """Give what the driver said, piece by piece; with `follow` until its job is over."""
+    """Give what the driver said, piece by piece; with `follow` until its job is over.
+
+    As long as it has not begun, a line on standard error says where its job is, and why.
+    """
     job = _submitted(config)
     settings = _site(config)
-    position, asked = 0, 0.0
+    position, asked = 0, -math.inf
+    waits: Sighting | None = None
     over = not follow
+    if over and not job.log.exists():
+        say(f"job {job.number}: {_words(_look(settings, job.number))}; it has written nothing yet")
     while True:
         if job.log.exists():
             with job.log.open(errors="replace") as log:
@@ -126,15 +134,27 @@ def logs(config: Config, follow: bool = False) -> Iterator[str]:
             return
         if time.monotonic() - asked > settings.poll_interval:
             asked = time.monotonic()
-            over = _look(settings, job.number).state.is_over
+            seen = _look(settings, job.number)
+            over = seen.state.is_over
+            if not job.log.exists() and seen != waits:
+                waits = seen
+                say(f"job {job.number}: {_words(seen)}")
         else:
             time.sleep(_TICK)
 
 
 def cancel(config: Config) -> Submitted:
-    """End the submitted run; its driver cancels the jobs of its workers before it goes."""
+    """End the submitted run; its driver cancels the jobs of its workers before it goes.
+
+    Raises
+    ------
+    ClusterError
+        It is over already, nothing was submitted, or the batch system does not answer.
+    """
     job = _submitted(config)
     settings = _site(config)
+    if (seen := _look(settings, job.number)).state.is_over:
+        raise ClusterError(f"job {job.number} of {config.output} is over already: {_words(seen)}")
     words = (
         ["scancel", "--full"]
         if isinstance(settings, Slurm)
@@ -176,6 +196,10 @@ def _look(settings: Slurm | HTCondor, number: str) -> Sighting:
     except NoAnswer as error:
         raise ClusterError(f"the batch system does not answer: {error}") from None
     return seen.get(number, Sighting(State.LOST, "the batch system knows nothing of it any more"))
+
+
+def _words(seen: Sighting) -> str:
+    return f"{seen.state.value} ({seen.reason})" if seen.reason else seen.state.value
 
 
 def _shell(settings: Slurm | HTCondor, folder: Path, header: str) -> str:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ import psutil
 
 CORES = 2  # of each of the three nodes
 NODES = ("n1", "n2", "n3")
+PATIENCE = 180  # seconds for what takes a few, on a machine that has other things to do
 
 
 def free_ports(count):
@@ -28,8 +30,8 @@ def free_ports(count):
             sock.close()
 
 
-def output(*words, check=True):
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+def output(*words, check=True, cwd=None):
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=60)
     assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -68,16 +70,54 @@ class Daemons:
         for name in reversed(list(self.running)):
             self.stop(name, how)
 
-    def listening(self):
-        """Give the addresses on which they and what they started listen."""
-        found = set()
-        for process in self.running.values():
-            for one in family(process.pid):
+
+class Listeners(threading.Thread):
+    """Notes on which addresses a farm's daemons, its jobs and the commands of the tests listen, and what they are.
+
+    They are known by the configuration of the farm, which all of them have in their environment.
+
+    Attributes
+    ----------
+    found : set of (str, str)
+        Address, and the command line of who listens there.
+    """
+
+    def __init__(self, folder):
+        super().__init__(daemon=True)
+        self.mark = str(folder)
+        self.found = set()
+        self._over = threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self.join()
+
+    def run(self):
+        while not self._over.wait(1):
+            for process in processes_of(self.mark):
                 with suppress(psutil.Error):
-                    found |= {
-                        c.laddr.ip for c in one.net_connections("tcp") if c.status == psutil.CONN_LISTEN
-                    }
-        return found
+                    addresses = {c.laddr.ip for c in process.net_connections("inet") if _listens(c)}
+                    self.found |= {(address, " ".join(_command(process))) for address in addresses}
+
+
+def _listens(connection):
+    if connection.type == socket.SOCK_DGRAM:
+        return not connection.raddr
+    return connection.status == psutil.CONN_LISTEN
+
+
+def processes_of(mark):
+    """Give the processes with a value in their environment that this is part of."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(mark in value for value in process.environ().values()):
+                found.append(process)
+    return found
 
 
 def family(pid):
@@ -141,11 +181,11 @@ class Slurm:
             (folder / f"spool-{node}").mkdir()
             self.start_node(node)
         idle = lambda: len(output("sinfo", "-h", "-N", "-p", "main", "-t", "idle", "-o", "%N").split()) == 3  # noqa: E731
-        until(idle, 60, f"Slurm's nodes, see {folder}")
+        until(idle, PATIENCE, f"Slurm's nodes, see {folder}")
 
     def start_controller(self):
         self.daemons.start("slurmctld", "slurmctld", "-D")
-        until(lambda: "UP" in output("scontrol", "ping", check=False), 30, "slurmctld")
+        until(lambda: "UP" in output("scontrol", "ping", check=False), PATIENCE, "slurmctld")
 
     def stop_controller(self):
         self.daemons.stop("slurmctld", signal.SIGKILL)
@@ -191,12 +231,27 @@ class Slurm:
         """Put a running job back into the queue; Slurm lets it wait for two minutes, which are cut short."""
         output("scontrol", "requeue", job)
         waits = lambda: "Reason=BeginTime" in output("scontrol", "show", "job", job)  # noqa: E731
-        until(waits, 30, "the job waits")
+        until(waits, PATIENCE, "the job waits")
         output("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def shorten(self, job):
-        """Let a job's wall time be over at the next look."""
+        """Let a job's wall time be over at Slurm's next look; give the moment when it is."""
         output("scontrol", "update", f"JobId={job}", "EndTime=now")
+        return time.monotonic()
+
+    def close(self):
+        """Take no more jobs."""
+        output("scontrol", "update", "PartitionName=main", "State=INACTIVE")
+
+    def open(self):
+        """Take jobs again."""
+        output("scontrol", "update", "PartitionName=main", "State=UP")
+
+    def shown(self):
+        """Give all that Slurm shows of the jobs, with their scripts."""
+        jobs = output("squeue", "-h", "-o", "%A").split()
+        scripts = [output("scontrol", "write", "batch_script", job, "-") for job in jobs]
+        return output("scontrol", "show", "--details", "job") + "".join(scripts)
 
     def exists(self, job):
         """Tell whether a job is waiting or running."""
@@ -254,8 +309,8 @@ class HTCondor:
 
     def wait_for_pool(self):
         there = lambda: output("condor_status", "-af", "Name", check=False).strip()  # noqa: E731
-        until(there, 60, f"HTCondor's slots, see {self.folder}/log")
-        until(lambda: "Total for query" in output("condor_q", check=False), 60, "HTCondor's queue")
+        until(there, PATIENCE, f"HTCondor's slots, see {self.folder}/log")
+        until(lambda: "Total for query" in output("condor_q", check=False), PATIENCE, "HTCondor's queue")
 
     def _find(self, name):
         found = [p for p in family(self.daemons.running["condor"].pid) if name in " ".join(_command(p)[:1])]
@@ -285,7 +340,8 @@ class HTCondor:
 
     def kill_hard(self, _job):
         """Kill the only driver without a moment to tidy up."""
-        (driver,) = (p for p in psutil.process_iter() if "submit/config.yaml" in " ".join(_command(p)))
+        running = processes_of(str(self.folder))
+        (driver,) = (p for p in running if "hepdask run" in " ".join(_command(p)))
         driver.kill()
 
     def living(self):
@@ -299,7 +355,25 @@ class HTCondor:
         output("condor_vacate_job", job)
 
     def shorten(self, job):
-        """Nothing to do: the wall time of the tests is short already."""
+        """Give the moment when a job's wall time is over; that of the tests is short already."""
+        began, limit = output("condor_q", job, "-af", "EnteredCurrentStatus", "MaxRuntime").split()
+        return time.monotonic() + int(began) + int(limit) - time.time()
+
+    def close(self):
+        """Take no more jobs."""
+        with (self.folder / "condor_config").open("a") as config:
+            config.write("SUBMIT_REQUIREMENT_NAMES = Open\nSUBMIT_REQUIREMENT_Open = False\n")
+        output("condor_reconfig", "-schedd")
+
+    def open(self):
+        """Take jobs again."""
+        with (self.folder / "condor_config").open("a") as config:
+            config.write("SUBMIT_REQUIREMENT_Open = True\n")
+        output("condor_reconfig", "-schedd")
+
+    def shown(self):
+        """Give all that HTCondor shows of the jobs."""
+        return output("condor_q", "-long")
 
     def exists(self, job):
         """Tell whether a job is waiting, running or held."""

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import events as made
@@ -72,7 +73,7 @@ def make_settings(farm, tmp_path_factory):
 @pytest.fixture(scope="session")
 def farm_client(make_settings, expected):
     """Connect to a cluster on the farm that heals from whatever a test does to it."""
-    with clusters.connect(make_settings()) as connected:
+    with clusters.connect(make_settings(max_failures=20)) as connected:
         yield connected
 
 
@@ -81,7 +82,7 @@ def keeper(farm_client):
     """Give the keeper of the cluster, when all its workers are there."""
     kept = farm_client.cluster.keeper
     there = lambda: len(farm_client.scheduler_info()["workers"]) == 2 and kept.summary() == "2 connected"  # noqa: E731
-    daemons.until(there, 60, f"two workers; {kept.summary()}")
+    daemons.until(there, daemons.PATIENCE, f"two workers; {kept.summary()}")
     return kept
 
 
@@ -115,7 +116,7 @@ def expected():
     return sorted(found)
 
 
-def hepdask(*words, cwd=None, timeout=500):
+def hepdask(*words, cwd=None, timeout=900):
     """Run a command as a person does."""
     return subprocess.run(
         [sys.executable, "-m", "hepdask", *map(str, words)],
@@ -146,15 +147,24 @@ class Disturbance(threading.Thread):
 
     def run(self):
         try:
-            daemons.until(lambda: len(list((self.store / "parts").glob("*"))) > 2, 150, "the first parts")
+            daemons.until(
+                lambda: len(list((self.store / "parts").glob("[!.]*-*"))) > 2,
+                daemons.PATIENCE,
+                "the first parts",
+            )
+            tasks = len(begun(self.store))
+            daemons.until(lambda: len(begun(self.store)) > tasks, daemons.PATIENCE, "another task")
             self.at = time.monotonic()
-            self.act()
+            self.at = self.act() or self.at
         except BaseException as error:
             self.error = error
 
 
 def prepare_disturbed(config, client, act):
-    """Prepare, and do something in the middle of it; give dataset and entry of the events, and when it was done."""
+    """Prepare, and do something in the middle of it; give dataset and entry of the events, and when it happened.
+
+    That is the moment before `act` was called, or the one it gives.
+    """
     thread = Disturbance(config.store_path, act)
     thread.start()
     prepared = prepare(config, client)
@@ -163,6 +173,11 @@ def prepare_disturbed(config, client, act):
         raise thread.error
     arrays = prepared.store.arrays()
     return sorted(zip(arrays.dataset.tolist(), arrays.entry.tolist(), strict=True)), thread.at
+
+
+def jobs_of(farm):
+    """Give the numbers of all jobs that wait or run."""
+    return {line.split()[0] for line in farm.living()}
 
 
 def connected_job(keeper):
@@ -175,13 +190,32 @@ def is_back(keeper):
     return keeper.summary() == "2 connected"
 
 
-def measured(farm, what, keeper, at, config=None):
+def begun(store):
+    """Give a line for each task that came to the selection."""
+    path = store.parent.with_name("begun")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def measured(
+    farm, what, keeper, at, config=None, found=(), expected=(), states=("lost", "pending", "finished")
+):
     """Print what a fault cost, as a line for the documentation."""
     changes = [change for change in keeper.history if change.time > at]
-    noticed = next((c.time - at for c in changes if c.state.value in ("lost", "pending", "finished")), None)
+    noticed = next((c.time - at for c in changes if c.state.value in states), None)
     replaced = next((c.time - at for c in changes if c.state.value == "connected"), None)
     row = {"farm": farm.kind, "fault": what, "noticed_s": noticed, "replaced_s": replaced}
     if config is not None:
-        begun = Path(config.output).with_name("begun").read_text().splitlines()
-        row["redone"] = len(begun) - len(list((config.store_path / "parts").glob("[!.]*")))
+        done = len(list((config.store_path / "parts").glob("[!.]*-*")))
+        row |= {"tasks": done, "redone": len(begun(config.store_path)) - done}
+        row |= counted(found, expected)
     print(json.dumps(row))
+
+
+def counted(found, expected):
+    """Count the events that should be in a store and are not, and those that are there too often."""
+    found, expected = Counter(found), Counter(expected)
+    return {
+        "events": found.total(),
+        "lost": (expected - found).total(),
+        "doubled": (found - expected).total(),
+    }

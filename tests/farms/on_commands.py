@@ -14,8 +14,8 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
-from farms.daemons import output, until
-from farms.fixtures import ROOT, hepdask, slow_selection, write_document
+from farms.daemons import PATIENCE, output, until
+from farms.fixtures import ROOT, begun, counted, hepdask, jobs_of, slow_selection, write_document
 
 from hepdask import open_store
 
@@ -113,7 +113,7 @@ def test_a_cluster_stays_up_for_those_with_its_connection_file(
         key = re.search(r"PRIVATE KEY-----\n(\w+)", certificate.read_text())[1]
         for path in certificate.parent.iterdir():
             assert path == certificate or key not in path.read_text(errors="replace")
-        shown = dashboard_pages(facts["dashboard"])
+        shown = dashboard_pages(facts["dashboard"]) + farm.shown()
         assert "127.0.0.1" in shown
         assert key not in shown
         assert SECRET not in shown
@@ -140,16 +140,17 @@ def test_submit_kill_the_driver_and_submit_again(farm, document, tmp_path, expec
     assert f"job {first['number']}" in again.stderr
     parts = tmp_path / "run/store.zarr/parts"
     log = Path(first["log"])
-    until(lambda: len(list(parts.glob("*-*"))) > 2, 150, "the first parts")
+    until(lambda: len(list(parts.glob("[!.]*-*"))) > 2, 3 * PATIENCE, "the first parts")
+    assert SECRET not in farm.shown()
     farm.kill_hard(first["number"])
+    at = time.monotonic()
     until(
         lambda: json.loads(hepdask("status", *words, "--json").stdout)["state"] == "lost",
         60,
         "that it was killed",
     )
-    done_before = {
-        path.name: path.stat().st_mtime_ns for path in parts.glob("*") if not path.name.startswith(".")
-    }
+    noticed = time.monotonic() - at
+    done_before = {path.name: path.stat().st_mtime_ns for path in parts.glob("[!.]*-*")}
     assert 0 < len(done_before) < 18
 
     second = json.loads(hepdask("submit", *words, "--json").stdout)
@@ -160,46 +161,88 @@ def test_submit_kill_the_driver_and_submit_again(farm, document, tmp_path, expec
     assert json.loads(hepdask("status", *words, "--json").stdout)["state"] == "finished", log.read_text()
     assert (tmp_path / "run/report.html").exists()
     arrays = open_store(tmp_path / "run/store.zarr").arrays()
-    assert sorted(zip(arrays.dataset.tolist(), arrays.entry.tolist(), strict=True)) == expected
+    found = sorted(zip(arrays.dataset.tolist(), arrays.entry.tolist(), strict=True))
+    assert found == expected
     kept = {name: (parts / name).stat().st_mtime_ns for name in done_before}
     assert kept == done_before, "what was done is not done again"
-    written = [*(tmp_path / "run/submit").iterdir(), *Path(jobs_of(cluster)).iterdir()]
+    redone = len(begun(parts.parent)) - 18
+    row = {
+        "farm": farm.kind,
+        "fault": "driver killed",
+        "noticed_s": noticed,
+        "kept": len(kept),
+        "redone": redone,
+    }
+    print(json.dumps(row | counted(found, expected)))
+    written = [*(tmp_path / "run/submit").iterdir(), *Path(logs_of(cluster)).iterdir()]
     assert not [path for path in written if SECRET in path.read_text(errors="replace")]
 
 
-def jobs_of(cluster):
+def logs_of(cluster):
     return yaml.safe_load(cluster.read_text())["log-directory"]
 
 
 def test_cancel_ends_driver_and_workers(farm, document, tmp_path):
     config, cluster = document(store={"chunk_events": 10}, physics=slow_selection(tmp_path, 5))
-    words = (config, "--cluster", cluster)
+    # they would not end by themselves for a long time
+    cluster.write_text(yaml.safe_dump(yaml.safe_load(cluster.read_text()) | {"death-timeout": 600}))
+    words, others = (config, "--cluster", cluster), jobs_of(farm)
     assert hepdask("submit", *words).returncode == 0
     log = tmp_path / "run/submit/driver.log"
-    until(lambda: log.exists() and "2 connected" in log.read_text(), 120, "the workers")
+    until(lambda: log.exists() and "2 connected" in log.read_text(), PATIENCE, "the workers")
     assert hepdask("cancel", *words).returncode == 0
-    begin = time.monotonic()
-    until(lambda: not farm.living(), 40, f"the end of all jobs; {farm.living()}")
-    assert time.monotonic() - begin < 40
+    until(lambda: jobs_of(farm) <= others, PATIENCE, "the end of all its jobs")
+    again = hepdask("cancel", *words)
+    assert again.returncode == 1
+    assert "is over already: lost" in again.stderr
 
 
-def test_the_plain_submit_files_run(farm, document, tmp_path):
+def test_a_driver_that_waits_is_told_of(farm, document):
+    config, cluster = document()
+    wait = "--begin=now+1hour" if farm.kind == "slurm" else "requirements = False"
+    settings = yaml.safe_load(cluster.read_text()) | {"driver": {"job-extra-directives": [wait]}}
+    cluster.write_text(yaml.safe_dump(settings))
+    words = (config, "--cluster", cluster)
+    number = json.loads(hepdask("submit", *words, "--json").stdout)["number"]
+    done = hepdask("logs", *words)
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"job {number}: pending.*; it has written nothing yet", done.stderr)
+    assert done.stdout == ""
+    assert hepdask("cancel", *words).returncode == 0
+    until(lambda: not farm.exists(number), PATIENCE, "the end of the job")
+
+
+def test_the_plain_submit_files_run_and_go_on_after_a_kill(farm, document, tmp_path, expected):
     config, _ = document(
-        models={"hlf": {"epochs": 1, "batch_size": 16}}, training={"models": ["hlf"], "ranks": 1}
+        store={"chunk_events": 10},
+        physics=slow_selection(tmp_path, 2),
+        models={"hlf": {"epochs": 1, "batch_size": 16}},
+        training={"models": ["hlf"], "ranks": 1},
     )
     (tmp_path / ".venv").symlink_to(sys.prefix)
     shutil.copytree(ROOT / farm.kind, tmp_path / farm.kind)
-    os.chdir(tmp_path)
-    try:
+    parts = tmp_path / "run/store.zarr/parts"
+
+    def plain_submit():
         if farm.kind == "slurm":
-            number = re.search(r"\d+", output("sbatch", "slurm/run.sbatch", str(config)))[0]
-        else:
-            # the user of the tests may have no home of his own
-            home = f'environment = "HOME={os.environ["HOME"]} PYTHONPATH={os.environ["PYTHONPATH"]}"'
-            answer = output("condor_submit", "-append", home, "htcondor/run.sub", f"config={config}")
-            number = re.search(r"cluster (\d+)", answer)[1]
-        until(lambda: not farm.exists(number), 300, "the end of the job")
-    finally:
-        os.chdir(ROOT)
+            return re.search(r"\d+", output("sbatch", "slurm/run.sbatch", str(config), cwd=tmp_path))[0]
+        # the user of the tests may have no home of his own
+        home = f'environment = "HOME={os.environ["HOME"]} PYTHONPATH={os.environ["PYTHONPATH"]}"'
+        answer = output(
+            "condor_submit", "-append", home, "htcondor/run.sub", f"config={config}", cwd=tmp_path
+        )
+        return re.search(r"cluster (\d+)", answer)[1]
+
+    first = plain_submit()
+    until(lambda: len(list(parts.glob("[!.]*-*"))) > 2, 3 * PATIENCE, "the first parts")
+    farm.kill(first)
+    until(lambda: not farm.exists(first), PATIENCE, "the end of the job")
+    before = {path.name: path.stat().st_mtime_ns for path in parts.glob("[!.]*-*")}
+    assert 0 < len(before) < 18
+    second = plain_submit()
+    until(lambda: not farm.exists(second), 900, "the end of the job")
     said = "".join(path.read_text() for path in tmp_path.glob("hepdask-*"))
     assert (tmp_path / "run/report.html").exists(), said
+    arrays = open_store(tmp_path / "run/store.zarr").arrays()
+    assert sorted(zip(arrays.dataset.tolist(), arrays.entry.tolist(), strict=True)) == expected
+    assert {name: (parts / name).stat().st_mtime_ns for name in before} == before

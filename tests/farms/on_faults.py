@@ -1,11 +1,12 @@
 """What can happen to jobs on a farm, in the middle of a preparation: no event may be lost, no worker stay away."""
 
+import json
 import sys
 import time
 
 import pytest
-from farms.daemons import until
-from farms.fixtures import connected_job, is_back, measured, prepare_disturbed, slow_selection
+from farms.daemons import PATIENCE, until
+from farms.fixtures import connected_job, is_back, jobs_of, measured, prepare_disturbed, slow_selection
 
 from hepdask import clusters, prepare
 from hepdask.errors import ClusterError
@@ -25,29 +26,29 @@ def test_a_running_job_is_disturbed(farm, fault, farm_client, keeper, slow_confi
     job = connected_job(keeper)
     found, at = prepare_disturbed(slow_config, farm_client, lambda: getattr(farm, fault)(job))
     assert found == expected
-    until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
-    measured(farm, fault, keeper, at, slow_config)
+    until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
+    measured(farm, fault, keeper, at, slow_config, found, expected)
     changes = [(c.number, c.state.value) for c in keeper.history if c.time > at]
     if fault == "vacate":  # the batch system runs it again itself
         assert (job, "connected") in changes
         assert (job, "lost") not in changes
     else:
         assert (job, "lost") in changes
-        until(lambda: not farm.exists(job), 20, "the job is gone")
+        until(lambda: not farm.exists(job), PATIENCE, "the job is gone")
 
 
 def test_a_pending_job_is_killed(farm, farm_client, keeper):
     farm_client.cluster.hold(7)  # one more than there are cores
     try:
-        waiting = until(lambda: pending_job(keeper), 60, "a pending job")
+        waiting = until(lambda: pending_job(keeper), PATIENCE, "a pending job")
         at = time.monotonic()
         farm.kill(waiting.number)
-        until(lambda: waiting.state.value == "lost", 20, "that it is gone")
-        until(lambda: "1 pending" in keeper.summary(), 20, f"another one; {keeper.summary()}")
+        until(lambda: waiting.state.value == "lost", PATIENCE, "that it is gone")
+        until(lambda: "1 pending" in keeper.summary(), PATIENCE, f"another one; {keeper.summary()}")
         measured(farm, "kill pending", keeper, at)
     finally:
         farm_client.cluster.hold()
-    until(lambda: is_back(keeper), 30, f"two workers; {keeper.summary()}")
+    until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
 
 
 def test_a_node_goes_down(farm, farm_client, keeper, slow_config, expected):
@@ -55,8 +56,8 @@ def test_a_node_goes_down(farm, farm_client, keeper, slow_config, expected):
     found, at = prepare_disturbed(slow_config, farm_client, lambda: back.append(farm.stop_node_of(job)))
     try:
         assert found == expected
-        until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
-        measured(farm, "node down", keeper, at, slow_config)
+        until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
+        measured(farm, "node down", keeper, at, slow_config, found, expected)
     finally:
         back[0]()
 
@@ -69,21 +70,28 @@ def test_the_scheduler_of_the_batch_system_is_restarted(farm, farm_client, keepe
 
     found, at = prepare_disturbed(slow_config, farm_client, restart)
     assert found == expected
-    measured(farm, "scheduler restarted", keeper, at, slow_config)
+    measured(farm, "scheduler restarted", keeper, at, slow_config, found, expected)
+    until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
     at, job = time.monotonic(), connected_job(keeper)
     farm.kill(job)  # the keeper still sees what happens
-    until(lambda: any(c.number == job and c.time > at for c in keeper.history), 60, "that it was killed")
-    until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
+    until(
+        lambda: any(c.number == job and c.time > at for c in keeper.history), PATIENCE, "that it was killed"
+    )
+    until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
 
 
 def test_a_job_with_two_workers_is_replaced(farm, make_settings):
     with clusters.connect(make_settings(cores=2, processes=2, workers=2)) as client:
         keeper = client.cluster.keeper
-        until(lambda: len(client.nthreads()) == 2 and keeper.summary() == "1 connected", 30, "two workers")
-        farm.kill(connected_job(keeper))
-        until(lambda: keeper.summary() != "1 connected", 30, "that one job is gone")
         until(
-            lambda: len(client.nthreads()) == 2 and keeper.summary() == "1 connected", 60, "two new workers"
+            lambda: len(client.nthreads()) == 2 and keeper.summary() == "1 connected", PATIENCE, "two workers"
+        )
+        farm.kill(connected_job(keeper))
+        until(lambda: keeper.summary() != "1 connected", PATIENCE, "that one job is gone")
+        until(
+            lambda: len(client.nthreads()) == 2 and keeper.summary() == "1 connected",
+            PATIENCE,
+            "two new workers",
         )
 
 
@@ -91,43 +99,78 @@ def test_there_are_more_workers_while_there_is_more_to_do(
     farm, make_settings, make_config, tmp_path, expected
 ):
     config = make_config(store={"chunk_events": 3}, physics=slow_selection(tmp_path))
+    others = jobs_of(farm)
     with clusters.connect(make_settings(workers=1, maximum_workers=4)) as client:
         keeper = client.cluster.keeper
 
         def kill_one_of_many():
-            until(lambda: len(client.nthreads()) > 2, 60, f"more workers; {keeper.summary()}")
+            until(lambda: len(client.nthreads()) > 2, PATIENCE, f"more workers; {keeper.summary()}")
+            now = time.monotonic()
             farm.kill(connected_job(keeper))
+            return now
 
         found, at = prepare_disturbed(config, client, kill_one_of_many)
         assert found == expected
-        measured(farm, "kill while elastic", keeper, at, config)
-        until(lambda: keeper.summary() == "1 connected", 60, f"that the others have gone; {keeper.summary()}")
-        assert len(farm.living()) == 1
+        measured(farm, "kill while elastic", keeper, at, config, found, expected)
+        until(
+            lambda: keeper.summary() == "1 connected",
+            PATIENCE,
+            f"that the others have gone; {keeper.summary()}",
+        )
+        until(lambda: len(jobs_of(farm) - others) == 1, PATIENCE, "that their jobs are gone")
 
 
-def test_the_lifetime_is_reached(farm, make_settings, slow_config, expected):
-    settings = make_settings(lifetime=12, lifetime_stagger=1)
+def test_the_lifetime_is_reached(farm, farm_client, keeper, slow_config, expected):
+    workers = farm_client.run(lambda dask_worker: (dask_worker.name, dask_worker.lifetime))
+    assert all(6480 - 360 <= lifetime <= 6480 + 360 for _, lifetime in workers.values())
+    address, (name, _) = next(iter(workers.items()))
+
+    def end(dask_worker):  # what a worker does when its lifetime is over
+        dask_worker.loop.call_later(0.2, dask_worker.close_gracefully, reason="worker-lifetime-reached")
+
+    def act():
+        farm_client.run(end, workers=[address])
+
+    found, at = prepare_disturbed(slow_config, farm_client, act)
+    assert found == expected
+    until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
+    assert name not in keeper.jobs
+    measured(farm, "lifetime", keeper, at, slow_config, found, expected)
+
+
+def test_the_walltime_is_reached(farm, make_settings, make_config, tmp_path, expected):
+    if farm.kind == "slurm":  # its least is a minute; the job's is cut short, at a look every half minute
+        settings, pace = make_settings(), 4
+    else:  # long enough for a worker to do something on a machine that has other things to do
+        settings, pace = make_settings(walltime="00:02:00", lifetime=119), 14
+    config = make_config(store={"chunk_events": 10}, physics=slow_selection(tmp_path, pace))
     with clusters.connect(settings) as client:
         keeper = client.cluster.keeper
-        found, at = prepare_disturbed(slow_config, client, lambda: None)
-        assert found == expected
-        until(lambda: any(c.state.value == "finished" for c in keeper.history), 30, "the end of a worker")
-        measured(farm, "lifetime", keeper, at, slow_config)
-
-
-def test_the_walltime_is_reached(farm, make_settings, slow_config, expected):
-    # Slurm's least is a minute, and the job's is cut short; HTCondor counts in seconds
-    settings = make_settings() if farm.kind == "slurm" else make_settings(walltime="00:00:40", lifetime=39)
-    with clusters.connect(settings) as client:
-        keeper = client.cluster.keeper
-        found, at = prepare_disturbed(slow_config, client, lambda: farm.shorten(connected_job(keeper)))
+        found, at = prepare_disturbed(config, client, lambda: farm.shorten(connected_job(keeper)))
         assert found == expected
         ended = until(
-            lambda: next((c for c in keeper.history if c.state.value == "lost"), None), 100, "the end"
+            lambda: next((c for c in keeper.history if c.state.value == "lost"), None), PATIENCE, "the end"
         )
         assert "TIMEOUT" in ended.reason or "PeriodicRemove" in ended.reason
-        until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
-        measured(farm, "walltime", keeper, at, slow_config)
+        until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
+        measured(farm, "walltime", keeper, at, config, found, expected)
+
+
+def test_submissions_are_rejected_for_a_while(farm, farm_client, keeper, slow_config, expected):
+    rejected = lambda: any(c.state.value == "rejected" for c in keeper.history)  # noqa: E731
+
+    def close_and_kill():
+        farm.close()
+        try:
+            farm.kill(connected_job(keeper))
+            until(rejected, PATIENCE, "a rejection")
+        finally:
+            farm.open()
+
+    found, at = prepare_disturbed(slow_config, farm_client, close_and_kill)
+    assert found == expected
+    until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
+    measured(farm, "rejected for a while", keeper, at, slow_config, found, expected, states=["rejected"])
 
 
 def test_a_job_that_can_never_start_is_an_error_with_the_reason(farm, make_settings):
@@ -139,9 +182,12 @@ def test_a_job_that_can_never_start_is_an_error_with_the_reason(farm, make_setti
             "it asks for 858306 MB of memory, and the largest slot of the pool has 48000",
         )
     )
+    others, begin = jobs_of(farm), time.monotonic()
     with pytest.raises(ClusterError, match=f"can never start: {wrong[1]}"):  # noqa: SIM117
         with clusters.connect(make_settings(**wrong[0])):
             pass
+    print(json.dumps({"farm": farm.kind, "fault": "can never start", "noticed_s": time.monotonic() - begin}))
+    until(lambda: jobs_of(farm) <= others, PATIENCE, "that its jobs are gone")
 
 
 def test_jobs_that_fail_one_after_another_are_given_up(farm, make_settings, tmp_path):
@@ -165,7 +211,7 @@ def test_jobs_that_fail_in_the_middle_of_a_run_end_it(farm, make_settings, tmp_p
     def run():
         with clusters.connect(make_settings(python=str(python), workers=1)) as client:
             closed.touch()
-            farm.kill(until(lambda: connected_job(client.cluster.keeper), 20, "a worker"))
+            farm.kill(until(lambda: connected_job(client.cluster.keeper), PATIENCE, "a worker"))
             prepare(slow_config, client)
 
     begin = time.monotonic()

@@ -1,10 +1,11 @@
 """Preparing and training on a farm; a job that is killed, and one that is rejected. All tests run these."""
 
 import json
+import time
 
 import pytest
 from conftest import require
-from farms.daemons import until
+from farms.daemons import PATIENCE, Listeners, until
 from farms.fixtures import connected_job, hepdask, is_back, measured, prepare_disturbed, write_document
 from test_train import has_horovod
 
@@ -18,32 +19,30 @@ def document(make_config, make_settings, tmp_path):
     return write_document(make_config, make_settings, tmp_path)
 
 
-def test_prepare_and_train_on_two_ranks(document, tmp_path, expected):
+def test_prepare_and_train_on_two_ranks_with_nothing_beyond_loopback(farm, document, tmp_path, expected):
     require(has_horovod(), "Horovod is not built (make horovod)")
     config, cluster = document(models={"hlf": {"epochs": 2, "batch_size": 16}})
-    done = hepdask("prepare", config, "--cluster", cluster)
-    assert done.returncode == 0, done.stderr
-    arrays = open_store(tmp_path / "run/store.zarr").arrays()
-    assert sorted(zip(arrays.dataset.tolist(), arrays.entry.tolist(), strict=True)) == expected
-    done = hepdask("train", config, "--cluster", cluster, "--model", "hlf", "--set", "training.ranks=2")
-    assert done.returncode == 0, done.stderr
+    with Listeners(farm.folder) as listeners:
+        done = hepdask("prepare", config, "--cluster", cluster)
+        assert done.returncode == 0, done.stderr
+        arrays = open_store(tmp_path / "run/store.zarr").arrays()
+        assert sorted(zip(arrays.dataset.tolist(), arrays.entry.tolist(), strict=True)) == expected
+        done = hepdask("train", config, "--cluster", cluster, "--model", "hlf", "--set", "training.ranks=2")
+        assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run/models/hlf/training.json").read_text())
     assert record["facts"]["ranks"] == 2
     assert len(record["history"]) == 2
-
-
-def test_nothing_listens_beyond_loopback(farm, farm_client):
-    def listening():
-        import psutil
-
-        here = psutil.Process()
-        return [c.laddr.ip for c in here.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-
-    found = {address for addresses in farm_client.run(listening).values() for address in addresses}
-    found |= set(farm_client.run(listening, nanny=True).popitem()[1])
-    found |= set(farm_client.run_on_scheduler(listening))
-    found |= farm.daemons.listening()
-    assert found == {"127.0.0.1"}
+    assert {(address, what) for address, what in listeners.found if address != "127.0.0.1"} == set()
+    everybody = " ".join(what for _, what in listeners.found)
+    daemons = ("slurmctld", "slurmd") if farm.kind == "slurm" else ("condor_shared_port", "condor_schedd")
+    for one in (
+        *daemons,
+        "hepdask prepare",
+        "hepdask train",
+        "dask_worker",
+        "spawn_main",
+    ):
+        assert one in everybody, f"{one} was not looked at"
 
 
 def test_a_reservation_keeps_workers_for_the_ranks(farm_client, keeper):
@@ -58,10 +57,10 @@ def test_a_running_job_is_killed(farm, farm_client, keeper, slow_config, expecte
     job = connected_job(keeper)
     found, at = prepare_disturbed(slow_config, farm_client, lambda: farm.kill(job))
     assert found == expected
-    until(lambda: is_back(keeper), 60, f"two workers; {keeper.summary()}")
-    measured(farm, "kill", keeper, at, slow_config)
+    until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
+    measured(farm, "kill", keeper, at, slow_config, found, expected)
     assert (job, "lost") in [(change.number, change.state.value) for change in keeper.history]
-    until(lambda: not farm.exists(job), 20, "the job is gone")
+    until(lambda: not farm.exists(job), PATIENCE, "the job is gone")
 
 
 def test_a_rejected_job_is_an_error_with_the_answer(farm, make_settings):
@@ -70,6 +69,8 @@ def test_a_rejected_job_is_an_error_with_the_answer(farm, make_settings):
         if farm.kind == "slurm"
         else ({"job_extra_directives": {"universe": "nowhere"}}, "I don't know about the 'nowhere' universe")
     )
+    begin = time.monotonic()
     with pytest.raises(ClusterError, match=f"(?s)rejected the job, 3 times in a row: .*{wrong[1]}"):  # noqa: SIM117
         with clusters.connect(make_settings(**wrong[0])):
             pass
+    print(json.dumps({"farm": farm.kind, "fault": "rejected", "noticed_s": time.monotonic() - begin}))
