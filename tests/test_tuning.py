@@ -263,7 +263,7 @@ def lone(monkeypatch):
     monkeypatch.setenv("TEST_MARK", mark)
 
     def ranks():
-        return [process for process in marked(mark) if "HOROVOD_RANK" in process.environ()]
+        return [process for process in marked(mark) if "rank.py" in " ".join(process.cmdline())]
 
     with (
         LocalCluster(
