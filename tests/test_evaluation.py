@@ -453,20 +453,11 @@ def test_two_runs_side_by_side(report, tmp_path):
         compare(tmp_path / "figures", tmp_path)
 
 
-def test_two_runs_of_other_classes_side_by_side(tmp_path):
-    def run(*classes):
-        areas = {name: {"auc": 0.9, "auc_error": 0.01} for name in classes}
-        file = tmp_path / f"{'-'.join(classes)}.json"
-        model = {"accuracy": 0.8, "log_loss": None, "classes": areas}
-        file.write_text(json.dumps({"classes": classes, "models": {"hlf": model}}))
-        return file
-
-    rows = {row["metric"]: row for row in compare(run("qcd", "ttbar"), run("ttbar", "higgs"))}
-    assert list(rows) == ["accuracy", "log_loss", "auc qcd", "auc ttbar", "auc higgs"]
-    assert (rows["auc qcd"]["second"], rows["auc qcd"]["sigmas"]) == (None, None)
-    assert (rows["auc higgs"]["first"], rows["auc higgs"]["second"]) == (None, 0.9)
-    assert rows["auc ttbar"]["sigmas"] == 0
-    assert len(table(list(rows.values()))) == 6
+def test_runs_of_other_classes_are_not_compared(tmp_path):
+    for name, classes in (("one", ["qcd", "ttbar"]), ("other", ["ttbar", "higgs"])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"classes": classes, "models": {"hlf": {}}}))
+    with pytest.raises(InputError, match=r"have different classes \(qcd, ttbar; ttbar, higgs\)"):
+        compare(tmp_path / "one.json", tmp_path / "other.json")
 
 
 # --- figures ---

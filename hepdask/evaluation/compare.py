@@ -44,8 +44,8 @@ def compare(first: str | Path, second: str | Path) -> list[dict[str, Any]]:
             _row(model, metric, _value(left, metric), _value(right, metric))
             for metric in ("accuracy", "log_loss")
         ]
-        for name in dict.fromkeys([*one["classes"], *other["classes"]]):  # some may be of one run alone
-            areas = [found and found["classes"].get(name) for found in (left, right)]
+        for name in one["classes"]:
+            areas = [found and found["classes"][name] for found in (left, right)]
             before, after = (_value(area, "auc") for area in areas)
             errors = [_value(area, "auc_error") for area in areas]
             rows.append(_row(model, f"auc {name}", before, after, errors))
