@@ -1,5 +1,6 @@
 """Searches: settings against Keras, folds, what is refused, a planted optimum, and kills that lose nothing."""
 
+import contextlib
 import csv
 import json
 import os
@@ -8,6 +9,7 @@ import sys
 import uuid
 
 import numpy as np
+import psutil
 import pytest
 import zarr
 from conftest import require
@@ -263,7 +265,11 @@ def lone(monkeypatch):
     monkeypatch.setenv("TEST_MARK", mark)
 
     def ranks():
-        return [process for process in marked(mark) if "rank.py" in " ".join(process.cmdline())]
+        found = []
+        for process in marked(mark):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                found += [process] if "rank.py" in " ".join(process.cmdline()) else []
+        return found
 
     with (
         LocalCluster(
