@@ -36,7 +36,7 @@ from hepdask.config import Config
 from hepdask.steps.tune import search
 from hepdask.store import Store
 
-EPOCHS, BATCH, FOLDS = 5, 128, 4
+EPOCHS, BATCH, FOLDS = 4, 128, 4
 CORES = len(os.sched_getaffinity(0))
 RATES = (3e-4, 3e-3)
 
