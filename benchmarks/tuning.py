@@ -1,11 +1,11 @@
 """How many settings an hour a search tries: against scikit-learn's GridSearchCV over a plain Keras wrapper.
 
-Both sides search the same grid of dense networks on the same events with the same folds, epochs and batch size, one
-process a core. Ours is `hepdask.tune` on a local cluster, from its call to its result, journal and all; the peer is
-`GridSearchCV(n_jobs=cores)`, whose processes stay between rounds. Both are warmed up by one round that does not count:
-then processes are up, and TensorFlow is loaded; and the best accuracies must be alike. A setting
-costs the peer far more, so its grid is the two ends of ours, or as many settings as there are cores: the names of the
-rows say how many each side tried. Rates are settings over time, nothing more; no larger search is deduced from them.
+Both sides search learning rates of the same dense network on the same events, with as many folds and epochs and the same
+batch size, one process a core. Ours is `hepdask.tune` on a local cluster, from its call to its result, journal and all;
+the peer is `GridSearchCV(n_jobs=cores)`, whose processes stay between rounds. Both are warmed up by one round that does
+not count: then processes are up, and TensorFlow is loaded; and the best accuracies must be alike. A setting costs the
+peer far more, so it tries fewer between the same ends, one for each core: the names of the rows say how many. Rates are
+settings over time, nothing more; no larger search is deduced from them.
 """
 
 from __future__ import annotations
