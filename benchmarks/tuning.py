@@ -1,6 +1,6 @@
 """How many settings an hour a search tries: against scikit-learn's GridSearchCV over a plain Keras wrapper.
 
-Both sides search learning rates of the same dense network on the same events, with as many folds and epochs and the same
+Both sides search learning rates of one dense network on the same events, with as many folds and epochs and the same
 batch size, one process a core. Ours is `hepdask.tune` on a local cluster, from its call to its result, journal and all;
 the peer is `GridSearchCV(n_jobs=cores)`, whose processes stay between rounds. Both are warmed up by one round that does
 not count: then processes are up, and TensorFlow is loaded; and the best accuracies must be alike. A setting costs the
