@@ -26,6 +26,7 @@ Port = Annotated[int, Field(gt=0, lt=2**16)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 ModelName = Literal["hlf", "sequence", "inclusive", "xgboost", "forest"]
+OptimizerName = Literal["adam", "sgd", "rmsprop"]
 
 
 class Section(BaseModel):
@@ -260,7 +261,9 @@ class Optimised(Section):
 
     epochs: Count = Field(6, description="most passes over the training split")
     batch_size: Count = Field(128, description="events a step, over all ranks")
-    learning_rate: Positive = Field(5e-4, description="of the Adam optimizer")
+    optimizer: OptimizerName = Field("adam", description="`adam`, `sgd` or `rmsprop`, as in Keras")
+    momentum: Fraction = Field(0.9, description="of `sgd`; the others do not look at it")
+    learning_rate: Positive = Field(5e-4, description="of the optimizer")
     learning_rate_drops: dict[Count, Positive] = Field(
         default_factory=dict,
         description="{epoch: factor}: from this epoch on (the first is 1), the rate is less",
@@ -276,7 +279,7 @@ class HLF(Optimised):
     """Dense network on the high-level features (the paper's `HLF` classifier)."""
 
     epochs: Count = Field(30, description="most passes over the training split")
-    learning_rate: Positive = Field(1e-3, description="of the Adam optimizer")
+    learning_rate: Positive = Field(1e-3, description="of the optimizer")
     features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
     hidden: tuple[Count, ...] = Field((50, 20, 10), min_length=1, description="units of the hidden layers")
     activation: Literal["relu", "tanh", "elu"] = Field("relu", description="of the hidden layers")
@@ -329,6 +332,9 @@ class Forest(Section):
     features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
     library: Literal["sklearn", "xgboost"] = Field(
         "sklearn", description="`sklearn`: on one worker; `xgboost`: its random-forest mode, over all workers"
+    )
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="`cpu`, or `cuda` on workers with a GPU, where cuML grows what `sklearn` does else"
     )
     trees: Count = Field(200, description="trees (of `xgboost`: for each class)")
     max_depth: Count = Field(12, description="longest way from the root of a tree to a leaf")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hepdask import models
 from hepdask.batches import Batches, Reading
+from hepdask.compiled.rules import Rule
 from hepdask.config import Config
 from hepdask.distributed import Checkpoint
 from hepdask.errors import TrainingError
@@ -111,6 +112,7 @@ def train_rank(
         get_values,
         set_values,
     )
+    from hepdask.learners.optimizers import keras_optimizer
 
     rank, size = collective.rank(), collective.size()
     store = open_store(store_path, fold)
@@ -122,8 +124,8 @@ def train_rank(
     keras.config.set_dtype_policy(_policy(training.precision) if mixed else "float32")
     model = models.build(name, config.models, inputs, len(store.classes))
     keras.config.set_dtype_policy("float32")  # in which the model is saved
-    adam = keras.optimizers.Adam(settings.learning_rate)
-    optimizer = DistributedOptimizer(keras.optimizers.LossScaleOptimizer(adam) if mixed else adam, op="sum")
+    plain = keras_optimizer(Rule.of(settings), settings.learning_rate)
+    optimizer = DistributedOptimizer(keras.optimizers.LossScaleOptimizer(plain) if mixed else plain, op="sum")
     optimizer.build(model.trainable_variables)
     state = [*model.weights, *optimizer.variables]
     broadcast_variables(state)

@@ -206,7 +206,7 @@ def test_dropout_does_not_depend_on_how_steps_are_cut_into_calls():
         stack, *_, sample = dropped()
         first, losses = 0, []
         for steps in cuts:
-            losses += list(stack.steps(sample, first, stack.rates(0.01, first, steps))[0])
+            losses += list(stack.steps(sample, first, stack.rule.rates(0.01, first, steps))[0])
             first += steps
         found.append((losses, stack.weights.tolist()))
     assert found[0] == found[1]
@@ -303,7 +303,7 @@ def test_dropout_of_0_is_none_and_scores_know_no_dropout():
     order = np.arange(500)[::-1]
     assert (under.scores(sample.records, order) == without.scores(sample.records, order)).all()
     for stack in (plain, without):
-        stack.steps(sample, 0, stack.rates(0.01, 0, 9))
+        stack.steps(sample, 0, stack.rule.rates(0.01, 0, 9))
     assert (plain.weights == without.weights).all()
     values = rows[order].astype(np.float64)
     for (kernel, bias), activation in zip(weights, [*DROPPED["activations"], "linear"], strict=True):
@@ -355,7 +355,17 @@ def network(activations=("relu", "tanh"), dropout=0.0, **settings):
     return keras.Model({"high_level": inputs}, keras.layers.Dense(3, activation="softmax")(x))
 
 
-def test_optimizer_steps_are_those_of_keras():
+@pytest.mark.parametrize(
+    ("optimizer", "rates"),
+    [
+        (keras.optimizers.Adam(), (0.01, 0.002)),
+        (keras.optimizers.SGD(momentum=0.9), (0.1, 0.02)),
+        (keras.optimizers.SGD(), (0.5, 0.1)),
+        (keras.optimizers.RMSprop(), (0.01, 0.002)),
+    ],
+    ids=["adam", "sgd", "sgd without momentum", "rmsprop"],
+)
+def test_optimizer_steps_are_those_of_keras(optimizer, rates):
     """Two epochs of 20 steps, the last batch of each short, classes weighted, a rate that changes in between."""
     rng = np.random.default_rng(6)
     rows, labels = rng.random((19 * 32 + 5, 7), dtype=np.float32), rng.integers(0, 3, 19 * 32 + 5)
@@ -365,12 +375,14 @@ def test_optimizer_steps_are_those_of_keras():
         InMemory(events_of(rows, labels)), same, list(range(7)), batch_size=32, class_weights=weights
     )
     models = [network(), network()]
-    optimizers = [keras.optimizers.Adam(), DistributedOptimizer(keras.optimizers.Adam(), op="sum")]
+    before = models[0].get_weights()
+    same_kind = type(optimizer).from_config(optimizer.get_config())
+    optimizers = [same_kind, DistributedOptimizer(same_kind, op="sum")]
     for model, optimizer in zip(models, optimizers, strict=True):
         optimizer.build(model.trainable_variables)
     learner, way = choose(models[1], optimizers[1], None, kernel=True, threads=1)
     assert way == "the compiled dense kernel"
-    for epoch, rate in enumerate((0.01, 0.002)):
+    for epoch, rate in enumerate(rates):
         for optimizer in optimizers:
             optimizer.learning_rate.assign(rate)
         wanted = 0.0
@@ -389,6 +401,7 @@ def test_optimizer_steps_are_those_of_keras():
             close(mine.numpy(), theirs.numpy())
         for mine, theirs in zip(optimizers[1].variables, optimizers[0].variables, strict=True):
             close(mine.numpy(), theirs.numpy())
+    assert all(np.abs(a - b).max() > 0.01 for a, b in zip(models[1].get_weights(), before, strict=True))
 
 
 def test_a_network_with_dropout_learns_on_the_kernel_as_in_keras():
@@ -433,7 +446,11 @@ train_rank("hlf", config, config.store_path, checkpoint=Fatal(sys.argv[2]))
 
 
 def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_config, client, tmp_path):
-    config = make_config(models={"hlf": {"epochs": 4, "batch_size": 16, "dropout": 0.2, "activation": "elu"}})
+    config = make_config(
+        models={
+            "hlf": {"epochs": 4, "batch_size": 16, "dropout": 0.2, "activation": "elu", "optimizer": "sgd"}
+        }
+    )
     prepare(config, client)
     document, folder = tmp_path / "config.json", tmp_path / "checkpoint"
     document.write_text(config.model_dump_json(exclude_unset=True))

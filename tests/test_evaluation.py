@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import norm
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
@@ -328,6 +329,34 @@ def test_delong_covers_the_spread_over_repeated_samples():
     assert np.mean(areas) == pytest.approx(0.7602, abs=0.005)  # Φ(1 / √2)
 
 
+def test_delong_and_the_bootstrap_agree_with_the_exact_variance():
+    """Scores from two normal distributions one apart; the variance after Hanley and McNeil, Radiology 143 (1982) 29."""
+    m, n = 300, 400
+    area = norm.cdf(np.sqrt(0.5))
+    both = norm.expect(
+        lambda z: norm.cdf(1 - z) ** 2
+    )  # a negative lies below two positives; by symmetry the other as well
+    variance = area * (1 - area) + (m + n - 2) * (both - area**2)
+    exact = np.sqrt(variance / (m * n))
+    rng = np.random.default_rng(11)
+    found = []
+    for _ in range(25):
+        positives, negatives = rng.normal(1, 1, m), rng.normal(0, 1, n)
+        areas = [
+            sk.roc_auc_score(
+                np.repeat([1, 0], [m, n]),
+                np.concatenate([rng.choice(positives, m), rng.choice(negatives, n)]),
+            )
+            for _ in range(100)
+        ]
+        found.append((auc_standard_error(positives, negatives), np.std(areas, ddof=1)))
+    delong, bootstrap = np.mean(found, axis=0)
+    assert delong == pytest.approx(exact, rel=0.02)
+    assert bootstrap == pytest.approx(exact, rel=0.04)
+    spread = np.std(found, axis=0)
+    assert spread[0] < spread[1], "the bootstrap adds chance of its own"
+
+
 def test_midranks_share_ties():
     assert midranks(np.array([5.0, 1.0, 5.0, 7.0])).tolist() == [2.5, 1.0, 2.5, 4.0]
 
@@ -422,6 +451,13 @@ def test_two_runs_side_by_side(report, tmp_path):
     assert done.stdout.splitlines() == table(list(rows.values()))
     with pytest.raises(InputError, match="no metrics are there"):
         compare(tmp_path / "figures", tmp_path)
+
+
+def test_runs_of_other_classes_are_not_compared(tmp_path):
+    for name, classes in (("one", ["qcd", "ttbar"]), ("other", ["ttbar", "higgs"])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"classes": classes, "models": {"hlf": {}}}))
+    with pytest.raises(InputError, match=r"have different classes \(qcd, ttbar; ttbar, higgs\)"):
+        compare(tmp_path / "one.json", tmp_path / "other.json")
 
 
 # --- figures ---

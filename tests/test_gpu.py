@@ -13,7 +13,7 @@ from distributed import Client, LocalCluster
 
 from hepdask.clusters import GPU
 from hepdask.clusters.check import check
-from hepdask.config import XGBoost
+from hepdask.config import Forest, XGBoost
 from hepdask.distributed import run
 from hepdask.distributed.devices import NoDriver, host_devices, visible
 
@@ -103,6 +103,35 @@ def test_trees_on_a_gpu_are_as_good_as_on_a_cpu():
         right[device] = (scores.argmax(axis=1) == label[4000:]).mean()
     assert right["cuda"] == pytest.approx(right["cpu"], abs=0.02)
     assert right["cuda"] > 0.7
+
+
+def test_a_forest_on_a_gpu_is_as_good_as_on_a_cpu():
+    pytest.importorskip("cuml", reason="cuML is not installed (pip install 'hepdask[cuml]')")
+    from hepdask.trees import forest
+    from hepdask.trees.fitted import load_trees
+    from hepdask.trees.rows import Rows
+
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(5000, 14)).astype(np.float32)
+    label = (features[:, 0] + features[:, 1] ** 2 + rng.normal(size=5000) > 1).astype(np.int64)
+    weight = np.array([1.0, 2.0], np.float32)[label]
+    fit = Rows(features[:4000], label[:4000], weight[:4000])
+    scores, importances = {}, {}
+    for device in ("cpu", "cuda"):
+        fitted = forest.grow(fit, 3, Forest(device=device), 1, 1)
+        assert ("cuML" in fitted.way) == (device == "cuda")
+        scores[device], importances[device] = (
+            load_trees(fitted.file).scores(features[4000:]),
+            fitted.importances,
+        )
+        assert scores[device].sum(axis=1) == pytest.approx(1.0, abs=1e-5)
+        assert (scores[device][:, 2] == 0).all(), "a class without events"
+        assert set(np.argsort(-fitted.importances)[:2]) == {0, 1}
+    right = {device: (found.argmax(axis=1) == label[4000:]).mean() for device, found in scores.items()}
+    assert right["cuda"] == pytest.approx(right["cpu"], abs=0.02)
+    assert scores["cuda"] == pytest.approx(scores["cpu"], abs=0.25), "weights of classes count"
+    again = forest.grow(fit, 3, Forest(device="cuda"), 1, 1)
+    assert (load_trees(again.file).scores(features[4000:]) == scores["cuda"]).all()
 
 
 def test_half_precision_trains(tensorflow, make_config, client, tmp_path):

@@ -1,6 +1,8 @@
 """Scores of new events: those of `evaluate`, in the order of the input, with a reason where there are none."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import uproot
 from conftest import SAMPLES, require
+from distributed import Client, LocalCluster
+from ranks import wait_until
 from servers import xrootd_server
 
 from hepdask import features, load_model, predict, prepare, train
@@ -34,6 +38,7 @@ def trained(sample_files, client, tmp_path_factory):
             "models": {
                 "hlf": {"epochs": 2, "batch_size": 16, "features": ["MET", "HT", "LepPt"]},
                 "inclusive": {"epochs": 1, "batch_size": 16, "units": 4},
+                "forest": {"trees": 5},
             },
             "training": {"models": MODELS},
         }
@@ -184,6 +189,98 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_written(trained, sample_fi
     assert f"{bad}: tree Delphes has no branch Jet.BTag" in str(raised.value)
     assert f"{gone}: No such file or directory; check the path" in str(raised.value)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["qcd.root"]
+
+
+def test_an_rntuple_is_scored_like_a_tree(trained, client, tmp_path):
+    events = made.random_events(40, 21)
+    array = made.to_awkward(events, np.float32)
+    with uproot.recreate(tmp_path / "new.root") as file:
+        file.mkrntuple("Delphes", {name: array[name] for name in array.fields})
+    old = made.write_root(tmp_path / "old.root", events)
+    done = predict(
+        trained.folder / "models" / "hlf",
+        [tmp_path / "new.root", old],
+        tmp_path / "out",
+        "parquet",
+        client=client,
+    )
+    new, old = (pq.read_table(file) for file in done.files)
+    assert new.num_rows == 40
+    assert 0 < sum(reason == 0 for reason in new["reason"].to_pylist()) < 40
+    assert all(
+        np.array_equal(new[name], old[name], equal_nan=name.startswith("score_")) for name in old.column_names
+    )
+
+
+#: Dies while it writes its second file of scores.
+KILLED = """
+import os, signal, sys
+import uproot
+from hepdask import predict
+
+extend, files = uproot.WritableTree.extend, []
+
+def fatal(tree, data):
+    extend(tree, data)
+    files.append(data)
+    if len(files) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+uproot.WritableTree.extend = fatal
+model, out, address, *inputs = sys.argv[1:]
+predict(model, inputs, out, overrides={"store.chunk_events": 4, "cluster": address})
+"""
+
+
+def test_after_kills_of_the_driver_and_of_workers_every_event_has_one_row(trained, client, tmp_path):
+    """Both at real `predict`s: the driver in the middle of a file, then workers in the middle of chunks."""
+    (forest,) = train(trained, "forest", client)
+    model, out = load_model(forest.folder), tmp_path / "out"
+    inputs = [made.write_root(tmp_path / f"{seed}.root", made.random_events(160, seed)) for seed in (31, 32)]
+
+    def whole():
+        """Compare the files that have their final names with what a notebook gets; give these names."""
+        for file in out.glob("*.root"):
+            scores, reason = model.judge(read_events(tmp_path / file.name))
+            with uproot.open(file) as opened:
+                table = opened["scores"].arrays(library="np")
+            assert (table["entry"] == np.arange(160)).all()
+            assert (table["reason"] == reason).all()
+            found = np.column_stack([table[f"score_{label}"] for label in model.classes])
+            assert np.array_equal(found, scores, equal_nan=True)
+        return sorted(file.name for file in out.glob("*.root"))
+
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
+        ) as cluster,
+        Client(cluster) as mortal,
+    ):  # fmt: skip
+        address = cluster.scheduler_address
+        command = [sys.executable, "-c", KILLED, str(forest.folder), str(out), address, *inputs]
+        assert subprocess.run(command, check=False, timeout=300).returncode == -signal.SIGKILL
+        assert len(whole()) == 1, "one file is whole, the other is not there"
+
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "hepdask", "predict", str(forest.folder), *inputs, "--out", str(out), "--json",
+             "--cluster", address, "--set", "store.chunk_events=4"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        killed = set()
+
+        def kill_one_at_work():
+            for worker, tasks in mortal.processing().items():
+                if worker not in killed and any(task.startswith("predict") for task in tasks):
+                    os.kill(mortal.run(os.getpid, workers=[worker])[worker], signal.SIGKILL)
+                    killed.add(worker)
+            return len(killed) >= 2 or driver.poll() is not None
+
+        wait_until(kill_one_at_work, 300)
+        said, complained = driver.communicate(timeout=300)
+    assert len(killed) >= 2, "it was over too soon"
+    assert driver.returncode == 0, complained
+    assert json.loads(said)["events"] == 320
+    assert whole() == ["31.root", "32.root"]
 
 
 def test_wrong_use_is_refused(trained, sample_files, client, tmp_path):

@@ -147,11 +147,14 @@ def test_ranks_get_equal_work():
         assert work.max() < 1.25 * work.mean()
 
 
-@pytest.mark.parametrize("name", ["hlf", "inclusive"])
-def test_two_ranks_train_as_one_does(config, client, name):
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [("hlf", "adam"), ("hlf", "sgd"), ("inclusive", "adam"), ("inclusive", "rmsprop")],
+)
+def test_two_ranks_train_as_one_does(config, client, name, optimizer):
     """Dropout and all: after the same global batches the weights agree."""
     require(has_horovod(), "Horovod is not built (make horovod)")
-    dropping = with_models(config, hlf={"dropout": 0.2})
+    dropping = with_models(with_models(config, hlf={"dropout": 0.2}), **{name: {"optimizer": optimizer}})
     assert dropping.models.inclusive.dropout > 0
     weights = []
     for ranks in (1, 2):
@@ -181,13 +184,21 @@ def trained_here(name, config, tmp_path, **more):
     return weights_of(file), result
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-@pytest.mark.parametrize("convention", ["corrected", "reference"])
-def test_the_kernel_trains_as_padded_keras_does(make_config, client, tmp_path, cell, convention):
+@pytest.mark.parametrize(
+    ("cell", "convention", "optimizer"),
+    [
+        ("gru", "corrected", {"optimizer": "adam"}),
+        ("lstm", "corrected", {"optimizer": "sgd", "learning_rate": 0.05}),
+        ("gru", "reference", {"optimizer": "rmsprop"}),
+        ("lstm", "reference", {"optimizer": "adam"}),
+    ],
+)
+def test_the_kernel_trains_as_padded_keras_does(make_config, client, tmp_path, cell, convention, optimizer):
     """For more than 20 steps of the optimizer; without dropout, whose masks are the kernel's own."""
     config = make_config(physics={"convention": convention}, **SMALL)
     prepare(config, client)
-    config = with_models(config, inclusive={"cell": cell, "epochs": 3, "batch_size": 8, "dropout": 0.0})
+    alike = {"cell": cell, "epochs": 3, "batch_size": 8, "dropout": 0.0, **optimizer}
+    config = with_models(config, inclusive=alike)
     found, fast = trained_here("inclusive", config, tmp_path)
     wanted, plain = trained_here("inclusive", with_training(config, kernel=False), tmp_path)
     assert "kernel" in fast.way
@@ -222,8 +233,10 @@ class Kept(Checkpoint):
         self.states.append(pickle.loads(pickle.dumps(shared)))
 
 
-def test_training_goes_on_from_a_checkpoint(config, tmp_path):
-    config = with_models(config, inclusive={"epochs": 3, "batch_size": 16, "units": 4})
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_training_goes_on_from_a_checkpoint(config, tmp_path, optimizer):
+    small = {"epochs": 3, "batch_size": 16, "units": 4, "optimizer": optimizer}
+    config = with_models(config, inclusive=small)
     kept = Kept(tmp_path / "whole")
     wanted, whole = trained_here("inclusive", config, tmp_path, checkpoint=kept)
     assert [len(state["history"]) for state in kept.states] == [1, 2, 3]

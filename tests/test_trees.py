@@ -7,11 +7,12 @@ import pytest
 from conftest import require
 
 from hepdask import evaluate, open_store, prepare, train
-from hepdask.config import Config
+from hepdask.config import Config, XGBoost
+from hepdask.distributed.devices import NoDriver, host_devices
 from hepdask.errors import ConfigError, TrainingError
 from hepdask.names import HIGH_LEVEL
 from hepdask.trees import load_rows, load_trees
-from hepdask.trees.boosted import _require_devices
+from hepdask.trees.devices import require_cuml, require_xgboost
 from hepdask.trees.rows import shared_out
 
 MODELS = {"xgboost": {"rounds": 30, "early_stopping": 5, "max_depth": 3}, "forest": {"trees": 20}}
@@ -150,6 +151,21 @@ def test_what_trees_refuse(config, client):
         )
 
 
+@pytest.mark.parametrize(
+    ("library", "missing"),
+    [("xgboost", "XGBoost finds none on worker tcp"), ("sklearn", "cuML cannot be used on worker tcp")],
+)
+def test_a_forest_on_a_gpu_says_what_is_missing(config, client, library, missing):
+    try:
+        if host_devices():
+            pytest.skip("there is a GPU: tests/test_gpu.py grows forests on it")
+    except NoDriver:
+        pass
+    on_gpu = changed(config, models__forest__library=library, models__forest__device="cuda")
+    with pytest.raises(TrainingError, match=rf"models\.forest\.device is cuda, and {missing}"):
+        train(on_gpu, "forest", client)
+
+
 def test_parts_are_shared_out_evenly():
     counts = np.array([10, 0, 10, 10, 30, 0])
     assert shared_out(counts, 2) == [[0, 2, 3], [4]]
@@ -159,8 +175,16 @@ def test_parts_are_shared_out_evenly():
 
 
 def test_two_workers_do_not_share_a_gpu():
-    _require_devices({"tcp://one": ("cuda:0", "GPU-a"), "tcp://two": ("cuda:0", "GPU-b")})
+    require_xgboost({"tcp://one": ("cuda:0", "GPU-a"), "tcp://two": ("cuda:0", "GPU-b")}, XGBoost())
     with pytest.raises(
         TrainingError, match="workers tcp://one and tcp://two would share GPU-a: start one worker"
     ):
-        _require_devices({"tcp://one": ("cuda:0", "GPU-a"), "tcp://two": ("cuda:0", "GPU-a")})
+        require_xgboost({"tcp://one": ("cuda:0", "GPU-a"), "tcp://two": ("cuda:0", "GPU-a")}, XGBoost())
+
+
+def test_a_forest_on_a_gpu_goes_where_nothing_is_missing():
+    assert require_cuml({"tcp://one": "no GPU", "tcp://two": "", "tcp://three": ""}) == "tcp://two"
+    with pytest.raises(
+        TrainingError, match=r"cuML cannot be used on worker tcp://one: no GPU; or set it to cpu"
+    ):
+        require_cuml({"tcp://one": "no GPU"})

@@ -1,27 +1,31 @@
 """Searches: settings against Keras, folds, what is refused, a planted optimum, and kills that lose nothing."""
 
+import contextlib
 import csv
 import json
 import os
 import subprocess
 import sys
+import uuid
 
 import numpy as np
+import psutil
 import pytest
 import zarr
 from conftest import require
 from distributed import Client, LocalCluster
-from ranks import wait_until
+from ranks import Clock, marked, wait_until
 
 from hepdask import open_store, prepare, train, tune
 from hepdask.compiled.build import compiler
 from hepdask.compiled.dense import records
-from hepdask.config import HLF, Config, Tuning
+from hepdask.config import HLF, Config, Inclusive, Tuning
 from hepdask.errors import ConfigError, HepdaskError, TrainingError
 from hepdask.scaling import Moments
 from hepdask.steps.evaluate import _require as require_trained
 from hepdask.store.layout import checksum
-from hepdask.tuning import dense, space
+from hepdask.training import train_rank
+from hepdask.tuning import dense, space, study
 from hepdask.tuning.dense import initialised
 from hepdask.tuning.study import open_study
 
@@ -72,12 +76,17 @@ def changed(config, **tuning):
     return config.model_copy(update={"tuning": config.tuning.model_copy(update=tuning)})
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
-def test_a_setting_is_trained_as_keras_trains(activation):
+@pytest.mark.parametrize(
+    ("activation", "optimizer", "rate"),
+    [("relu", "adam", 0.01), ("tanh", "sgd", 0.1), ("elu", "rmsprop", 0.01)],
+)
+def test_a_setting_is_trained_as_keras_trains(activation, optimizer, rate):
     needed()
     import keras
 
-    settings = HLF(epochs=3, batch_size=41, learning_rate=0.01, hidden=(9, 5), activation=activation)
+    settings = HLF(
+        epochs=3, batch_size=41, learning_rate=rate, hidden=(9, 5), activation=activation, optimizer=optimizer
+    )
     rng = np.random.default_rng(2)
     label = rng.integers(0, 3, 300)
     rows = (rng.normal(size=(300, 7)) + 0.5 * label[:, None]).astype(np.float32)
@@ -96,7 +105,12 @@ def test_a_setting_is_trained_as_keras_trains(activation):
         return [mine.reshape(theirs.shape) for mine, theirs in parts]
 
     model.set_weights(of(initialised((7, 9, 5, 3), settings, seed=3)))
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    theirs = {
+        "adam": keras.optimizers.Adam(0.01),
+        "sgd": keras.optimizers.SGD(0.1, momentum=0.9),
+        "rmsprop": keras.optimizers.RMSprop(0.01),
+    }
+    model.compile(theirs[optimizer], "sparse_categorical_crossentropy")
     stack = dense.train(records(rows, label), inside, weights, settings, 7, seed=3)
     for epoch in range(3):
         order = np.random.default_rng((3, epoch)).permutation(inside)
@@ -242,6 +256,74 @@ def test_trees_and_grids_are_tuned_and_failures_are_recorded(planted, client):
     hopeless = changed(config, model="xgboost", parameters={"device": ["cuda"]})
     with pytest.raises(TrainingError, match=r"no setting could be tried to its end; the last: .*cuda"):
         tune(hopeless, client)
+
+
+@pytest.fixture
+def lone(monkeypatch):
+    """A cluster with room for one rank, and what gives the processes of the ranks that are there."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("TEST_MARK", mark)
+
+    def ranks():
+        found = []
+        for process in marked(mark):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                found += [process] if "rank.py" in " ".join(process.cmdline()) else []
+        return found
+
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
+        ) as cluster,
+        Client(cluster) as client,
+    ):  # fmt: skip
+        yield client, ranks
+
+
+def recurrent(config, epochs, **tuning):
+    small = {"epochs": epochs, "batch_size": 8, "units": 4, "dropout": 0.0, "optimizer": "rmsprop"}
+    models = config.models.model_copy(update={"inclusive": Inclusive(**small)})
+    return changed(config.model_copy(update={"models": models}), model="inclusive", folds=2, **tuning)
+
+
+def test_recurrent_networks_are_tuned(planted, lone, monkeypatch):
+    """One setting learns, one does not and is given up after a fold, one fails; each fold is a run of ranks."""
+    monkeypatch.setattr(study, "_BEFORE_PRUNING", 1)
+    rates = {"learning_rate": [0.02, 1e-9, 1e30]}
+    config = recurrent(planted(), 4, parameters=rates, sampler="grid", prune_after=1)
+    found = tune(config, lone[0])
+    assert [trial.state for trial in found.trials] == ["complete", "pruned", "failed"]
+    best, poor, failed = found.trials
+    assert found.best == best
+    assert [len(trial.folds) for trial in found.trials] == [2, 1, 0]
+    assert best.folds[0] < poor.folds[0]
+    assert "inclusive: the loss became" in failed.reason
+    alone = train_rank(
+        "inclusive",
+        space.applied(config, "inclusive", {"learning_rate": 0.02}),
+        config.store_path,
+        fold=(1, 2),
+    )
+    assert best.folds[1] == pytest.approx(alone.history[-1]["val_loss"], rel=1e-6)
+
+
+def test_a_killed_rank_is_started_again_and_a_late_setting_is_ended(planted, lone):
+    client, ranks = lone
+    config = recurrent(planted(), 1, parameters={"units": [3]}, sampler="grid")
+    driver = Clock(lambda: tune(config, client))
+    wait_until(ranks, 120)
+    ranks()[0].kill()
+    driver.thread.join(300)
+    assert driver.error is None
+    assert [trial.state for trial in driver.result.trials] == ["complete"]
+
+    endless = recurrent(planted(), 10**6, parameters={"units": [3]}, sampler="grid", trial_timeout=20.0)
+    driver = Clock(lambda: tune(endless, client))
+    wait_until(ranks, 120)
+    driver.thread.join(120)
+    with pytest.raises(TrainingError, match=r"the last: took longer than tuning\.trial_timeout \(20 s\)"):
+        raise driver.error
+    assert ranks() == []
 
 
 def test_killing_a_worker_and_the_driver_loses_nothing_that_was_finished(planted, tmp_path):

@@ -1,5 +1,6 @@
 // A stack of dense layers under a softmax, trained for many steps in one call: rows are gathered, go forward, meet the
-// cross-entropy, go backward, and Adam moves the weights. What happens to single values: activations.h, dropout.h.
+// cross-entropy, go backward, and an optimizer moves the weights. What happens to single values: activations.h, dropout.h,
+// optimizers.h.
 // Or one step on rows that another layer made, which gets their gradients back.
 //
 // Sixteen events ride in the lanes of SIMD registers: a tile. The operand of a layer is [x | 1], so that the bias is
@@ -14,10 +15,11 @@
 #include "activations.h"
 #include "dropout.h"
 #include "lanes.h"
+#include "optimizers.h"
 
 extern "C" {
 
-// A network, and what Adam remembers of it. Weights, moments and gradients hold kernel (K, N) and bias (N) of one layer
+// A network, and what its optimizer remembers of it. Weights, moments and gradients hold kernel (K, N) and bias (N) of one layer
 // after the other, behind those of layers that are not computed here.
 struct Network {
     int32_t layers;
@@ -25,7 +27,7 @@ struct Network {
     const float* dropouts;                // (layers + 1), of the inputs and behind each activation; 0 behind the softmax
     int64_t before;                       // weights of other layers
     float *weights, *first_moments, *second_moments, *gradients;
-    float first_decay, second_decay, epsilon;  // one minus beta
+    Rule rule;
 };
 
 // All events, and the order they are taken in. Of each batch this rank takes every ranks-th event, from its own on. The key
@@ -312,17 +314,8 @@ void score(Stack& stack, const Source& source, int64_t events, float* scores) {
     }
 }
 
-// A step of Adam, in the order of Keras' operations; the rate holds the corrections of the first steps.
 void update(const Network& network, int64_t count, float rate) {
-    float* __restrict weights = network.weights;
-    float* __restrict m = network.first_moments;
-    float* __restrict v = network.second_moments;
-    const float* __restrict g = network.gradients;
-    for (int64_t i = 0; i < count; ++i) {
-        m[i] += (g[i] - m[i]) * network.first_decay;
-        v[i] += (g[i] * g[i] - v[i]) * network.second_decay;
-        weights[i] -= m[i] * rate / (std::sqrt(v[i]) + network.epsilon);
-    }
+    move(network.rule, count, rate, network.gradients, network.first_moments, network.second_moments, network.weights);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""A stack of dense layers under a softmax, with Adam, on the CPU: the compiled kernel behind arrays."""
+"""A stack of dense layers under a softmax, with its optimizer, on the CPU: the compiled kernel behind arrays."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.compiled.build import library
+from hepdask.compiled.rules import Rule
 
 #: Activations of layers that the kernel knows, as Keras names them; the last layer has the softmax.
 ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "elu", "softmax")
+
+ADAM = Rule()
 
 #: Numbers of a cache line.
 _LINE = 16
@@ -116,7 +119,8 @@ class _Network(ctypes.Structure):
         ("layers", ctypes.c_int32), ("widths", ctypes.c_void_p), ("activations", ctypes.c_void_p),
         ("dropouts", ctypes.c_void_p), ("before", ctypes.c_int64), ("weights", ctypes.c_void_p),
         ("first_moments", ctypes.c_void_p), ("second_moments", ctypes.c_void_p), ("gradients", ctypes.c_void_p),
-        ("first_decay", ctypes.c_float), ("second_decay", ctypes.c_float), ("epsilon", ctypes.c_float),
+        ("optimizer", ctypes.c_int32),
+        ("first", ctypes.c_float), ("second", ctypes.c_float), ("epsilon", ctypes.c_float),
     )  # fmt: skip
 
 
@@ -136,7 +140,7 @@ class _Rows(ctypes.Structure):
 
 
 class Stack:
-    """Dense layers, one after the other, and what Adam remembers of them.
+    """Dense layers, one after the other, and what their optimizer remembers of them.
 
     Parameters
     ----------
@@ -147,8 +151,8 @@ class Stack:
     dropouts : sequence of float, optional
         Share of each layer's outputs that is dropped in training, the others being scaled up as Keras does; 0 for
         the last one. By default nothing is dropped.
-    beta_1, beta_2, epsilon : float
-        Of Adam.
+    rule : Rule
+        The optimizer; default Adam as Keras has it.
     input_dropout : float
         The same for the features.
     before : int
@@ -173,9 +177,7 @@ class Stack:
         widths: Sequence[int],
         activations: Sequence[str],
         dropouts: Sequence[float] | None = None,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-7,
+        rule: Rule = ADAM,
         input_dropout: float = 0.0,
         before: int = 0,
     ) -> None:
@@ -192,7 +194,7 @@ class Stack:
         self._widths, self._activations = np.array(widths, np.int32), np.array(places, np.int32)
         if not 0 <= input_dropout < 1:
             raise ValueError(f"a dropout of {input_dropout} leaves no features")
-        self._dropouts, self._betas = np.array([input_dropout, *dropouts], np.float32), (beta_1, beta_2)
+        self._dropouts, self.rule = np.array([input_dropout, *dropouts], np.float32), rule
         count = before + sum((k + 1) * n for k, n in itertools.pairwise(widths))
         self.weights, self.first_moments, self.second_moments, self.gradients = np.zeros(
             (4, count), np.float32
@@ -200,30 +202,8 @@ class Stack:
         self._network = _Network(
             len(places), _at(self._widths), _at(self._activations), _at(self._dropouts), before,
             _at(self.weights), _at(self.first_moments), _at(self.second_moments), _at(self.gradients),
-            1 - beta_1, 1 - beta_2, epsilon,
+            *rule.numbers(),
         )  # fmt: skip
-
-    def rates(self, learning_rate: float, before: int, steps: int) -> _Floats:
-        """Compute what Adam multiplies the ratio of the moments with at each of the next steps.
-
-        Parameters
-        ----------
-        learning_rate : float
-            Of these steps.
-        before : int
-            Steps that were taken before.
-        steps : int
-            How many there will be.
-
-        Returns
-        -------
-        float32 (n_steps,)
-            The learning rate, corrected for the moments' start at zero, in the single precision that Keras uses.
-        """
-        step = (before + 1 + np.arange(steps)).astype(np.float32)
-        one = np.float32(1)
-        first, second = (one - np.power(np.float32(beta), step) for beta in self._betas)
-        return np.float32(learning_rate) * np.sqrt(second) / first
 
     def steps(self, sample: Sample, first: int, rates: _Floats) -> tuple[_Floats, _Floats]:
         """Take steps on batches, one after the other, on one rank.
@@ -235,7 +215,7 @@ class Stack:
         first : int
             The first of the batches.
         rates : float32 (n_steps,)
-            From `rates`, for each step.
+            From `rates` of the rule, for each step.
 
         Returns
         -------

@@ -6,17 +6,19 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
-class RunFuture(concurrent.futures.Future[list[Any]]):
+class RunFuture(concurrent.futures.Future[T]):
     """The results of a run that is under way; made by :func:`hepdask.distributed.submit`.
 
     ``result(timeout)``, ``exception(timeout)``, ``done()`` and ``add_done_callback`` are those of every future;
     ``concurrent.futures.wait`` and ``as_completed`` take it, and ``await`` does in a coroutine.
     """
 
-    def __init__(self, body: Callable[[], list[Any]], stop: threading.Event) -> None:
+    def __init__(self, body: Callable[[], T], stop: threading.Event) -> None:
         super().__init__()
         self._stop = stop
         self._body = body
@@ -43,7 +45,7 @@ class RunFuture(concurrent.futures.Future[list[Any]]):
             return "cancelled"
         return "error" if self.exception() else "finished"
 
-    def __await__(self) -> Generator[Any, None, list[Any]]:
+    def __await__(self) -> Generator[Any, None, T]:
         return asyncio.wrap_future(self).__await__()
 
     def _carry_out(self) -> None:

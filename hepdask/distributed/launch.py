@@ -168,7 +168,9 @@ def run(
     raise AssertionError("the last attempt returns or raises")
 
 
-def submit(fn: Callable[..., Any], *args: Any, client: Client, ranks: int, **options: Any) -> RunFuture:
+def submit(
+    fn: Callable[..., Any], *args: Any, client: Client, ranks: int, **options: Any
+) -> RunFuture[list[Any]]:
     """Start :func:`run` in the background and return at once.
 
     Parameters

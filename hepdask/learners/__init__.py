@@ -93,7 +93,8 @@ def choose(
     model : keras.Model
         The network.
     optimizer : keras.optimizers.Optimizer or None
-        Adam, built for the model's trainable variables and reducing over all ranks; None to score alone.
+        One of `learners.optimizers`, built for the model's trainable variables and reducing over all ranks; None to
+        score alone.
     particles : Particles or None
         None where the network takes none.
     kernel : bool

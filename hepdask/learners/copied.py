@@ -1,4 +1,4 @@
-"""The compiled kernels' copies of a network's weights and of what Adam remembers of them."""
+"""The compiled kernels' copies of a network's weights and of what its optimizer remembers of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.compiled.dense import Stack
+from hepdask.learners.optimizers import moments
 
 
 class Copied:
@@ -20,7 +21,7 @@ class Copied:
         Whose arrays are filled.
     variables : sequence of keras.Variable
         In the order in which the kernel keeps them.
-    optimizer : keras.optimizers.Adam or None
+    optimizer : keras.optimizers.Optimizer or None
         None to score alone.
     """
 
@@ -32,11 +33,11 @@ class Copied:
         _fill(self._kernel.weights, self._weights)
 
     def fetch(self, steps: int) -> NDArray[np.float32]:
-        """Give the kernel everything it needs to go on with so many steps, and return Adam's rates for them."""
+        """Give the kernel everything it needs to go on with so many steps, and return their rates."""
         for buffer, variables in self._pairs():
             _fill(buffer, variables)
         rate, before = float(self._optimizer.learning_rate), int(self._optimizer.iterations)
-        return self._kernel.rates(rate, before, steps)
+        return self._kernel.rule.rates(rate, before, steps)
 
     def give_back(self, steps: int) -> None:
         """Give Keras what these steps have made of it."""
@@ -48,11 +49,12 @@ class Copied:
 
     def _pairs(self) -> list[tuple[NDArray[np.float32], Sequence[Any]]]:
         places = [self._optimizer._get_variable_index(variable) for variable in self._weights]
-        return [
-            (self._kernel.weights, self._weights),
-            (self._kernel.first_moments, [self._optimizer._momentums[place] for place in places]),
-            (self._kernel.second_moments, [self._optimizer._velocities[place] for place in places]),
-        ]
+        pairs = [(self._kernel.weights, self._weights)]
+        buffers = (self._kernel.first_moments, self._kernel.second_moments)
+        for buffer, kept in zip(buffers, moments(self._optimizer), strict=True):
+            if kept:
+                pairs.append((buffer, [kept[place] for place in places]))
+        return pairs
 
 
 def _fill(buffer: NDArray[np.float32], variables: Sequence[Any]) -> None:

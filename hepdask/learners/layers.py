@@ -9,7 +9,8 @@ from typing import Any
 
 import keras
 
-from hepdask.compiled.dense import ACTIVATIONS, Stack
+from hepdask.compiled.dense import ACTIVATIONS, ADAM, Stack
+from hepdask.learners.optimizers import rule_of
 
 #: What a dense layer must do without.
 _EXTRAS = (
@@ -50,13 +51,10 @@ class Chain:
         return [variable for layer in self.layers for variable in (layer.kernel, layer.bias)]
 
     def kernel(self, optimizer: Any, before: int = 0) -> Stack:
-        """Set up the compiled kernel for these layers and an Adam; None to score alone."""
+        """Set up the compiled kernel for these layers and an optimizer; None to score alone."""
         activations = [_activation(layer) for layer in self.layers]
-        adam = optimizer or keras.optimizers.Adam()
-        return Stack(
-            self.widths, activations, self.dropouts, adam.beta_1, adam.beta_2, adam.epsilon,
-            self.input_dropout, before,
-        )  # fmt: skip
+        rule = ADAM if optimizer is None else rule_of(optimizer)
+        return Stack(self.widths, activations, self.dropouts, rule, self.input_dropout, before)
 
 
 def dense_chain(model: Any) -> Chain | None:

@@ -1,4 +1,4 @@
-"""Networks with a recurrent layer over an event's particles, on the compiled kernels from particles to Adam."""
+"""Networks with a recurrent layer over an event's particles, on the compiled kernels from particles to optimizer."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Ragged:
 
     The recurrent kernel gives the states of a batch, the dense one takes them through the other layers to the loss and
     back, and after an allreduce of all gradients at once moves all weights. Both work on copies of the weights and of
-    Adam's moments, which Keras has back when an epoch ends. Masks of dropout are not those that Keras would draw, but
-    do not depend on the number of ranks.
+    the optimizer's moments, which Keras has back when an epoch ends. Masks of dropout are not those that Keras would
+    draw, but do not depend on the number of ranks.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Chains of dense layers on the compiled kernel: a call takes many steps, gather to Adam."""
+"""Chains of dense layers on the compiled kernel: a call takes many steps, gather to optimizer."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _STEPS = 1024
 class Stack(Dense):
     """See `hepdask.learners`; looks and scores as `Dense` does.
 
-    The kernel works on copies of the weights and of Adam's moments. Keras has them back when an epoch ends. With
-    several ranks, gradients are summed between the two halves of each step. Masks of dropout are not those that Keras
-    would draw, but do not depend on the number of ranks.
+    The kernel works on copies of the weights and of the optimizer's moments. Keras has them back when an epoch ends.
+    With several ranks, gradients are summed between the two halves of each step. Masks of dropout are not those that
+    Keras would draw, but do not depend on the number of ranks.
     """
 
     def __init__(self, model: Any, optimizer: Any, chain: Chain) -> None:

@@ -19,7 +19,7 @@ from hepdask.store import Store, open_store
 from hepdask.store.reader import Sample
 from hepdask.tasks import completed
 from hepdask.training import Judged
-from hepdask.trees import boosted, fitted, forest
+from hepdask.trees import boosted, devices, fitted, forest
 from hepdask.trees.fitted import Fitted, load_trees
 from hepdask.trees.rows import Rows, load_rows, shared_out
 from hepdask.trees.saved import SavedTrees
@@ -36,7 +36,8 @@ def train(name: str, key: str, store: Store, config: Config, client: Client) -> 
     MissingDependency
         XGBoost is not installed.
     TrainingError
-        A feature is not finite, a parameter is refused, or there is nothing to watch for early stopping.
+        A feature is not finite, a parameter is refused, there is nothing to watch for early stopping, or something is
+        missing for a GPU that is asked for.
     ClusterError
         A worker was lost.
     """
@@ -48,9 +49,12 @@ def train(name: str, key: str, store: Store, config: Config, client: Client) -> 
     weights = class_weights(store, config)
     with clusters.reserved(client, training.ranks, training.cores_per_rank, training.gpus_per_rank):
         if isinstance(settings, Forest) and settings.library == "sklearn":
+            where = None
+            if settings.device == "cuda":
+                where = [devices.require_cuml(client.run(devices.missing_for_cuml))]
             future = client.submit(
                 _grow, store.path.absolute(), columns, weights, settings, training.seed, pure=False,
-                key=f"forest-{key}",
+                key=f"forest-{key}", workers=where,
             )  # fmt: skip
             grown: Fitted = future.result()
         else:

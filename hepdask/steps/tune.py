@@ -6,6 +6,7 @@ import concurrent.futures
 import csv
 import io
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from distributed import Client
 from hepdask import artifacts, clusters, distributed, models
 from hepdask.compiled.build import KernelMissing, library
 from hepdask.config import Config
+from hepdask.distributed.future import RunFuture
 from hepdask.errors import ClusterError, ConfigError, HepdaskError, TrainingError
 from hepdask.progress import say, track
 from hepdask.steps.prepare import open_prepared
@@ -30,6 +32,9 @@ from hepdask.tuning.study import Study, Trial, open_study
 from hepdask.tuning.trial import Tried, reason_of, try_folds
 
 _POLL = 2.0
+
+#: Longest time that ranks take to end [s].
+_ENDING = 20.0
 
 #: Settings in the table of the best.
 _SHOWN = 5
@@ -176,19 +181,29 @@ class _InTasks:
 class _InRanks:
     """Networks on particles: a setting is a run of ranks for each fold, as `train` starts them."""
 
-    def __init__(
-        self, config: Config, store: Store, client: Client, pool: concurrent.futures.Executor
-    ) -> None:
-        self._training, self._store, self._client, self._pool = config.training, store, client, pool
+    def __init__(self, config: Config, store: Store, client: Client) -> None:
+        self._training, self._store, self._client = config.training, store, client
+        self._under_way: set[RunFuture[Tried]] = set()
 
     def room(self) -> int:
         slots = sum(threads // self._training.cores_per_rank for threads in self._client.nthreads().values())
         return slots and max(1, slots // self._training.ranks)
 
     def submit(self, config: Config, folds: list[int]) -> _Future:
-        return self._pool.submit(self._try, config, folds)
+        stop = threading.Event()
+        future = RunFuture(lambda: self._try(config, folds, stop), stop)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
 
-    def _try(self, config: Config, folds: list[int]) -> Tried:
+    def end(self) -> None:
+        """End the ranks of all settings that are under way."""
+        left = list(self._under_way)
+        for future in left:
+            future.cancel()
+        concurrent.futures.wait(left, _ENDING)
+
+    def _try(self, config: Config, folds: list[int], stop: threading.Event) -> Tried:
         values, cpu, training = [], 0.0, self._training
         for fold in folds:
             results: list[TrainedModel | None] = distributed.run(
@@ -198,7 +213,7 @@ class _InRanks:
                 gpus_per_rank=training.gpus_per_rank, interface=training.interface,
                 timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
                 restarts=training.restarts, silence_timeout=training.silence_timeout,
-                give_up_on=HepdaskError, on_output=lambda rank, line: None,
+                give_up_on=HepdaskError, on_output=lambda rank, line: None, stop=stop,
             )  # fmt: skip
             trained = results[0]
             assert trained is not None, "rank 0 always returns the model"
@@ -223,11 +238,11 @@ def _runner(config: Config, store: Store, client: Client) -> Iterator[_Runner]:
         return
     if missing is not None:
         say(f"warning: every fold is a process of its own, many times slower: {missing}")
-    with concurrent.futures.ThreadPoolExecutor(64, "tune") as pool:
-        try:
-            yield _InRanks(config, store, client, pool)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    ranks = _InRanks(config, store, client)
+    try:
+        yield ranks
+    finally:
+        ranks.end()
 
 
 @dataclass

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +12,8 @@ import numpy as np
 from distributed import Client, wait
 
 from hepdask.config import Forest, XGBoost
-from hepdask.distributed.devices import NoDriver, host_devices, visible
 from hepdask.errors import ClusterError, TrainingError
+from hepdask.trees import devices
 from hepdask.trees.fitted import Fitted, xgboost
 from hepdask.trees.rows import Rows
 
@@ -28,7 +26,7 @@ def parameters(
     """Give the parameters as XGBoost calls them, and the number of rounds."""
     common: dict[str, Any] = {
         "objective": "multi:softprob", "num_class": classes, "tree_method": "hist", "seed": seed,
-        "eval_metric": [_ERROR, _LOSS], "max_depth": settings.max_depth, "verbosity": 0,
+        "eval_metric": [_ERROR, _LOSS], "max_depth": settings.max_depth, "verbosity": 0, "device": settings.device,
     }  # fmt: skip
     if isinstance(settings, Forest):
         share = settings.feature_share or math.sqrt(features) / features
@@ -39,7 +37,7 @@ def parameters(
     return common | {
         "learning_rate": settings.learning_rate, "min_child_weight": settings.min_child_weight,
         "subsample": settings.subsample, "colsample_bytree": settings.feature_share, "lambda": settings.l2,
-        "max_bin": settings.max_bin, "device": settings.device,
+        "max_bin": settings.max_bin,
     }, settings.rounds  # fmt: skip
 
 
@@ -62,8 +60,8 @@ def boost(
         How many may be used.
     """
     xgb = xgboost()
-    if isinstance(settings, XGBoost) and settings.device != "cpu":
-        _require_devices({"": _device(settings.device)})
+    if settings.device != "cpu":
+        devices.require_xgboost({"": devices.of_xgboost(settings.device)}, settings)
     begin = time.process_time()
     params, rounds = parameters(settings, classes, fit.features.shape[1], seed)
     bins = params.get("max_bin", 256)
@@ -128,8 +126,9 @@ def boost_over(
     from xgboost.collective import Config as Collective
 
     workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
-    if isinstance(settings, XGBoost) and settings.device != "cpu":
-        _require_devices(client.run(_device, settings.device, workers=workers))
+    if settings.device != "cpu":
+        found = client.run(devices.of_xgboost, settings.device, workers=workers)
+        devices.require_xgboost(found, settings)
     before = client.run(time.process_time, workers=workers)
 
     def collection(sample: str, item: int, width: tuple[int, ...], dtype: Any, loaded: list[Any]) -> Any:
@@ -181,38 +180,6 @@ def boost_over(
 
 def _item(rows: Rows, item: int) -> Any:
     return (rows.features, rows.label, rows.weight)[item]
-
-
-def _device(wanted: str) -> tuple[str, str]:
-    """Say where XGBoost really computes here, since it falls back to the CPU with a mere warning, and on which GPU."""
-    xgb = xgboost()
-    data = xgb.DMatrix(np.zeros((2, 1), np.float32), np.zeros(2))
-    booster = xgb.train({"device": wanted, "verbosity": 0}, data, 1)
-    used = str(json.loads(booster.save_config())["learner"]["generic_param"]["device"])
-    if not used.startswith(wanted):
-        return used, ""
-    try:
-        return used, next(iter(visible(host_devices(), os.environ).values()), "")
-    except NoDriver:  # XGBoost finds it without nvidia-smi
-        return used, ""
-
-
-def _require_devices(found: Mapping[str, tuple[str, str]]) -> None:
-    """Refuse workers that have no GPU, and two that have the same: XGBoost takes the first that each sees."""
-    users: dict[str, str] = {}
-    for worker, (used, identity) in found.items():
-        if not used.startswith("cuda"):
-            raise TrainingError(
-                f"models.xgboost.device is cuda, and XGBoost finds none{worker and ' on worker '}{worker}: it needs a "
-                "GPU and the package xgboost in place of xgboost-cpu (pip install 'hepdask[gpu]'); or set it to cpu"
-            )
-        if other := users.get(identity):
-            raise TrainingError(
-                f"models.xgboost.device is cuda, and workers {other} and {worker} would share {identity}: start one "
-                "worker for each GPU (a batch job with one process, or --cluster gpu)"
-            )
-        if identity:
-            users[identity] = worker
 
 
 def _patience(settings: XGBoost | Forest, watched: int) -> int | None:

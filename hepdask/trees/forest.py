@@ -1,12 +1,15 @@
-"""Random forests of scikit-learn, kept as plain arrays."""
+"""Random forests of scikit-learn, or of cuML on a GPU, kept as plain arrays."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hepdask.config import Forest as Settings
+from hepdask.trees import devices
 from hepdask.trees.fitted import Fitted, Forest
 from hepdask.trees.rows import Rows
 
@@ -25,16 +28,22 @@ def grow(rows: Rows, classes: int, settings: Settings, seed: int, threads: int) 
     seed : int
         The forest follows from it, whatever the number of threads.
     threads : int
-        How many grow trees at once.
-    """
-    from sklearn.ensemble import RandomForestClassifier
+        How many grow trees at once; a GPU does not look at it.
 
+    Raises
+    ------
+    TrainingError
+        `settings.device` is ``"cuda"``, and something is missing for it.
+    """
     begin = time.thread_time() if threads == 1 else time.process_time()
-    model = RandomForestClassifier(
-        n_estimators=settings.trees, max_depth=settings.max_depth, min_samples_leaf=settings.min_leaf,
-        max_features=settings.feature_share or "sqrt", random_state=seed, n_jobs=threads,
-    )  # fmt: skip
-    model.fit(rows.features, rows.label, rows.weight)
+    if settings.device == "cuda":
+        devices.require_cuml({"": devices.missing_for_cuml()})
+        model, importances = _on_gpu(rows, settings, seed)
+        way = "cuML on a GPU of one worker"
+    else:
+        model = _on_cpu(rows, settings, seed, threads)
+        importances = np.asarray(model.feature_importances_, np.float64)
+        way = f"scikit-learn on {threads} thread{'s' * (threads > 1)} of one worker"
     trees = [tree.tree_ for tree in model.estimators_]
     nodes = np.array([tree.node_count for tree in trees], np.int64)
     root = np.cumsum(nodes) - nodes
@@ -50,6 +59,29 @@ def grow(rows: Rows, classes: int, settings: Settings, seed: int, threads: int) 
         value,
     )
     taken = (time.thread_time() if threads == 1 else time.process_time()) - begin
-    way = f"scikit-learn on {threads} thread{'s' * (threads > 1)} of one worker"
-    importances = np.asarray(model.feature_importances_, np.float64)
     return Fitted(forest.to_bytes(), [], importances, len(trees), int(nodes.sum()), way, taken)
+
+
+def _on_cpu(rows: Rows, settings: Settings, seed: int, threads: int) -> Any:
+    from sklearn.ensemble import RandomForestClassifier
+
+    model = RandomForestClassifier(
+        n_estimators=settings.trees, max_depth=settings.max_depth, min_samples_leaf=settings.min_leaf,
+        max_features=settings.feature_share or "sqrt", random_state=seed, n_jobs=threads,
+    )  # fmt: skip
+    return model.fit(rows.features, rows.label, rows.weight)
+
+
+def _on_gpu(rows: Rows, settings: Settings, seed: int) -> tuple[Any, NDArray[np.float64]]:
+    """Grow with cuML; give the forest as one of scikit-learn, and the importances, which do not go over with it."""
+    from cuml.ensemble import RandomForestClassifier
+
+    weights = {int(k): float(rows.weight[rows.label == k][0]) for k in np.unique(rows.label)}
+    model = RandomForestClassifier(
+        n_estimators=settings.trees, max_depth=settings.max_depth, min_samples_leaf=settings.min_leaf,
+        max_features=settings.feature_share or "sqrt", random_state=seed, output_type="numpy",
+        n_streams=1,  # with more, the same seed gives other trees each time
+        class_weight=weights if set(weights.values()) != {1.0} else None,
+    )  # fmt: skip
+    model.fit(rows.features, rows.label.astype(np.int32))
+    return model.as_sklearn(), np.asarray(model.feature_importances_, np.float64)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.compiled.dense import Sample, Stack
+from hepdask.compiled.rules import Rule
 from hepdask.config import HLF
 from hepdask.errors import TrainingError
 
@@ -21,7 +22,7 @@ def initialised(widths: Sequence[int], settings: HLF, seed: int) -> Stack:
     widths : sequence of int
         Features, units of the hidden layers, classes.
     settings : HLF
-        Activation and dropout of the hidden layers.
+        Activation and dropout of the hidden layers; the optimizer.
     seed : int
         Of the weights.
 
@@ -31,7 +32,9 @@ def initialised(widths: Sequence[int], settings: HLF, seed: int) -> Stack:
         The kernel cannot be built here.
     """
     hidden = len(widths) - 2
-    stack = Stack(widths, [settings.activation] * hidden + ["softmax"], [settings.dropout] * hidden + [0.0])
+    stack = Stack(
+        widths, [settings.activation] * hidden + ["softmax"], [settings.dropout] * hidden + [0.0], Rule.of(settings)
+    )  # fmt: skip
     rng = np.random.default_rng((seed, 0))
     arrays: list[NDArray[np.float64]] = []
     for inputs, outputs in itertools.pairwise(widths):
@@ -80,7 +83,7 @@ def train(
     for epoch in range(settings.epochs):
         order = np.random.default_rng((seed, epoch)).permutation(inside)
         sample = Sample(records, class_weights, order, settings.batch_size, seed=(seed, epoch))
-        losses, _ = stack.steps(sample, 0, stack.rates(settings.rate(epoch + 1), epoch * steps, steps))
+        losses, _ = stack.steps(sample, 0, stack.rule.rates(settings.rate(epoch + 1), epoch * steps, steps))
         if not np.isfinite(losses).all():
             raise TrainingError(f"the loss became {losses[~np.isfinite(losses)][0]} in epoch {epoch + 1}")
     return stack
