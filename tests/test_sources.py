@@ -110,14 +110,14 @@ class TestReading:
         return inspect_file(file, str(path), branches(Physics()), {}, Reading()).chunks[0]
 
     def test_nothing_of_a_file_is_kept(self, chunk):
-        """uproot's files are garbage in cycles, which may live for long: no array may hang on them."""
+        """Uproot's files are garbage in cycles, which may live for long: no array may hang on them."""
         read(chunk, branches(Physics()))  # what is loaded once
         gc.collect()
         gc.disable()
         tracemalloc.start()
         try:
             events = read(chunk, branches(Physics()))
-            before, peak = tracemalloc.get_traced_memory()
+            before, _ = tracemalloc.get_traced_memory()
             assert before > events.nbytes, "arrays are not traced"
             for _ in range(8):
                 read(chunk, branches(Physics()))
