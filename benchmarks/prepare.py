@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import deflate
 import events as made
@@ -84,7 +85,7 @@ def _stages(folder: Path, count: int, runs: int) -> list[Row]:
         writer.start_store(folder / "whole", {})
         prepare_chunks(content.chunks, config, folder / "whole")
 
-    def inflate(one: Callable[[bytes, int], bytes]) -> None:
+    def inflate(one: Callable[[bytes, int], object]) -> None:
         for block, size in blocks:
             one(block, size)
 
@@ -149,17 +150,15 @@ def _content(path: Path, config: Config, most: int | None = None) -> FileContent
 
 def _blocks_and_events(content: FileContent) -> tuple[list[tuple[bytes, int]], list[Any]]:
     """Read a file; give its zlib blocks with their sizes, and the events."""
-    blocks = []
+    blocks: list[tuple[bytes, int]] = []
+    inflate = deflate.zlib_decompress
 
-    def keep(block: bytes, size: int) -> bytes:
+    def keep(block: bytes, size: int) -> bytearray:
         blocks.append((bytes(block), size))
         return inflate(block, size)
 
-    inflate, deflate.zlib_decompress = deflate.zlib_decompress, keep
-    try:
+    with mock.patch.object(deflate, "zlib_decompress", keep):
         events = [read(chunk, branches(PHYSICS)) for chunk in content.chunks]
-    finally:
-        deflate.zlib_decompress = inflate
     return blocks, events
 
 
