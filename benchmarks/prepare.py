@@ -11,14 +11,18 @@ import multiprocessing
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import deflate
 import events as made
 import measure
 import numpy as np
 import psutil
+import uproot
 from distributed import Client, LocalCluster
 from measure import Row, Task
 from numpy.typing import NDArray
@@ -29,7 +33,7 @@ from hepdask.features import Extracted, branches, extract
 from hepdask.features.expand import expand
 from hepdask.features.published import published_sequences
 from hepdask.preparation import prepare_chunks
-from hepdask.source import InputFile, inspect_file, read
+from hepdask.source import FileContent, InputFile, inspect_file, read
 from hepdask.store import writer
 from hepdask.tasks import completed
 
@@ -38,6 +42,7 @@ PHYSICS = Physics()
 RATE = "events/CPU s"
 BYTES = "bytes/event"
 PADDED_ROWS = 500  # events of a padded block: 120 MB of doubles
+SMALL_PART = 4000  # events; by default a part is made of 256 MB of input, 28,000 of these events
 
 
 def main() -> None:
@@ -46,7 +51,7 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows += _stages(folder, 600 if quick else 4000, 2 if quick else 7)
+        rows += _stages(folder, 600 if quick else 16_000, 2 if quick else 7)
         rows += _memory(folder, (2, 6) if quick else (4, 24), 300 if quick else 2000)
         rows += _workers(folder, 4 if quick else 12, 300 if quick else 2000, 1 if quick else 3)
     rows += _scheduler(2_000 if quick else 30_000)
@@ -60,22 +65,29 @@ def main() -> None:
 def _stages(folder: Path, count: int, runs: int) -> list[Row]:
     """Read, features and write, one by one and together; and how large the result is."""
     _say(f"stages, {CANDIDATES} candidates an event")
-    path = folder / "input.root"
-    made.write_root(path, made.make_events(count, CANDIDATES, 3))
+    path, modern = folder / "input.root", folder / "zstd.root"
+    generated = made.make_events(count, CANDIDATES, 3)
+    made.write_root(path, generated)
+    made.write_root(modern, generated, uproot.ZSTD(5))
+    del generated
     config = _config([path], folder / "out")
-    file = InputFile("ttbar", 1, str(path), made.TREE)
-    content = inspect_file(file, str(path), branches(PHYSICS), {}, config.store)
-    events = [read(chunk, branches(PHYSICS)) for chunk in content.chunks]
+    content, of_zstd = _content(path, config), _content(modern, config)
+    in_small_parts = _content(path, config, SMALL_PART if count > SMALL_PART else count // 4)
+    blocks, events = _blocks_and_events(content)
     extracted = [extract(some, PHYSICS) for some in events]
     selected = sum(len(some.high_level) for some in extracted)
 
     def store(codec: str = "lz4", bits: int = 23) -> Callable[[], None]:
         return lambda: _write(folder / f"{codec}{bits}", extracted, codec, bits)
 
-    def whole() -> None:
+    def whole(content: FileContent) -> None:
         shutil.rmtree(folder / "whole", ignore_errors=True)
         writer.start_store(folder / "whole", {})
         prepare_chunks(content.chunks, config, folder / "whole")
+
+    def inflate(one: Callable[[bytes, int], object]) -> None:
+        for block, size in blocks:
+            one(block, size)
 
     def padded_whole() -> None:
         some = [extract(read(chunk, branches(PHYSICS)), PHYSICS) for chunk in content.chunks]
@@ -89,7 +101,14 @@ def _stages(folder: Path, count: int, runs: int) -> list[Row]:
             "zstd": Task(store("zstd"), selected),
             "rounded": Task(store("lz4", 10), selected),
             "padded": Task(lambda: _write_padded(folder / "padded.parquet", extracted), selected),
-            "whole": Task(whole, count),
+            "read zstd": Task(lambda: [read(chunk, branches(PHYSICS)) for chunk in of_zstd.chunks], count),
+            "inflate": Task(lambda: inflate(deflate.zlib_decompress), count),
+            "python inflate": Task(
+                lambda: inflate(lambda block, size: zlib.decompress(block, bufsize=size)), count
+            ),
+            "whole": Task(lambda: whole(content), count),
+            "whole zstd": Task(lambda: whole(of_zstd), count),
+            "small parts": Task(lambda: whole(in_small_parts), count),
             "padded whole": Task(padded_whole, count),
         },
         runs,
@@ -97,8 +116,15 @@ def _stages(folder: Path, count: int, runs: int) -> list[Row]:
     rows = [
         Row.of_rates(f"ROOT (zlib) to store, {CANDIDATES} candidates", RATE, 1 / taken["whole"],
                      1 / taken["padded whole"], "our features, padded Parquet", runs),
+        Row.of_rates(f"ROOT (zstd) to store, {CANDIDATES} candidates", RATE, 1 / taken["whole zstd"],
+                     1 / taken["whole"], "ROOT (zlib)", runs),
+        Row.of_rates(f"ROOT (zlib) to store, parts of {in_small_parts.bounds[0][1]:,} events", RATE,
+                     1 / taken["small parts"], 1 / taken["whole"], f"one part of {count:,}", runs),
+        Row.of_rates("inflating alone (libdeflate)", RATE, 1 / taken["inflate"], 1 / taken["python inflate"],
+                     "Python's zlib", runs),
         Row.of_rates("of this: write", RATE, 1 / taken["write"], 1 / taken["padded"], "padded Parquet", runs),
         Row.of_rates("of this: read", RATE, 1 / taken["read"], 1 / taken["whole"], "the whole", runs),
+        Row.of_rates("read zstd", RATE, 1 / taken["read zstd"], 1 / taken["read"], "zlib", runs),
         Row.of_rates("of this: features", RATE, 1 / taken["features"], 1 / taken["whole"], "the whole", runs),
         Row.of_rates("write with zstd", RATE, 1 / taken["zstd"], 1 / taken["write"], "lz4", runs),
         Row.of_rates("write rounded to 10 bits", RATE, 1 / taken["rounded"], 1 / taken["write"], "lz4, 23 bits", runs),
@@ -113,6 +139,27 @@ def _stages(folder: Path, count: int, runs: int) -> list[Row]:
         for peer, name in ((padded, "padded Parquet"), (tfrecord, "TFRecord of floats, computed")):
             rows.append(Row.of_costs(f"size, {codec}, {bits} bits", BYTES, size, peer, name, 1))
     return rows
+
+
+def _content(path: Path, config: Config, most: int | None = None) -> FileContent:
+    """Say what a file holds, perhaps cut into chunks of so many events."""
+    file = InputFile("ttbar", 1, str(path), made.TREE)
+    reading = config.store.model_copy(update={"chunk_events": most})
+    return inspect_file(file, str(path), branches(PHYSICS), {}, reading)
+
+
+def _blocks_and_events(content: FileContent) -> tuple[list[tuple[bytes, int]], list[Any]]:
+    """Read a file; give its zlib blocks with their sizes, and the events."""
+    blocks: list[tuple[bytes, int]] = []
+    inflate = deflate.zlib_decompress
+
+    def keep(block: bytes, size: int) -> bytearray:
+        blocks.append((bytes(block), size))
+        return inflate(block, size)
+
+    with mock.patch.object(deflate, "zlib_decompress", keep):
+        events = [read(chunk, branches(PHYSICS)) for chunk in content.chunks]
+    return blocks, events
 
 
 def _write(path: Path, extracted: Sequence[Extracted], codec: str, bits: int) -> None:

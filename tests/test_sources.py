@@ -1,5 +1,6 @@
 """Where input comes from and where stores lie: several addresses, formats and kinds of storage."""
 
+import gc
 import hashlib
 import http.server
 import json
@@ -8,11 +9,13 @@ import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zlib
 from functools import partial
 from pathlib import Path
 
 import awkward as ak
+import deflate
 import events as made
 import numpy as np
 import pytest
@@ -21,9 +24,11 @@ from servers import free_port
 from stores import assert_equal
 
 from hepdask import inspect, load_config, open_store, prepare
-from hepdask.config import Config, Reading
+from hepdask.config import Config, Physics, Reading
 from hepdask.errors import ConfigError, InputError, StoreError
+from hepdask.features import branches
 from hepdask.retries import address_of, read_with_retries
+from hepdask.source import InputFile, inspect_file, read
 from hepdask.steps.prepare import summary
 from hepdask.store.lock import locked
 
@@ -94,6 +99,45 @@ class TestRoutes:
         routes = [f"{gone}{{path}}", f"{moved}{{path}}"]
         store = prepare(make_config(store={"routes": routes}, output=str(tmp_path / "moved")), client).store
         assert_equal(store, plain)
+
+
+class TestReading:
+    @pytest.fixture
+    def chunk(self, tmp_path):
+        path = tmp_path / "some.root"
+        made.write_root(path, made.random_events(300, seed=3))  # zlib
+        file = InputFile("ttbar", 1, str(path), "Delphes")
+        return inspect_file(file, str(path), branches(Physics()), {}, Reading()).chunks[0]
+
+    def test_nothing_of_a_file_is_kept(self, chunk):
+        """Uproot's files are garbage in cycles, which may live for long: no array may hang on them."""
+        read(chunk, branches(Physics()))  # what is loaded once
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            events = read(chunk, branches(Physics()))
+            before, _ = tracemalloc.get_traced_memory()
+            assert before > events.nbytes, "arrays are not traced"
+            for _ in range(8):
+                read(chunk, branches(Physics()))
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+        described = before - events.nbytes  # what is known of one file, without what is in it
+        assert after - before < 8 * (described + events.nbytes / 2)
+
+    def test_zlib_is_read_by_libdeflate(self, chunk, monkeypatch):
+        sizes = []
+
+        def inflate(data, size, inflate=deflate.zlib_decompress):
+            sizes.append(size)
+            return inflate(data, size)
+
+        monkeypatch.setattr(deflate, "zlib_decompress", inflate)
+        events = read(chunk, branches(Physics()))
+        assert sum(sizes) >= events.nbytes / 2
 
 
 class TestFormats:

@@ -61,7 +61,8 @@ def open_all(
     list of Lost
         The others, with the reason.
     """
-    known = {path: content for path, content in known.items() if any(content.file == file for file in files)}
+    wanted = set(files)
+    known = {path: content for path, content in known.items() if content.file in wanted}
     given_up = {item.path: item for item in accepted if item.start < 0}
     found: list[FileContent] = []
     lost: list[Lost] = []

@@ -19,14 +19,13 @@ A store of imported events keeps in place of the last ones the rows of sequences
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from hepdask import names
 
-SCHEMA = 3
+SCHEMA = 4
 
 #: Type of each flat particle column.
 PARTICLE_DTYPES = {name: "int8" if name in ("kind", "Charge") else "float32" for name in names.STORED}
@@ -47,6 +46,6 @@ PARTS = "parts"
 
 
 def checksum(values: NDArray) -> str:
-    """Digest of an array's bytes, BLAKE2b-128 in hex."""
+    """Digest of an array's bytes, XXH3-128 in hex: against damage, not against forgers."""
     contiguous = np.ascontiguousarray(values)
-    return hashlib.blake2b(contiguous.data if contiguous.size else b"", digest_size=16).hexdigest()
+    return xxhash.xxh3_128_hexdigest(contiguous.data if contiguous.size else b"")

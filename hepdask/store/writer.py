@@ -22,7 +22,8 @@ from hepdask.folders import is_local, remove, zarr_store
 from hepdask.store.layout import DTYPES, IMPORTED_DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA, checksum
 from hepdask.store.lock import LOCK
 
-_CHUNK_BYTES = 4 << 20
+_CHUNK_BYTES = 64 << 20  # a column is nearly always one chunk: nothing here reads less than a whole one
+_ZSTD_BLOCK = 1 << 20
 _TEMPORARY = ".writing-"
 _REMOVED = ".removed-"
 _READERS = 16
@@ -217,20 +218,19 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _write_array(group: zarr.Group, name: str, values: NDArray, codec: str) -> None:
-    row = max(1, values.itemsize * int(np.prod(values.shape[1:])))
-    rows = max(1, min(len(values), _CHUNK_BYTES // row))
-    pieces = -(-len(values) // rows) if len(values) else 1
+    pieces = max(1, -(-values.nbytes // _CHUNK_BYTES))
+    rows = max(1, -(-len(values) // pieces))
     group.create_array(
         name,
         data=values,
         chunks=(rows, *values.shape[1:]),
-        shards=(rows * pieces, *values.shape[1:]) if pieces > 1 else None,
         compressors=_compressor(codec, values.itemsize),
+        config={"write_empty_chunks": True},  # to look for chunks of zeros takes longer than to compress them
     )
 
 
 def _compressor(codec: str, size: int) -> BloscCodec:
-    """Give the compressor; which shuffle serves which was measured: docs/benchmarks.md."""
+    """Give the compressor; which shuffle and block serve which was measured: docs/store.md."""
     if codec == "zstd":
-        return BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size)
+        return BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size, blocksize=_ZSTD_BLOCK)
     return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=size)
