@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -108,8 +109,8 @@ class Metrics(SchedulerPlugin):
         """Make the metrics, so that they are there before the first event, and the page where there is a dashboard."""
         if _can_serve():
             _instruments()
-        if "dashboard" in scheduler.services:
-            from hepdask import dashboard  # imports bokeh, which a scheduler with a dashboard has imported
+        if "distributed.dashboard.scheduler" in sys.modules:  # what a scheduler without dashboard does not import
+            from hepdask import dashboard
 
             dashboard.add_page(scheduler, self.recent)
 

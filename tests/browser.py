@@ -57,11 +57,16 @@ class Browser:
     def __init__(self, address):
         import websocket
 
+        self._address = address
         self._socket = websocket.create_connection(address, timeout=60, suppress_origin=True)
         self._count, self._session = 0, None
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self._ask("Page.enable")
+
+    def other_tab(self):
+        """Open another tab, to be closed after use."""
+        return contextlib.closing(Browser(self._address))
 
     def end(self):
         """Close the browser with all its processes."""
@@ -108,6 +113,13 @@ class Browser:
                 return self.evaluate(expression)
 
         return _until(now, seconds, expression)
+
+    def click(self, selector):
+        """Click with the mouse on the middle of an element."""
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        x, y = self.evaluate(f"(box => [box.x + box.width / 2, box.y + box.height / 2])({box})")
+        for kind in ("mousePressed", "mouseReleased"):
+            self._ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, path):
         """Write what is seen as a PNG file."""

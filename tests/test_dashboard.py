@@ -107,7 +107,13 @@ def test_what_the_page_remembers_has_an_end():
 
 def test_where_there_is_no_dashboard_nothing_is_missing():
     with (
-        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None, processes=False) as cluster,
+        LocalCluster(
+            n_workers=0,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            processes=False,
+            scheduler_kwargs={"dashboard": False},
+        ) as cluster,
         Client(cluster) as client,
     ):
         metrics.serve(client)
