@@ -109,7 +109,9 @@ class Metrics(SchedulerPlugin):
         """Make the metrics, so that they are there before the first event, and the page where there is a dashboard."""
         if _can_serve():
             _instruments()
-        if "distributed.dashboard.scheduler" in sys.modules:  # what a scheduler without dashboard does not import
+        if (
+            "distributed.dashboard.scheduler" in sys.modules
+        ):  # what a scheduler without dashboard does not import
             from hepdask import dashboard
 
             dashboard.add_page(scheduler, self.recent)
