@@ -19,6 +19,7 @@ from distributed import Client, Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from hepdask.errors import MissingDependency
+from hepdask.progress import say
 from hepdask.recent import Recent
 
 TOPIC = "hepdask"
@@ -61,7 +62,10 @@ METRICS = {
 
 def serve(client: Client) -> None:
     """Let the scheduler add up what `tell` sends, and draw it; where it does so already, nothing happens."""
-    client.register_plugin(Metrics(), name="hepdask-metrics")
+    try:
+        client.register_plugin(Metrics(), name="hepdask-metrics")
+    except ModuleNotFoundError as error:
+        say(f"warning: the scheduler shows neither hepdask's page nor its metrics: {error} there")
 
 
 def tell(client: Client, changes: Iterable[tuple[str, float, Mapping[str, str]]]) -> None:

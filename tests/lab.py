@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 from conftest import require
@@ -81,7 +82,11 @@ def open_notebook(browser, address, name):
     browser.open(address(f"lab/tree/{name}"))
 
     def idle():
-        with urllib.request.urlopen(address("api/kernels"), timeout=30) as reply:
+        # the server answers 500 while a kernel begins
+        with (
+            contextlib.suppress(urllib.error.HTTPError),
+            urllib.request.urlopen(address("api/kernels"), timeout=30) as reply,
+        ):
             return [
                 one for one in json.load(reply) if one["connections"] and one["execution_state"] == "idle"
             ]
