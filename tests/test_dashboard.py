@@ -13,6 +13,7 @@ from hepdask import clusters, metrics
 from hepdask.recent import BIN, Recent
 
 MODELS = "[...Bokeh.documents[0]._all_models.values()]"
+SOURCES = f"{MODELS}.filter(m => m.type == 'ColumnDataSource')"
 GREEN = (0x2C, 0xA0, 0x2C)
 
 
@@ -51,7 +52,7 @@ def test_page_shows_what_prepare_and_train_do(horovod, page, make_config, tmp_pa
 
         prepared = here.prepare(config)
         page.wait(f"{MODELS}.some(m => m.text == 'Events by dataset')")
-        page.wait(f"{MODELS}.find(m => m.data?.has('server'))?.data.get('y')?.[0]?.length > 0", 4 * BIN)
+        page.wait(f"{SOURCES}.find(m => m.data.has('server'))?.data.get('y')?.[0]?.length > 0", 4 * BIN)
         rows = {row["dataset"]: row for row in prepared.store.manifest["selection"]}
         shown = source(page, "selected")
         assert sorted(shown["dataset"]) == sorted(rows)
@@ -65,7 +66,7 @@ def test_page_shows_what_prepare_and_train_do(horovod, page, make_config, tmp_pa
 
         (trained,) = here.train(config)
         page.wait(f"{MODELS}.some(m => m.text == 'Events/s by rank: hlf, epoch 2')")
-        page.wait(f"{MODELS}.find(m => m.data?.has('rank')).data.get('rank').length == 2")
+        page.wait(f"{SOURCES}.find(m => m.data.has('rank')).data.get('rank').length == 2")
         history = trained.record["history"]
         loss = source(page, "curve")
         assert loss["curve"] == ["hlf, fit", "hlf, validation"]
@@ -111,7 +112,6 @@ def test_where_there_is_no_dashboard_nothing_is_missing():
             n_workers=0,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
-            processes=False,
             scheduler_kwargs={"dashboard": False},
         ) as cluster,
         Client(cluster) as client,
