@@ -30,11 +30,7 @@ def titles(browser):
 
 def source(browser, column):
     """Give the data of the figure that has a column of this name."""
-    text = browser.evaluate(
-        f"JSON.stringify({MODELS}.find(m => m.type == 'ColumnDataSource' && m.data.has('{column}')).data"
-        ".entries().reduce((all, [name, values]) => ({...all, [name]: [...values]}), {}))"
-    )
-    return json.loads(text)
+    return json.loads(browser.evaluate(f"JSON.stringify({SOURCES}.find(m => m.data.{column}).data)"))
 
 
 def test_page_shows_what_prepare_and_train_do(horovod, page, make_config, tmp_path):
@@ -52,7 +48,7 @@ def test_page_shows_what_prepare_and_train_do(horovod, page, make_config, tmp_pa
 
         prepared = here.prepare(config)
         page.wait(f"{MODELS}.some(m => m.text == 'Events by dataset')")
-        page.wait(f"{SOURCES}.find(m => m.data.has('server'))?.data.get('y')?.[0]?.length > 0", 4 * BIN)
+        page.wait(f"{SOURCES}.find(m => m.data.server)?.data.y[0]?.length > 0", 4 * BIN)
         rows = {row["dataset"]: row for row in prepared.store.manifest["selection"]}
         shown = source(page, "selected")
         assert sorted(shown["dataset"]) == sorted(rows)
@@ -66,7 +62,7 @@ def test_page_shows_what_prepare_and_train_do(horovod, page, make_config, tmp_pa
 
         (trained,) = here.train(config)
         page.wait(f"{MODELS}.some(m => m.text == 'Events/s by rank: hlf, epoch 2')")
-        page.wait(f"{SOURCES}.find(m => m.data.has('rank')).data.get('rank').length == 2")
+        page.wait(f"{SOURCES}.find(m => m.data.rank).data.rank.length == 2")
         history = trained.record["history"]
         loss = source(page, "curve")
         assert loss["curve"] == ["hlf, fit", "hlf, validation"]
