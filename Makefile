@@ -100,9 +100,9 @@ horovod:
 	fi; \
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --reinstall $$wheels/*.whl
 
-# all extras but that of GPUs: it brings other builds of TensorFlow and XGBoost, and the Dask that RAPIDS wants
+# all extras but those of GPUs: they bring other builds of TensorFlow and XGBoost, and the Dask that RAPIDS wants
 EXTRAS = $(shell $(BIN)/python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
-	print(*(f"--extra={name}" for name in extras if name != "gpu"))')
+	print(*(f"--extra={name}" for name in extras if name not in ("gpu", "cuml")))')
 lock:
 	@$(UV) pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 $(EXTRAS) --generate-hashes \
 		--no-header pyproject.toml -o requirements.lock

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coffea.processor import DaskExecutor, Runner
 from distributed import Client
 
-from hepdask import clusters
+from hepdask import clusters, metrics
 from hepdask.card import Card, card_of
+from hepdask.errors import ClusterError
 from hepdask.progress import say
 from hepdask.schema import DelphesSchema
 from hepdask.steps.evaluate import evaluate
@@ -22,6 +24,9 @@ from hepdask.steps.prepare import prepare
 from hepdask.steps.run import run
 from hepdask.steps.train import train
 from hepdask.steps.tune import tune
+
+if TYPE_CHECKING:
+    from hepdask.clusters.farm import FarmCluster
 
 _REFRESH = 2.0
 
@@ -49,9 +54,11 @@ class Session:
         self.evaluate = partial(evaluate, client=client)
         self.predict = partial(predict, client=client)
         self.run = partial(run, client=client)
-        self.warning = self._compared()
+        self.warning = ""
+        self._waiting = ""
         self._closed = threading.Event()
-        self._shown: list[Any] = []
+        self._end = "closed"
+        self._shown: dict[str, Any] = {}  # by the run of a cell that they stand under
         self._refresher: threading.Thread | None = None
 
     def runner(self, **options: Any) -> Runner:
@@ -82,13 +89,20 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._closed.is_set():
-            self._closed.set()
-            if self._refresher is not None:
-                self._refresher.join(_REFRESH)
-            for shown in self._shown:
-                shown.update(Card(self._title, {"session": "closed"}).bundle(), raw=True)
-        self._opened.__exit__(kind, error, traceback)
+        was_open = not self._closed.is_set()
+        self._closed.set()
+        if self._refresher is not None:
+            self._refresher.join(_REFRESH)
+        try:
+            self._opened.__exit__(kind, error, traceback)
+        except ClusterError as given_up:
+            error = given_up
+            raise
+        finally:
+            if was_open:
+                self._end += f": {str(error).splitlines()[0]}" if isinstance(error, ClusterError) else ""
+                for shown in self._shown.values():
+                    shown.update(self._card().bundle(), raw=True)
 
     def __repr__(self) -> str:
         return self._card().text()
@@ -97,14 +111,16 @@ class Session:
         return self._card().html()
 
     def _ipython_display_(self) -> None:
-        """Show the card; in a notebook, keep it up to date."""
-        from IPython import get_ipython
+        """Show the card; in a notebook, keep it up to date, and have one under a cell."""
         from IPython.display import display
 
+        cell = _cell()
+        if cell in self._shown and not self._closed.is_set():
+            return
         handle = display(self._card().bundle(), raw=True, display_id=True)
-        if self._closed.is_set() or not hasattr(get_ipython(), "kernel"):
+        if self._closed.is_set() or cell is None:
             return  # a terminal would print it again and again
-        self._shown.append(handle)
+        self._shown[cell] = handle
         if self._refresher is None:
             self._refresher = threading.Thread(target=self._refresh, name="hepdask-card", daemon=True)
             self._refresher.start()
@@ -114,32 +130,45 @@ class Session:
         while not self._closed.wait(_REFRESH):
             try:
                 card = self._card()
-            except (
-                Exception
-            ) as error:  # a card that stops is better than a thread that complains into other cells
+            except Exception as error:  # better than a thread that complains into other cells
                 card = Card(self._title, {"session": f"the scheduler does not answer ({error})"})
             if card != last:
-                for shown in self._shown:
+                for shown in list(self._shown.values()):
                     shown.update(card.bundle(), raw=True)
             last = card
 
     def _card(self) -> Card:
         if self._closed.is_set():
-            return Card(self._title, {"session": "closed"})
-        return card_of(self.client, self._title, self.warning)
+            return Card(self._title, {"session": self._end})
+        return card_of(self.client, self._title, self.warning, self._waiting)
 
-    def _compared(self) -> str:
-        found = clusters.differences(self.client)
-        if not found:
-            return ""
-        return (
-            f"the workers do not run what this session runs: {'; '.join(found)}. Let `python` of the cluster's "
-            "settings be this environment, or start the scheduler from it"
-        )
+    def _begin(self, farm: FarmCluster | None) -> None:
+        """Wait for the first worker of a farm, with the card under the cell; then compare the packages."""
+        if farm is not None:
+            self._waiting = f"none yet; waiting for at most {farm.settings.start_timeout:g} s (start-timeout)"
+            if _cell() is not None:
+                self._ipython_display_()
+            clusters.wait_for_workers(farm, 1)
+            self._waiting = ""
+        if found := clusters.differences(self.client):
+            self.warning = (
+                f"the workers do not run what this session runs: {'; '.join(found)}. Let `python` of the cluster's "
+                "settings be this environment, or start the scheduler from it"
+            )
+            say(f"warning: {self.warning}")
+
+
+def _cell() -> str | None:
+    """Name the run of the cell that is under way; None where this is no notebook."""
+    shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return str(shell.get_parent()["header"]["msg_id"]) if hasattr(shell, "kernel") else None
 
 
 def session(cluster: str | Mapping[str, Any] = "local", client: Client | None = None) -> Session:
     """Open a session on a cluster: a new one, or one that runs already.
+
+    On a batch farm this returns when the first worker is there. While its jobs wait, a notebook has the card under
+    the cell already: where they are, and why.
 
     Parameters
     ----------
@@ -159,7 +188,7 @@ def session(cluster: str | Mapping[str, Any] = "local", client: Client | None = 
     ConfigError
         There is no such cluster.
     ClusterError
-        It cannot be started, or does not answer.
+        It cannot be started, or does not answer; or no worker came within `start-timeout`.
 
     Examples
     --------
@@ -169,10 +198,13 @@ def session(cluster: str | Mapping[str, Any] = "local", client: Client | None = 
     opened = contextlib.ExitStack()
     with contextlib.ExitStack() as failed:
         failed.push(opened)
-        connected = opened.enter_context(clusters.connect(cluster, client))
+        connected = opened.enter_context(clusters.connect(cluster, client, wait=False))
+        metrics.serve(connected)
         title = "hepdask" if client is not None or not isinstance(cluster, str) else f"hepdask on {cluster}"
         made = Session(title, connected, opened)
         failed.pop_all()
-    if made.warning:
-        say(f"warning: {made.warning}")
+        failed.push(made)
+        own = connected.cluster if client is None else None
+        made._begin(own if hasattr(own, "keeper") else None)
+        failed.pop_all()
     return made

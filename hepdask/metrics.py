@@ -1,7 +1,8 @@
 """Figures that Dask does not know, on the scheduler's ``/metrics`` for Prometheus, and in its log of events.
 
-`tell` sends changes to the scheduler; there `Metrics` adds them up. The package prometheus_client is needed on the
-scheduler alone; without it, the events are logged all the same (``client.get_events("hepdask")``).
+`tell` sends changes to the scheduler; there `Metrics` adds them up, and draws them on a page of Dask's dashboard. The
+package prometheus_client is needed on the scheduler alone; without it, page and log (``client.get_events("hepdask")``)
+are there all the same.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +19,8 @@ from distributed import Client, Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from hepdask.errors import MissingDependency
+from hepdask.progress import say
+from hepdask.recent import Recent
 
 TOPIC = "hepdask"
 
@@ -57,8 +61,11 @@ METRICS = {
 
 
 def serve(client: Client) -> None:
-    """Let the scheduler of a cluster add up what `tell` sends; where it does so already, nothing happens."""
-    client.register_plugin(Metrics(), name="hepdask-metrics")
+    """Let the scheduler add up what `tell` sends, and draw it; where it does so already, nothing happens."""
+    try:
+        client.register_plugin(Metrics(), name="hepdask-metrics")
+    except ModuleNotFoundError as error:
+        say(f"warning: the scheduler shows neither hepdask's page nor its metrics: {error} there")
 
 
 def tell(client: Client, changes: Iterable[tuple[str, float, Mapping[str, str]]]) -> None:
@@ -95,18 +102,30 @@ def require(client: Client) -> str:
 
 
 class Metrics(SchedulerPlugin):
-    """Adds up the events of the topic, for all clusters of this process, as Dask's own metrics do."""
+    """Adds up the events of the topic: for the page its scheduler's, for Prometheus its process's, as Dask does."""
 
     idempotent = True
 
+    def __init__(self) -> None:
+        self.recent = Recent()
+
     async def start(self, scheduler: Scheduler) -> None:
-        """Make the metrics, so that they are there before the first event."""
+        """Make the metrics, so that they are there before the first event, and the page where there is a dashboard."""
         if _can_serve():
             _instruments()
+        if (
+            "distributed.dashboard.scheduler" in sys.modules
+        ):  # what a scheduler without dashboard does not import
+            from hepdask import dashboard
+
+            dashboard.add_page(scheduler, self.recent)
 
     def log_event(self, topic: str, msg: Any) -> None:
         """Take one message."""
-        if topic != TOPIC or not _can_serve():
+        if topic != TOPIC:
+            return
+        self.recent.take(msg)
+        if not _can_serve():
             return
         for name, amount, labels in msg:
             instrument = _instruments()[name].labels(**labels)

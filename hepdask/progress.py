@@ -47,6 +47,8 @@ def say(message: str) -> None:
     if _json:
         is_warning = message.startswith("warning: ")
         _log("warning" if is_warning else "info", message=message.removeprefix("warning: "))
+    elif _console.is_jupyter:  # as output of the cell: lines that follow each other make one block
+        print(message)
     else:
         _console.print(message, markup=False, soft_wrap=True)
 

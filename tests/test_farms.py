@@ -90,6 +90,11 @@ def test_faults_and_commands(farm, home):
     run_on(farm, home, ["on_faults", "on_commands"], LIMIT)
 
 
+@pytest.mark.farms
+def test_notebooks(home):
+    run_on(daemons.Slurm, home, ["on_notebooks"], 550)
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "configs/clusters").glob("*.yaml")), ids=lambda path: path.stem
 )

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import dask
 from distributed import Client, LocalCluster
 
-from hepdask.clusters.dashboard import dashboard_link
+from hepdask import metrics
+from hepdask.clusters.dashboard import dashboard_link, page_link
 from hepdask.clusters.ports import free_port
 from hepdask.clusters.security import security_of
 from hepdask.clusters.settings import GPU, Attached, HTCondor, Local, Settings, Slurm, load_cluster
@@ -52,7 +53,9 @@ def start(settings: Settings) -> LocalCluster | FarmCluster:
 
 
 @contextmanager
-def connect(cluster: str | Mapping[str, Any], client: Client | None = None) -> Iterator[Client]:
+def connect(
+    cluster: str | Mapping[str, Any], client: Client | None = None, wait: bool = True
+) -> Iterator[Client]:
     """Give a client: the one at hand, or of a cluster that is started, or attached to, for the block.
 
     Parameters
@@ -61,6 +64,8 @@ def connect(cluster: str | Mapping[str, Any], client: Client | None = None) -> I
         What `load_cluster` takes.
     client : distributed.Client, optional
         Given back as it is.
+    wait : bool
+        On a batch farm, for the first worker; who does not wait here calls `wait_for_workers`.
 
     Raises
     ------
@@ -75,23 +80,27 @@ def connect(cluster: str | Mapping[str, Any], client: Client | None = None) -> I
     settings = load_cluster(cluster)
     if isinstance(settings, Attached):
         with _attach(settings) as attached:
-            _say_where(attached)
+            _show(attached)
             yield attached
     elif isinstance(settings, Local | GPU):
         with start(settings) as started, Client(started) as own:
-            _say_where(own)
+            _show(own)
             yield own
     else:
         with start(settings) as farm, _explained(farm), Client(farm) as own:
-            _say_where(own)
-            wait_for_workers(farm, 1)
+            _show(own)
+            if wait:
+                wait_for_workers(farm, 1)
             yield own
 
 
-def _say_where(client: Client) -> None:
-    say(
-        f"dashboard: {dashboard_link(client) or 'none, the scheduler started without (is bokeh installed there?)'}"
-    )
+def _show(client: Client) -> None:
+    """Let the dashboard have hepdask's page, and say where both are."""
+    metrics.serve(client)
+    link, page = dashboard_link(client), page_link(client)
+    say(f"dashboard: {link or 'none, the scheduler started without (is bokeh installed there?)'}")
+    if page:
+        say(f"events, MB/s, losses: {page}")
 
 
 def _attach(settings: Attached) -> Client:

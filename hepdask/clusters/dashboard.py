@@ -29,3 +29,9 @@ def dashboard_link(owner: Client | Cluster) -> str | None:
     parts = urlsplit(link)
     place = parts.port if parts.hostname in _HERE else f"{parts.hostname}:{parts.port}"
     return f"{prefix.rstrip('/')}/proxy/{place}{parts.path}"
+
+
+def page_link(owner: Client | Cluster) -> str | None:
+    """Give the address of hepdask's page in it; None where there is none, or its link does not end in /status."""
+    link = dashboard_link(owner)
+    return f"{link.removesuffix('status')}hepdask" if link and link.endswith("/status") else None

@@ -120,7 +120,7 @@ class Keeper:
 
     def summary(self) -> str:
         """Say in a line how many jobs are where, and why they wait."""
-        living = [job for job in self.jobs.values() if job.name in self._cluster.workers]
+        living = [job for job in list(self.jobs.values()) if job.name in self._cluster.workers]
         counts = Counter(
             (job.state.value, job.reason if job.state is State.PENDING else "") for job in living
         )

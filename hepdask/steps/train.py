@@ -280,6 +280,7 @@ class Listener(AbstractContextManager["Listener"]):
         self._name = name
         self._client = client
         metrics.serve(client)
+        metrics.tell(client, [("hepdask_training_epoch", 0, {"model": name})])
         self._table = table
         table.parent.mkdir(parents=True, exist_ok=True)
         table.unlink(missing_ok=True)
