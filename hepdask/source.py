@@ -35,7 +35,8 @@ def _inflate(data: bytes, uncompressed_bytes: int) -> bytearray:
 
 
 # uproot 5.7.7 cannot be told: `uproot.ZLIB.library` has a say in writing only, and calls deflate with an old signature
-uproot.compression._decompress_ZLIB.decompress = _inflate
+if hasattr(uproot.compression, "_decompress_ZLIB"):
+    uproot.compression._decompress_ZLIB.decompress = _inflate
 
 
 @dataclass(frozen=True)
