@@ -6,6 +6,7 @@ run in order, in one folder that holds a small finished run in place of the demo
 """
 
 import contextlib
+import copy
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 import click
+import dask
 import events as made
 import pytest
 import yaml
@@ -100,6 +102,16 @@ def demo(tmp_path_factory, sample_files, client):
     return folder
 
 
+@pytest.fixture
+def own_dask_config():
+    """Take back what a block sets in Dask's configuration."""
+    before = copy.deepcopy(dask.config.config)
+    yield
+    dask.config.config.clear()
+    dask.config.config.update(before)
+
+
+@pytest.mark.usefixtures("own_dask_config")
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md"])
 def test_what_a_page_says_works(page, demo, monkeypatch):
     monkeypatch.chdir(demo)
