@@ -33,7 +33,7 @@ from hepdask.compiled.recurrent import Stored, expand
 from hepdask.config import Config
 from hepdask.distributed import Checkpoint
 from hepdask.store import Store
-from hepdask.training import train_rank
+from hepdask.training import environment, train_rank
 
 RATE = "events/CPU s"
 BATCH = 128
@@ -259,10 +259,10 @@ def _two_ranks(measured: Measured) -> Iterator[Row]:
     ):
         for _ in range(2):
             for name, (ranks, batch) in set_ups.items():
+                config = _config("inclusive", 3, batch_size=batch)
                 trained = run(
-                    train_rank, "inclusive", _config("inclusive", 3, batch_size=batch), store.path,
-                    client=client, ranks=ranks,
-                    env={"TF_CPP_MIN_LOG_LEVEL": "3"}, on_output=lambda rank, line: None,
+                    train_rank, "inclusive", config, store.path, client=client, ranks=ranks,
+                    env=environment("inclusive", config), on_output=lambda rank, line: None,
                 )[0]  # fmt: skip
                 rates[name] += [row["events_per_second"] for row in trained.history[1:]]
     one, shared, each = (statistics.median(found) for found in rates.values())

@@ -40,6 +40,21 @@ _SCORING_BYTES = 2.0**31
 #: TensorFlow reports which fast paths this processor lacks as errors; real errors are exceptions.
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
+#: Milliseconds after which Horovod looks for work on ranks that hardly give it any: a compromise between what the
+#: looking costs (docs/benchmarks.md) and what the few comparisons of an epoch wait.
+_CYCLE_MS = 20
+
+
+def environment(name: str, config: Config) -> dict[str, str]:
+    """Give the environment of ranks that train a model.
+
+    Where the compiled kernels train, Horovod has nothing to do in a step as long as all ranks are on one host.
+    """
+    cell = getattr(models.settings(name, config.models), "cell", None)
+    if not config.training.kernel or cell == "transformer":
+        return ENVIRONMENT
+    return {**ENVIRONMENT, "HEPDASK_CYCLE_TIME_ON_ONE_HOST": str(_CYCLE_MS)}
+
 
 @dataclass(frozen=True)
 class TrainedModel:

@@ -70,6 +70,23 @@ def test_sums_are_those_of_numpy(client):
         assert (found["average"] == np.arange(10.0)[::-1] + 1).all()
 
 
+def cycle_time():
+    return os.environ.get("HOROVOD_CYCLE_TIME")
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ({}, None),
+        ({"HEPDASK_CYCLE_TIME_ON_ONE_HOST": "20"}, "20"),
+        ({"HEPDASK_CYCLE_TIME_ON_ONE_HOST": "20", "HOROVOD_CYCLE_TIME": "3"}, "3"),
+        ({"HEPDASK_CYCLE_TIME_ON_ONE_HOST": "20", "CUDA_VISIBLE_DEVICES": "0"}, None),
+    ],
+)
+def test_horovod_looks_for_work_as_often_as_wanted(client, stub, more, found):
+    assert run(cycle_time, client=client, ranks=2, env=stub | more) == [found, found]
+
+
 def endless(folder):
     import time
 
@@ -82,7 +99,7 @@ def endless(folder):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("number", "how"), [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)])
+@pytest.mark.parametrize(("number", "how"), [(0, signal.SIGKILL), (1, signal.SIGSTOP)])
 def test_a_rank_that_goes_is_blamed(client, tmp_path, number, how):
     mark = secrets.token_hex(8)
     env = {"TEST_MARK": mark, "HOROVOD_GLOO_TIMEOUT_SECONDS": "3"}

@@ -143,10 +143,23 @@ def horovod_running(wait: float) -> Iterator[None]:
     if size > 1:
         meet("ready", int(os.environ["HOROVOD_RANK"]), size, wait)
         warn_of_a_name_without_address()
+        rest_on_one_host(size)
     hvd.init()
     yield
     with contextlib.suppress(Exception):  # the result is out; what a peer does now changes nothing
         hvd.shutdown()
+
+
+def rest_on_one_host(size: int) -> None:
+    """Set Horovod's cycle time to ``HEPDASK_CYCLE_TIME_ON_ONE_HOST`` [ms], if given, where all ranks are on one host.
+
+    A thread of Horovod asks those of the other ranks for work once in a cycle, by default each millisecond, and takes
+    time from ranks that compute on all cores and talk through ``neighbours.py``. Ranks with a GPU talk through Horovod.
+    """
+    cycle = os.environ.get("HEPDASK_CYCLE_TIME_ON_ONE_HOST")
+    on_cpus = not os.environ.get("CUDA_VISIBLE_DEVICES")
+    if cycle and on_cpus and int(os.environ["HOROVOD_LOCAL_SIZE"]) == size:
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", cycle)
 
 
 def warn_of_a_name_without_address() -> None:

@@ -25,7 +25,7 @@ from hepdask.steps.outcome import Outcome
 from hepdask.steps.prepare import open_prepared
 from hepdask.steps.tune import tuned
 from hepdask.store import Store
-from hepdask.training import ENVIRONMENT, TrainedModel, train_rank
+from hepdask.training import TrainedModel, environment, train_rank
 from hepdask.tuning.space import applied
 
 #: Settings of training on which the weights depend.
@@ -194,7 +194,7 @@ def _train_network(name: str, key: str, store: Store, config: Config, client: Cl
             train_rank, name, config, store.path.absolute(), folder.absolute() / "logs" / "tensorboard",
             client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
             gpus_per_rank=training.gpus_per_rank, interface=training.interface,
-            timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
+            timeout=training.start_timeout, port_range=training.port_range, env=environment(name, config),
             restarts=training.restarts, min_ranks=training.min_ranks,
             regroup_timeout=training.regroup_timeout, silence_timeout=training.silence_timeout,
             give_up_on=HepdaskError, checkpoint=checkpoint.absolute(),

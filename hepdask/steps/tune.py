@@ -25,7 +25,7 @@ from hepdask.errors import ClusterError, ConfigError, HepdaskError, TrainingErro
 from hepdask.progress import say, track
 from hepdask.steps.prepare import open_prepared
 from hepdask.store import Store
-from hepdask.training import ENVIRONMENT, TrainedModel, train_rank
+from hepdask.training import TrainedModel, environment, train_rank
 from hepdask.tuning import space
 from hepdask.tuning.page import write_page
 from hepdask.tuning.study import Study, Trial, open_study
@@ -211,7 +211,8 @@ class _InRanks:
                 fold=(fold, config.tuning.folds),
                 client=self._client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
                 gpus_per_rank=training.gpus_per_rank, interface=training.interface,
-                timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
+                timeout=training.start_timeout, port_range=training.port_range,
+                env=environment(config.tuning.model, config),
                 restarts=training.restarts, silence_timeout=training.silence_timeout,
                 give_up_on=HepdaskError, on_output=lambda rank, line: None, stop=stop,
             )  # fmt: skip
