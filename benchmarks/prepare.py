@@ -54,7 +54,7 @@ def main() -> None:
         rows += _stages(folder, 600 if quick else 16_000, 2 if quick else 7)
         rows += _memory(folder, (2, 6) if quick else (4, 24), 300 if quick else 2000)
         rows += _workers(folder, 4 if quick else 12, 300 if quick else 2000, 1 if quick else 3)
-    rows += _scheduler(2_000 if quick else 30_000)
+    rows += _scheduler(2_000 if quick else 10_000)
     about = measure.machine(quick=quick)
     print(f"\n{about['cpu']}, {about['cores']} cores, load {about['load']}\n")
     print(measure.table(rows))
@@ -271,7 +271,9 @@ def _scheduler(tasks: int) -> list[Row]:
     _say("the scheduler's limit")
     seconds = 0.5
     with (
-        LocalCluster(n_workers=20, threads_per_worker=50, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(
+            memory_limit=None, n_workers=20, threads_per_worker=50, processes=False, dashboard_address=None
+        ) as cluster,
         Client(cluster) as client,
     ):
         start = time.perf_counter()
