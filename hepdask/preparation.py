@@ -186,10 +186,11 @@ def _moments(extracted: Extracted, training: np.ndarray) -> dict[str, Any]:
 
     The published convention scales high-level features over all events.
     """
-    sample = extracted.particles.of_events(training)
+    chosen = np.repeat(training, extracted.particles.counts)
     particles = Moments.of(np.empty((0, len(PARTICLE))))
-    for start in range(0, len(sample), _BLOCK):
-        block = {name: column[start : start + _BLOCK] for name, column in sample.values.items()}
+    for start in range(0, len(chosen), _BLOCK):
+        here = slice(start, start + _BLOCK)
+        block = {name: column[here][chosen[here]] for name, column in extracted.particles.values.items()}
         particles = particles.merge(Moments.of_columns(expand(block)))
     high_level = extracted.high_level.astype(np.float32)
     return {

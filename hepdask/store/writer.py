@@ -173,7 +173,7 @@ def _write_group(
         checksums[array] = checksum(values)
         _write_array(group, array, values, codec)
     written = {**attributes, "checksums": checksums}
-    group.attrs.update(written)
+    group.update_attributes(written)  # at once: `attrs.update` writes the file again for each key
     return written
 
 
