@@ -103,7 +103,10 @@ def make_events(n: int, candidates: int, seed: int) -> ak.Array:
 
 
 def write_root(
-    path: Path, events: ak.Array, compression: uproot.compression.Compression | None = None
+    path: Path,
+    events: ak.Array,
+    compression: uproot.compression.Compression | None = None,
+    cluster: int | None = None,
 ) -> None:
     """Write events to a tree `Delphes` of flat branches `Collection.Field`.
 
@@ -115,14 +118,19 @@ def write_root(
         From `make_events`.
     compression : uproot.compression.Compression, optional
         Default zlib at level 1: ROOT's own default.
+    cluster : int, optional
+        Events of a cluster; by default all.
     """
     with uproot.recreate(path, compression=compression or uproot.ZLIB(1)) as file:
-        file.mktree(
+        tree = file.mktree(
             TREE,
             {name: ak.type(events[name]).content for name in events.fields},
             counter_name=lambda collection: f"{collection}_size",
             field_name=lambda collection, field: f"{collection}.{field}" if collection else field,
-        ).extend({name: events[name] for name in events.fields})
+        )
+        step = cluster or len(events)
+        for start in range(0, len(events), step):
+            tree.extend({name: events[name][start : start + step] for name in events.fields})
 
 
 def write_parquet(path: Path, events: ak.Array) -> None:

@@ -65,14 +65,16 @@ def main() -> None:
 def _stages(folder: Path, count: int, runs: int) -> list[Row]:
     """Read, features and write, one by one and together; and how large the result is."""
     _say(f"stages, {CANDIDATES} candidates an event")
-    path, modern = folder / "input.root", folder / "zstd.root"
+    path, modern, small = (folder / f"{name}.root" for name in ("input", "zstd", "small"))
+    small_part = SMALL_PART if count > SMALL_PART else count // 4
     generated = made.make_events(count, CANDIDATES, 3)
     made.write_root(path, generated)
     made.write_root(modern, generated, uproot.ZSTD(5))
+    made.write_root(small, generated, cluster=small_part)
     del generated
     config = _config([path], folder / "out")
     content, of_zstd = _content(path, config), _content(modern, config)
-    in_small_parts = _content(path, config, SMALL_PART if count > SMALL_PART else count // 4)
+    in_small_parts = _content(small, config, small_part)
     blocks, events = _blocks_and_events(content)
     extracted = [extract(some, PHYSICS) for some in events]
     selected = sum(len(some.high_level) for some in extracted)
