@@ -18,6 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from scipy.stats import norm
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
@@ -483,6 +485,37 @@ def test_a_figure_is_the_same_every_time_and_its_ids_are_its_own():
     assert not ids["one"] & ids["two"]
     assert "A &lt;label&gt;" in draw("one")
     assert "http" not in draw("one")
+
+
+LONG = (
+    "a_very_long_class_name_of_events",
+    "ttbar semileptonic, boosted topology",
+    "WithMissingTransverseEnergy",
+)
+
+
+@pytest.mark.parametrize("classes", [CLASSES, LONG], ids=["short", "long"])
+def test_names_of_classes_do_not_run_into_one_another(classes):
+    labels = np.arange(60) % 3
+    for figure in (
+        plots.confusion([[3, 1, 2], [0, 4, 1], [1, 1, 5]], classes),
+        plots.scores(labels, np.eye(3)[labels], classes, classes),
+        plots.feature("HT", {name: np.arange(20.0) for name in classes}, classes),
+    ):
+        FigureCanvasAgg(figure).draw()
+        texts = [text for axes in figure.axes for text in axes.findobj(Text) if text.get_visible()]
+        named = [text for text in texts if any(bare(name) in bare(text.get_text()) for name in classes)]
+        assert all(any(bare(name) in bare(text.get_text()) for text in named) for name in classes)
+        boxes = [text.get_window_extent() for text in named]
+        for text, box in zip(named, boxes, strict=True):
+            assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, text
+            assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1, text
+        for (one, box), (other, beside) in itertools.combinations(zip(named, boxes, strict=True), 2):
+            assert not box.overlaps(beside), (one, other)
+
+
+def bare(name):
+    return re.sub(r"\s", "", name)
 
 
 def test_thinning_keeps_the_curve():

@@ -6,6 +6,7 @@ the figure saved within it too. None of them touches pyplot, so no figure outliv
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -71,6 +72,7 @@ PARTICLE_LABELS = {
 }
 """Axis titles of the features of particles."""
 
+_SHORT = 14  # letters of the name of a class, of which three fit beside one another
 _SCORE_BINS = 40
 _FEATURE_BINS = 36
 _ROC_POINTS = 300
@@ -108,7 +110,7 @@ def roc(
                 *_thinned(curve), color=colours[name], **_line(models, model), label=_roc_label(model, curve)
             )
         axes.plot([0, 1], [0, 1], color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), title=f"{name} against the rest")
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), title=_folded(f"{name} against the rest", 3 * _SHORT))
         axes.set(xlabel="false-positive rate", ylabel="true-positive rate")
         axes.legend(loc="lower right")
     return figure
@@ -134,7 +136,11 @@ def roc_log(
             axes.plot(*_marks(curve), color=colours[name], linestyle="none", **marker)
             axes.plot([], [], color=colours[name], **line, **marker, label=model)
         axes.set(xlim=(_LOWEST_TPR, 1.005), ylim=(lowest / 4, 1.2), yscale="log")
-        axes.set(xlabel="true-positive rate", ylabel="false-positive rate", title=f"{name} against the rest")
+        axes.set(
+            xlabel="true-positive rate",
+            ylabel="false-positive rate",
+            title=_folded(f"{name} against the rest", 3 * _SHORT),
+        )
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.legend(loc="lower right")
     return figure
@@ -157,12 +163,16 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure
             _cell(axes, row, column, count, fraction)
     ticks = np.arange(len(classes))
     axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5))
-    axes.set_xticks(ticks, classes)
-    axes.set_yticks(ticks, classes, rotation=90, va="center")
+    below = [_folded(name, 2 * _SHORT // len(classes)) for name in classes]
+    are_long = below != list(classes)
+    axes.set_xticks(ticks, below)
+    axes.set_yticks(
+        ticks, [_folded(name, _SHORT) for name in classes], rotation=0 if are_long else 90, va="center"
+    )
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.tick_params(length=0, labelsize=10)
+    axes.tick_params(length=0, labelsize=8 if are_long else 10)
     return figure
 
 
@@ -218,7 +228,7 @@ def calibration(curves: Mapping[str, Calibration], classes: Sequence[str]) -> Fi
     for name, curve in curves.items():
         axes.errorbar(
             curve.score, curve.fraction, curve.error, color=colours[name], linestyle=dashes[name], marker="o",
-            ms=3.5, elinewidth=0.9, linewidth=1.2, label=name,
+            ms=3.5, elinewidth=0.9, linewidth=1.2, label=_folded(name, 2 * _SHORT),
         )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="score for the class", ylabel="fraction of the class")
     axes.legend(loc="upper left")
@@ -280,7 +290,11 @@ def scores(
                 seen = heights > 0
                 middles = (edges[1:] + edges[:-1]) / 2
                 axes.plot(middles[seen], heights[seen], ".", ms=3.5, color=colours[true])
-        axes.set(xlim=(edges[0], edges[-1]), xlabel=f"score for {name}", ylabel="fraction of events")
+        axes.set(
+            xlim=(edges[0], edges[-1]),
+            xlabel=_folded(f"score for {name}", 3 * _SHORT),
+            ylabel="fraction of events",
+        )
         _logarithmic(axes)
         _legend_above(axes)
     return figure
@@ -465,8 +479,23 @@ def _logarithmic(axes: Axes) -> None:
 
 
 def _legend_above(axes: Axes) -> None:
-    """Put the legend of a histogram into the room above it."""
-    axes.legend(loc="upper center", ncols=3, columnspacing=1.2)
+    """Put the legend of a histogram into the room above it; where names are long, above the axes."""
+    handles, names = axes.get_legend_handles_labels()
+    if sum(len(name) + 3 for name in names) <= 3 * _SHORT:
+        axes.legend(loc="upper center", ncols=3, columnspacing=1.2)
+    else:
+        folded = [_folded(name, 3 * _SHORT) for name in names]
+        axes.legend(handles, folded, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def _folded(name: str, width: int) -> str:
+    """Break a long name into lines, behind blanks, underscores and hyphens where there are any."""
+    lines = [""]
+    for word in re.findall(rf"[^\s_-]{{1,{width}}}[\s_-]*|[\s_-]+", name):
+        if lines[-1] and len(lines[-1] + word.rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _feature_edges(values: FloatArray) -> FloatArray:

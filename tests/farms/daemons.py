@@ -153,7 +153,7 @@ class Slurm:
             "SelectType": "select/cons_tres", "SelectTypeParameters": "CR_Core_Memory",
             "SlurmdParameters": "config_overrides", "PropagateResourceLimits": "NONE", "ReturnToService": 2,
             "SchedulerParameters": "sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0",
-            "KillWait": 5, "MinJobAge": 60, "SlurmdTimeout": 60, "MessageTimeout": 10,
+            "KillWait": 2, "MinJobAge": 60, "SlurmdTimeout": 60, "MessageTimeout": 10,
         }  # fmt: skip
         lines = [f"{key}={value}" for key, value in settings.items()]
         lines += [

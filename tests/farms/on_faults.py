@@ -29,9 +29,10 @@ def test_a_running_job_is_disturbed(farm, fault, farm_client, keeper, slow_confi
     until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
     measured(farm, fault, keeper, at, slow_config, found, expected)
     changes = [(c.number, c.state.value) for c in keeper.history if c.time > at]
-    if fault == "vacate":  # the batch system runs it again itself
+    # the batch system runs a job itself that went back to the queue; but where it calls it failed for a moment, as
+    # Slurm does when the worker ends by itself first, the keeper takes its word and replaces it: never both
+    if fault == "vacate" and (job, "lost") not in changes:
         assert (job, "connected") in changes
-        assert (job, "lost") not in changes
     else:
         assert (job, "lost") in changes
         until(lambda: not farm.exists(job), PATIENCE, "the job is gone")
