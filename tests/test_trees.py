@@ -1,19 +1,27 @@
 """Boosted trees and forests: against the libraries alone, through the commands, and refused where they must be."""
 
 import json
+import os
+import signal
+import time
+from contextlib import closing
+from functools import partial
+from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pytest
 from conftest import require
+from distributed import Client, LocalCluster
 
 from hepdask import evaluate, open_store, prepare, train
 from hepdask.config import Config, XGBoost
 from hepdask.distributed.devices import NoDriver, host_devices
-from hepdask.errors import ConfigError, TrainingError
+from hepdask.errors import ClusterError, ConfigError, TrainingError
 from hepdask.names import HIGH_LEVEL
 from hepdask.trees import load_rows, load_trees
+from hepdask.trees.boosted import boost_over
 from hepdask.trees.devices import require_cuml, require_xgboost
-from hepdask.trees.rows import shared_out
+from hepdask.trees.rows import Rows, shared_out
 
 MODELS = {"xgboost": {"rounds": 30, "early_stopping": 5, "max_depth": 3}, "forest": {"trees": 20}}
 
@@ -129,6 +137,50 @@ def test_trees_are_evaluated_like_networks(config, client):
         False,
         True,
     ]
+
+
+def slow_rows(sample, parts, path, seconds, when):
+    """Give rows of two classes, and say whose they are; while one of them is slow, its worker can be killed."""
+    if when == sample:
+        path.with_name(f"{os.getpid()}.pid").touch()
+        time.sleep(seconds)
+    rng = np.random.default_rng(parts[0])
+    label = rng.integers(0, 2, 2000)
+    return Rows(
+        rng.normal(size=(2000, 3)).astype(np.float32) + label[:, None], label, np.ones(2000, np.float32)
+    )
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("when", ["fit", "validation", "training"])
+def test_a_lost_worker_ends_xgboost(tmp_path, when):
+    require(has_xgboost(), "XGBoost is not installed (pip install 'hepdask[trees]')")
+    settings = XGBoost(rounds=1_000_000, early_stopping=None)
+    runs = {"fit": [[1], [2]], "validation": [[3], [4]]}
+    sizes = {"fit": [2000, 2000], "validation": [2000, 2000]}
+    load = partial(slow_rows, path=tmp_path / "x", seconds=60, when=when)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+        closing(ThreadPool(1)) as pool,
+    ):
+        ended = pool.apply_async(boost_over, (client, load, runs, sizes, 3, 2, settings, 1, 20.0))
+        if when == "training":
+            until(lambda: str(client.processing()).count("'fn-") == 2, "that XGBoost's own tasks run")
+            (victim, *_) = client.run(os.getpid).values()
+        else:
+            until(lambda: list(tmp_path.glob("*.pid")), "that events are read")
+            victim = int(next(tmp_path.glob("*.pid")).stem)
+        os.kill(victim, signal.SIGKILL)
+        with pytest.raises(ClusterError, match="a worker was lost while XGBoost"):
+            ended.get(60)
+
+
+def until(true, what):
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
 
 
 def test_what_trees_refuse(config, client):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from distributed import Client, wait
@@ -18,6 +20,9 @@ from hepdask.trees.fitted import Fitted, xgboost
 from hepdask.trees.rows import Rows
 
 _LOSS, _ERROR = "mlogloss", "merror"
+_LOOK = 1.0  # seconds between two looks at whether all workers are there
+_LOST = 5  # such looks, for XGBoost to say itself that one of them is lost
+_T = TypeVar("_T")
 
 
 def parameters(
@@ -155,27 +160,60 @@ def boost_over(
 
     params, rounds = parameters(settings, classes, features, seed)
     bins = params.get("max_bin", 256)
-    try:
+
+    def grow() -> Any:
         watched = {"fit": matrix("fit")}
         if sum(sizes["validation"]):
             watched["validation"] = matrix("validation", ref=watched["fit"])
         with _said(), xgb.config_context(verbosity=0):
-            result = xgb_dask.train(
+            return xgb_dask.train(
                 client, params, watched["fit"], rounds,
                 evals=[(data, name) for name, data in watched.items()], verbose_eval=False,
                 early_stopping_rounds=_patience(settings, sum(sizes["validation"])),
                 coll_cfg=Collective(timeout=int(timeout), tracker_timeout=int(timeout), tracker_port=port),
             )  # fmt: skip
-    except (ValueError, RuntimeError, OSError) as error:
-        alive = set(client.scheduler_info(n_workers=-1)["workers"])
-        if set(workers) <= alive:
-            raise
-        raise ClusterError(f"a worker was lost while XGBoost trained; train again ({error})") from error
+
+    result = _while_all_are_there(client, set(workers), grow)
     after = client.run(time.process_time, workers=workers)
     used = len(runs["fit"])
     way = f"XGBoost on {used} Dask worker{'s' * (used > 1)}"
     cpu = sum(after[worker] - before[worker] for worker in workers)
     return _fitted(result["booster"], result["history"], features, way, cpu)
+
+
+def _while_all_are_there(client: Client, workers: set[str], call: Callable[[], _T]) -> _T:
+    """Give what a call gives that waits for tasks of certain workers, unless one of them is lost.
+
+    A task that is bound to a lost worker is never run, so neither Dask's nor XGBoost's waits for it would end. The
+    call runs in a thread, which is left alone then; it ends with the client.
+    """
+    found: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(call())
+        except BaseException as error:
+            found.set_exception(error)
+
+    def lost() -> set[str]:
+        return workers - set(client.scheduler_info(n_workers=-1)["workers"])
+
+    threading.Thread(target=run, name="xgboost", daemon=True).start()
+    looks = 0
+    while looks < _LOST:
+        try:
+            return found.result(_LOOK)
+        except (ValueError, RuntimeError, OSError) as error:  # a TimeoutError is an OSError
+            if found.done() and lost():
+                raise ClusterError(
+                    f"a worker was lost while XGBoost trained; train again ({error})"
+                ) from error
+            if found.done():
+                raise
+        looks = looks + 1 if lost() else 0
+    raise ClusterError(
+        f"a worker was lost while XGBoost read its events or trained: {', '.join(sorted(lost()))}; train again"
+    )
 
 
 def _item(rows: Rows, item: int) -> Any:
