@@ -52,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows += _stages(folder, 600 if quick else 16_000, 2 if quick else 7)
-        rows += _memory(folder, (2, 6) if quick else (24, 72), 300 if quick else 2000)
+        rows += _memory(folder, (2, 6) if quick else (24, 72), 300 if quick else 4000)
         rows += _workers(folder, 4 if quick else 12, 300 if quick else 2000, 1 if quick else 3)
     rows += _scheduler(2_000 if quick else 10_000)
     about = measure.machine(quick=quick)

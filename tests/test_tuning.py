@@ -213,6 +213,28 @@ def test_a_study_remembers_prunes_and_is_one_drivers(tmp_path):
         assert study.ask() is None, "nine in all"
 
 
+def test_importances_find_what_matters_among_many_choices(tmp_path):
+    """Also of forty choices, for which Optuna's own way would go through two to the forty combinations."""
+    needed()
+    rates, units = np.geomspace(1e-4, 1e-1, 40).tolist(), [[10], [20, 10], [50, 20, 10]]
+    tuning = Tuning.model_validate(
+        {
+            "parameters": {"learning_rate": rates, "units": units, "dropout": {"low": 0.0, "high": 0.5}},
+            "trials": 80, "sampler": "random",
+        }
+    )  # fmt: skip
+    with open_study(tmp_path / "study.journal", "s", tuning, 1) as study:
+        assert study.importances() == {}
+        while asked := study.ask():
+            number, parameters = asked
+            place = rates.index(parameters["learning_rate"])
+            study.finish(number, [abs(place - 20) + 2.0 * units.index(parameters["units"])], 1.0)
+        found = study.importances()
+    assert list(found) == ["learning_rate", "units", "dropout"]
+    assert found["learning_rate"] > 0.7 > 0.1 > found["dropout"]
+    assert sum(found.values()) == pytest.approx(1)
+
+
 def test_tune_finds_what_was_planted_and_train_uses_it(planted, client):
     """Rates range over nine powers of ten, and few of them learn anything in ten epochs."""
     config = planted(parameters={"learning_rate": RATES, "batch_size": [8, 64]}, trials=24, prune_after=1)

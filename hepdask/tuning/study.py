@@ -149,11 +149,32 @@ class Study:
         return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 
     def importances(self) -> dict[str, float]:
-        """Say how much of the metric's variance each parameter explains (fANOVA); empty where too few are complete."""
-        if len(self.ranked()) < 2 or len({trial.value for trial in self.ranked()}) < 2:
+        """Say how much of the metric's variance each parameter explains (fANOVA); empty where too few are complete.
+
+        A choice from a list counts by its place there. Optuna would make a dimension of each choice, and its time grows
+        with two to the power of their number.
+        """
+        ranked = self.ranked()
+        if len(ranked) < 2 or len({trial.value for trial in ranked}) < 2:
             return {}
-        evaluator = self._optuna.importance.FanovaImportanceEvaluator(seed=0)
-        return dict(self._optuna.importance.get_param_importances(self._study, evaluator=evaluator))
+        optuna = self._optuna
+        distributions, places = dict(self._distributions), {}
+        for key, values in self._tuning.parameters.items():
+            if isinstance(values, list):
+                distributions[key] = optuna.distributions.IntDistribution(0, len(values) - 1)
+                places[key] = {json.dumps(value): place for place, value in enumerate(values)}
+        by_place = optuna.create_study()
+        for trial in ranked:
+            parameters = {
+                key: places[key][json.dumps(value)] if key in places else value
+                for key, value in trial.parameters.items()
+            }
+            by_place.add_trial(
+                optuna.trial.create_trial(params=parameters, distributions=distributions, value=trial.value)
+            )
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        found = optuna.importance.get_param_importances(by_place, evaluator=evaluator)
+        return {key: float(share) for key, share in found.items()}
 
     def _encoded(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {
