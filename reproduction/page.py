@@ -68,7 +68,7 @@ def write(
         resolved=RESOLVED,
         differences=[(first, second, _changes(change)) for first, second, change in compared],
         verdicts=[verdict(first, second, change) for first, second, change in compared],
-        order=_order(results.measured),
+        order=order(results.measured),
         common=f"{sequences.events:,}",
         sequences=[
             ("jagged", _values(sequences.jagged), f"{sequences.jagged_cpu_s:,.0f}"),
@@ -132,22 +132,18 @@ def verdict(first: str, second: str, change: Measured) -> str:
     return f"{second} is {' and '.join(said)} than {first}{'; the rest is not resolved' * bool(rest)}."
 
 
-def _order(measured: Mapping[str, Measured]) -> str:
-    """Say whether the published order of the three networks is seen."""
+def order(measured: Mapping[str, Measured]) -> str:
+    """Say in which quantities the published order of the three networks is seen.
+
+    Published for all three is the tt̄ area alone: 0.9821, 0.9906 and 0.9929.
+    """
     names = ("HLF", "particle sequence", "inclusive, GRU")
-    steps = [(first, second, measured[second] - measured[first]) for first, second in pairwise(names)]
-    against = [
-        f"{first} is ahead of {second}"
-        for first, second, step in steps
-        if (step.mean < -RESOLVED * step.error).any()
-    ]
-    if against:
-        return f"**The published order is not seen at this size of sample**: {', '.join(against)}."
-    if all((step.mean > RESOLVED * step.error).all() for _, _, step in steps):
-        return "**The published order is seen** in accuracy and all areas."
-    return (
-        "**The published order is not resolved** in all of accuracy and areas; no difference contradicts it."
-    )
+    steps = [measured[second] - measured[first] for first, second in pairwise(names)]
+    sizes = np.array([step.mean / np.maximum(step.error, 1e-12) for step in steps])
+    seen, against = (sizes > RESOLVED).all(axis=0), (sizes < -RESOLVED).any(axis=0)
+    found = (("seen", seen), ("contradicted", against), ("not resolved", ~seen & ~against))
+    words = [f"{how} in {', '.join(np.array(_QUANTITIES)[which])}" for how, which in found if which.any()]
+    return f"The order {' < '.join(names)}, which is published for the tt̄ area, is **{', '.join(words)}**."
 
 
 def _values(one: Measured) -> list[str]:

@@ -97,3 +97,17 @@ def test_every_event_is_scored_once_and_kept(make_config, client, tmp_path):
 
 def test_every_row_has_published_numbers():
     assert {len(numbers) for numbers in published.NUMBERS.values()} == {4}
+
+
+def test_the_order_is_told_for_each_quantity():
+    def measured(*numbers):
+        return bootstrap.Measured(np.array([[numbers, np.add(numbers, 0.001), np.subtract(numbers, 0.001)]]))
+
+    told = page.order(
+        {
+            "HLF": measured(0.90, 0.90, 0.90, 0.9),
+            "particle sequence": measured(0.90, 0.80, 0.95, 0.9),
+            "inclusive, GRU": measured(0.95, 0.99, 0.97, 0.9),
+        }
+    )
+    assert told.endswith("is **seen in AUC tt̄, contradicted in AUC QCD, not resolved in accuracy, AUC W**.")
