@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import jinja2
 import numpy as np
 from bootstrap import REPLICAS, Measured
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from paper import Results
@@ -118,12 +119,17 @@ def _particles(results: Results) -> list[tuple[str, list[str]]]:
     return [(kind, [cell(one.particles[kind]) for one in classes]) for kind in classes[0].particles]
 
 
+def _in_errors(change: Measured) -> NDArray[np.float64]:
+    """Give a difference in units of its error."""
+    return change.mean / np.maximum(change.error, 1e-12)
+
+
 def verdict(first: str, second: str, change: Measured) -> str:
     """Say in a sentence what a difference, the second less the first, shows and what it does not."""
-    errors = change.mean / np.maximum(change.error, 1e-12)
+    sizes = _in_errors(change)
     found = {
-        "better": [word for word, size in zip(_QUANTITIES, errors, strict=True) if size > RESOLVED],
-        "worse": [word for word, size in zip(_QUANTITIES, errors, strict=True) if size < -RESOLVED],
+        "better": [word for word, size in zip(_QUANTITIES, sizes, strict=True) if size > RESOLVED],
+        "worse": [word for word, size in zip(_QUANTITIES, sizes, strict=True) if size < -RESOLVED],
     }
     said = [f"{how} in {', '.join(words)}" for how, words in found.items() if words]
     if not said:
@@ -133,13 +139,9 @@ def verdict(first: str, second: str, change: Measured) -> str:
 
 
 def order(measured: Mapping[str, Measured]) -> str:
-    """Say in which quantities the published order of the three networks is seen.
-
-    Published for all three is the tt̄ area alone: 0.9821, 0.9906 and 0.9929.
-    """
+    """Say in which quantities the order of the three networks is seen that is published for the tt̄ area."""
     names = ("HLF", "particle sequence", "inclusive, GRU")
-    steps = [measured[second] - measured[first] for first, second in pairwise(names)]
-    sizes = np.array([step.mean / np.maximum(step.error, 1e-12) for step in steps])
+    sizes = np.array([_in_errors(measured[second] - measured[first]) for first, second in pairwise(names)])
     seen, against = (sizes > RESOLVED).all(axis=0), (sizes < -RESOLVED).any(axis=0)
     found = (("seen", seen), ("contradicted", against), ("not resolved", ~seen & ~against))
     words = [f"{how} in {', '.join(np.array(_QUANTITIES)[which])}" for how, which in found if which.any()]

@@ -5,10 +5,10 @@ import contextlib
 import json
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 from conftest import require
+from waiting import until
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -37,7 +37,7 @@ def _started(profile):
     )  # fmt: skip
     try:
         told = Path(profile) / "DevToolsActivePort"
-        _until(lambda: told.exists() and len(told.read_text().splitlines()) == 2, 60, "Chromium starts")
+        until(lambda: told.exists() and len(told.read_text().splitlines()) == 2, 60, "Chromium starts")
         port, path = told.read_text().splitlines()
         with contextlib.closing(Browser(f"ws://127.0.0.1:{port}{path}")) as browser:
             yield browser
@@ -112,7 +112,7 @@ class Browser:
             with contextlib.suppress(AssertionError):  # while a page loads, what it is made of is missing
                 return self.evaluate(expression)
 
-        return _until(now, seconds, expression)
+        return until(now, seconds, expression)
 
     def click(self, selector):
         """Click with the mouse on the middle of an element."""
@@ -124,11 +124,3 @@ class Browser:
     def screenshot(self, path):
         """Write what is seen as a PNG file."""
         Path(path).write_bytes(base64.b64decode(self._ask("Page.captureScreenshot")["data"]))
-
-
-def _until(condition, seconds, what):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.1)
-    return found

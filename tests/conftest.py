@@ -14,6 +14,7 @@ import pytest
 import ranks
 from distributed import Client, LocalCluster
 from servers import xrootd_server
+from waiting import until
 
 from hepdask.config import Config
 
@@ -102,7 +103,7 @@ def mark(client):
     name = uuid.uuid4().hex
     yield {"TEST_MARK": name}
     assert ranks.marked(name) == []
-    ranks.wait_until(lambda: ranks.held(client) == (0, 0, 0), 5)
+    until(lambda: ranks.held(client) == (0, 0, 0), 5)
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,15 @@ import time
 
 import cloudpickle
 import psutil
+from waiting import until
 
 from hepdask.distributed.lease import Lease
 
 BOUND = 10.0  # seconds in which a fault must have become an error, with no process left
 
 # What the ranks run travels by value: they need not import this module and all it imports.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+for _module in (__name__, until.__module__):
+    cloudpickle.register_pickle_by_value(sys.modules[_module])
 
 
 def marked(name):
@@ -43,13 +45,6 @@ def held(client):
         return len(leases), sum(bool(users) for users in locks.values()), listening
 
     return client.run_on_scheduler(count)
-
-
-def wait_until(condition, seconds):
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "did not happen in time"
-        time.sleep(0.02)
 
 
 class Clock:
@@ -85,7 +80,7 @@ def pids(folder, count):
     def written():
         return len([path for path in folder.iterdir() if path.read_text()]) == count
 
-    wait_until(written, 100)
+    until(written, 100)
     return {int(path.name): int(path.read_text()) for path in folder.iterdir()}
 
 

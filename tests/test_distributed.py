@@ -31,7 +31,8 @@ import pytest
 from distributed import Client, Future, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
-from ranks import BOUND, Clock, held, marked, pids, rank, wait_until, worker_of
+from ranks import BOUND, Clock, held, marked, pids, rank, worker_of
+from waiting import until
 
 from hepdask.distributed import HorovodMissing, NotEnoughSlots, NotSynchronised, RankFailed, run, submit
 from hepdask.distributed.placement import Offer, place
@@ -321,7 +322,7 @@ def test_slots_that_come_later(stub):
 
 def test_busy_workers(client, stub, mark):
     busy = client.map(lambda _: time.sleep(4), range(4), pure=False)
-    wait_until(lambda: sum(map(len, client.processing().values())) == 4, 5)
+    until(lambda: sum(map(len, client.processing().values())) == 4, 5)
     with pytest.raises(NotEnoughSlots, match="busy with other tasks"):
         run(rank, client=client, ranks=2, env=stub | mark, timeout=1)
     assert run(rank, client=client, ranks=2, env=stub | mark) == [0, 1]
@@ -520,8 +521,8 @@ def test_exceptions_that_cannot_be_told(client, stub, mark):
     with pytest.raises(RankFailed, match="raised Unspeakable") as caught:
         run(fail, Unspeakable(), client=client, ranks=1, env=stub | mark)
     assert "in fail" in caught.value.remote_traceback
-    with pytest.raises(RankFailed, match="raised Trouble: xxx") as caught:
-        run(fail, Trouble("x" * 3_000_000), client=client, ranks=1, env=stub | mark)
+    with pytest.raises(RankFailed, match="raised Trouble: ooo") as caught:
+        run(fail, Trouble("o" * 3_000_000), client=client, ranks=1, env=stub | mark)
     assert len(str(caught.value)) < 200_000
 
 
@@ -633,11 +634,11 @@ def test_driver_goes(client, stub, mark, tmp_path, how):
     assert len(marked(mark["TEST_MARK"])) == 6
     driver.send_signal(how)
     start = time.monotonic()
-    wait_until(lambda: not marked(mark["TEST_MARK"]), BOUND)
+    until(lambda: not marked(mark["TEST_MARK"]), BOUND)
     print(f"no process left after {time.monotonic() - start:.2f} s")
     error = driver.communicate(timeout=BOUND)[1].decode()
     assert (how == signal.SIGINT) == ("KeyboardInterrupt" in error)
-    wait_until(lambda: held(client) == (0, 0, 0), BOUND)
+    until(lambda: held(client) == (0, 0, 0), BOUND)
     assert run(rank, client=client, ranks=4, env=stub | mark) == [0, 1, 2, 3]
 
 
@@ -654,7 +655,7 @@ def test_scheduler_goes(stub, tmp_path):
         start = time.monotonic()
         cluster.close()
         assert isinstance(clock.error_since(start), CancelledError | RankFailed)
-        wait_until(lambda: not marked(name), BOUND)
+        until(lambda: not marked(name), BOUND)
 
 
 @pytest.mark.faults
@@ -667,7 +668,7 @@ def test_worker_killed_while_ranks_hold_the_interpreter(client, stub, mark, tmp_
     assert isinstance(clock.error_since(start), RankFailed)
     assert (clock.error.rank, clock.error.worker) == (2, address)
     assert "its Dask worker left the cluster" in str(clock.error)
-    wait_until(lambda: not marked(mark["TEST_MARK"]), BOUND)
+    until(lambda: not marked(mark["TEST_MARK"]), BOUND)
     assert run(rank, client=client, ranks=4, env=stub | mark, timeout=60) == [0, 1, 2, 3]
 
 
@@ -743,7 +744,7 @@ def test_horovod_worker_killed_mid_step(horovod, client, stub, mark, tmp_path):
     os.kill(process, signal.SIGKILL)
     assert isinstance(clock.error_since(start), RankFailed)
     assert (clock.error.rank, clock.error.worker) == (1, address)
-    wait_until(lambda: not marked(mark["TEST_MARK"]), 2)
+    until(lambda: not marked(mark["TEST_MARK"]), 2)
     assert run(rank, client=client, ranks=4, env=stub | mark, timeout=60) == [0, 1, 2, 3]
 
 

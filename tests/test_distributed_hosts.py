@@ -21,7 +21,8 @@ import cloudpickle
 import numpy as np
 import pytest
 from distributed import Client
-from ranks import BOUND, Clock, marked, pids, rank, wait_until
+from ranks import BOUND, Clock, marked, pids, rank
+from waiting import until
 
 from hepdask.distributed import CannotListen, NotEnoughSlots, RankFailed, run
 
@@ -37,7 +38,7 @@ class Farm:
         (folder / "nvidia-smi").chmod(0o755)
         self.processes = []
         self.scheduler = self.start("scheduler", "--host", host, "--port", "0", on=on)
-        wait_until(self.file.exists, 60)
+        until(self.file.exists, 60)
 
     def start(self, kind, *options, on=(), **env):
         process = subprocess.Popen(
@@ -348,6 +349,6 @@ def test_rendezvous_host_killed(stub, tmp_path):
             start = time.monotonic()
             farm.scheduler.kill()
             clock.error_since(start)
-            wait_until(lambda: not marked(mark), BOUND)
+            until(lambda: not marked(mark), BOUND)
     finally:
         farm.stop()

@@ -19,7 +19,8 @@ import cloudpickle
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
-from ranks import BOUND, marked, pids, rank, wait_until
+from ranks import BOUND, marked, pids, rank
+from waiting import until
 
 from hepdask.distributed import Checkpoint, CheckpointDamaged, RankFailed, run, submit
 
@@ -186,7 +187,7 @@ def test_going_on_with_fewer(stub, mark, tmp_path):
         return rank()
 
     def lose_one():
-        wait_until(lambda: len(list(tmp_path.glob("start-0-*"))) == 3, 60)
+        until(lambda: len(list(tmp_path.glob("start-0-*"))) == 3, 60)
         cluster.scale(2)
 
     with (
@@ -222,13 +223,13 @@ def sleep_for_ever(ready):
 def test_submit(client, stub, mark, tmp_path):
     def both(ready):
         (ready / str(rank())).write_text("here")
-        wait_until(lambda: (ready / "go").exists(), 60)
+        until(lambda: (ready / "go").exists(), 60)
         return rank() + 10
 
     called = []
     future = submit(both, tmp_path, client=client, ranks=2, env=stub | mark)
     future.add_done_callback(called.append)
-    wait_until(lambda: len(list(tmp_path.iterdir())) == 2, 60)
+    until(lambda: len(list(tmp_path.iterdir())) == 2, 60)
     assert (future.done(), future.running(), future.cancelled(), future.status) == (
         False,
         True,
@@ -278,7 +279,7 @@ def test_cancel(client, stub, mark, tmp_path):
 def test_cancel_while_waiting_for_slots(client, stub, mark):
     said = []
     future = submit(rank, client=client, ranks=9, env=stub | mark, on_status=said.append)
-    wait_until(lambda: said, 10)
+    until(lambda: said, 10)
     future.cancel()
     with pytest.raises(CancelledError):
         future.result(BOUND)
@@ -376,7 +377,7 @@ def test_horovod_learning_curve_of_a_run_that_lost_a_worker(horovod, mark, tmp_p
     assert np.mean(alone[-STEPS:]) < 0.8 * np.mean(alone[:STEPS])
 
     def lose_one():
-        wait_until((tmp_path / "gone").exists, 200)
+        until((tmp_path / "gone").exists, 200)
         cluster.scale(2)
 
     with (

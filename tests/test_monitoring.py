@@ -13,9 +13,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-import ranks
 import yaml
 from conftest import require
+from waiting import until
 
 import hepdask
 from hepdask import metrics, performance, progress
@@ -86,7 +86,7 @@ def test_prometheus_sees_what_the_run_did_and_every_panel_has_data(
         return float(found[0]["value"][1]) if found else None
 
     loss = 'hepdask_training_loss{model="hlf", sample='
-    ranks.wait_until(lambda: value(loss + '"fit"}') == pytest.approx(last["loss"]), 60)
+    until(lambda: value(loss + '"fit"}') == pytest.approx(last["loss"]), 60)
     assert value('hepdask_training_epoch{model="hlf"}') == 2
     for row in prepared.store.manifest["selection"]:
         events = f'hepdask_events_total{{dataset="{row["dataset"]}", outcome='
@@ -106,7 +106,7 @@ def test_prometheus_sees_what_the_run_did_and_every_panel_has_data(
             used = set(re.findall(r"\b(?:hepdask|dask)_[a-z_]+", target["expr"]))
             assert used, panel["title"]
             assert used <= names, panel["title"]
-            ranks.wait_until(lambda expr=target["expr"]: prometheus(expr), 30)
+            until(lambda expr=target["expr"]: prometheus(expr), 30)
 
 
 def test_documentation_names_every_metric():

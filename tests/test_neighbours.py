@@ -13,7 +13,8 @@ import cloudpickle
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
-from ranks import BOUND, Clock, held, marked, pids, wait_until
+from ranks import BOUND, Clock, held, marked, pids
+from waiting import until
 
 from hepdask.distributed import RankFailed, neighbours, run
 
@@ -109,7 +110,7 @@ def test_a_rank_that_goes_is_blamed(client, tmp_path, number, how):
     assert isinstance(clock.error, RankFailed)
     assert clock.error.rank == number
     assert not marked(mark)
-    wait_until(lambda: held(client) == (0, 0, 0), BOUND)
+    until(lambda: held(client) == (0, 0, 0), BOUND)
 
 
 def test_only_those_who_know_the_secret_come_in():

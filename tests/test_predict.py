@@ -15,8 +15,8 @@ import pytest
 import uproot
 from conftest import SAMPLES, require
 from distributed import Client, LocalCluster
-from ranks import wait_until
 from servers import xrootd_server
+from waiting import until
 
 from hepdask import features, load_model, predict, prepare, train
 from hepdask.config import Config, Physics
@@ -275,7 +275,7 @@ def test_after_kills_of_the_driver_and_of_workers_every_event_has_one_row(traine
                     killed.add(worker)
             return len(killed) >= 2 or driver.poll() is not None
 
-        wait_until(kill_one_at_work, 300)
+        until(kill_one_at_work, 300)
         said, complained = driver.communicate(timeout=300)
     assert len(killed) >= 2, "it was over too soon"
     assert driver.returncode == 0, complained

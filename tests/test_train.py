@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import zarr
 from conftest import require
-from ranks import marked, wait_until
+from ranks import marked
+from waiting import until
 
 from hepdask import evaluate, open_store, order, prepare, train
 from hepdask.batches import Batches, Reading, padded
@@ -410,14 +411,14 @@ def test_a_training_that_lost_a_rank_joins_up(config, client, tmp_path):
 
     mark = uuid.uuid4().hex
     driver = start()
-    wait_until(lambda: epochs() >= 4, 120)
+    until(lambda: epochs() >= 4, 120)
     ranks = [p for p in marked(mark) if p.environ().get("HOROVOD_RANK") == "1"]
     before = epochs()
     ranks[-1].kill()
-    wait_until(lambda: epochs() >= before + 10, 120)
+    until(lambda: epochs() >= before + 10, 120)
     driver.kill()
     assert b"killed by SIGKILL; starting again (2 restart(s) left)" in driver.communicate()[1]
-    wait_until(lambda: not marked(mark), 30)
+    until(lambda: not marked(mark), 30)
     assert epochs() < 80
 
     again = start()

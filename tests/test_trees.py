@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import require
 from distributed import Client, LocalCluster
+from waiting import until
 
 from hepdask import evaluate, open_store, prepare, train
 from hepdask.config import Config, XGBoost
@@ -166,21 +167,14 @@ def test_a_lost_worker_ends_xgboost(tmp_path, when):
     ):
         ended = pool.apply_async(boost_over, (client, load, runs, sizes, 3, 2, settings, 1, 20.0))
         if when == "training":
-            until(lambda: str(client.processing()).count("'fn-") == 2, "that XGBoost's own tasks run")
+            until(lambda: str(client.processing()).count("'fn-") == 2, 60, "XGBoost's own tasks")
             (victim, *_) = client.run(os.getpid).values()
         else:
-            until(lambda: list(tmp_path.glob("*.pid")), "that events are read")
-            victim = int(next(tmp_path.glob("*.pid")).stem)
+            (said, *_) = until(lambda: list(tmp_path.glob("*.pid")), 60, "events that are read")
+            victim = int(said.stem)
         os.kill(victim, signal.SIGKILL)
         with pytest.raises(ClusterError, match="a worker was lost while XGBoost"):
             ended.get(60)
-
-
-def until(true, what):
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.1)
 
 
 def test_what_trees_refuse(config, client):

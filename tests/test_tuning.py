@@ -14,7 +14,8 @@ import pytest
 import zarr
 from conftest import require
 from distributed import Client, LocalCluster
-from ranks import Clock, marked, wait_until
+from ranks import Clock, marked
+from waiting import until
 
 from hepdask import open_store, prepare, train, tune
 from hepdask.compiled.build import compiler
@@ -333,7 +334,7 @@ def test_a_killed_rank_is_started_again_and_a_late_setting_is_ended(planted, lon
     client, ranks = lone
     config = recurrent(planted(), 1, parameters={"units": [3]}, sampler="grid")
     driver = Clock(lambda: tune(config, client))
-    wait_until(ranks, 120)
+    until(ranks, 120)
     ranks()[0].kill()
     driver.thread.join(300)
     assert driver.error is None
@@ -341,7 +342,7 @@ def test_a_killed_rank_is_started_again_and_a_late_setting_is_ended(planted, lon
 
     endless = recurrent(planted(), 10**6, parameters={"units": [3]}, sampler="grid", trial_timeout=20.0)
     driver = Clock(lambda: tune(endless, client))
-    wait_until(ranks, 120)
+    until(ranks, 120)
     driver.thread.join(120)
     with pytest.raises(TrainingError, match=r"the last: took longer than tuning\.trial_timeout \(20 s\)"):
         raise driver.error
@@ -380,10 +381,10 @@ def test_killing_a_worker_and_the_driver_loses_nothing_that_was_finished(planted
 
         driver = start()
         try:
-            wait_until(lambda: len(finished()) >= 2, 300)
+            until(lambda: len(finished()) >= 2, 300)
             os.kill(next(iter(client.run(os.getpid).values())), 9)
             before = len(finished())
-            wait_until(lambda: len(finished()) >= before + 3, 300)
+            until(lambda: len(finished()) >= before + 3, 300)
             assert driver.poll() is None
         finally:
             driver.kill()

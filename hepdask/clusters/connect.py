@@ -47,7 +47,7 @@ def start(settings: Settings) -> LocalCluster | FarmCluster:
             memory_limit=settings.memory_limit,
             host=settings.host,
             dashboard_address=f"{settings.host}:{free_port(settings.host, settings.dashboard_port)}",
-            silence_logs=50,  # what matters reaches the driver; closing may cut off a heartbeat, which is no error
+            silence_logs=40,
             preload=["hepdask.interrupt"],
         )
 

@@ -72,7 +72,7 @@ PARTICLE_LABELS = {
 }
 """Axis titles of the features of particles."""
 
-_SHORT = 14  # letters of the name of a class, of which three fit beside one another
+_LINE = 42  # letters that fit beside one another in a panel
 _SCORE_BINS = 40
 _FEATURE_BINS = 36
 _ROC_POINTS = 300
@@ -110,7 +110,7 @@ def roc(
                 *_thinned(curve), color=colours[name], **_line(models, model), label=_roc_label(model, curve)
             )
         axes.plot([0, 1], [0, 1], color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), title=_folded(f"{name} against the rest", 3 * _SHORT))
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), title=_against_the_rest(name))
         axes.set(xlabel="false-positive rate", ylabel="true-positive rate")
         axes.legend(loc="lower right")
     return figure
@@ -136,11 +136,7 @@ def roc_log(
             axes.plot(*_marks(curve), color=colours[name], linestyle="none", **marker)
             axes.plot([], [], color=colours[name], **line, **marker, label=model)
         axes.set(xlim=(_LOWEST_TPR, 1.005), ylim=(lowest / 4, 1.2), yscale="log")
-        axes.set(
-            xlabel="true-positive rate",
-            ylabel="false-positive rate",
-            title=_folded(f"{name} against the rest", 3 * _SHORT),
-        )
+        axes.set(xlabel="true-positive rate", ylabel="false-positive rate", title=_against_the_rest(name))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.legend(loc="lower right")
     return figure
@@ -163,11 +159,11 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure
             _cell(axes, row, column, count, fraction)
     ticks = np.arange(len(classes))
     axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5))
-    below = [_folded(name, 2 * _SHORT // len(classes)) for name in classes]
+    below = [_folded(name, _LINE * 2 // 3 // len(classes)) for name in classes]
     are_long = below != list(classes)
     axes.set_xticks(ticks, below)
     axes.set_yticks(
-        ticks, [_folded(name, _SHORT) for name in classes], rotation=0 if are_long else 90, va="center"
+        ticks, [_folded(name, _LINE // 3) for name in classes], rotation=0 if are_long else 90, va="center"
     )
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.xaxis.set_minor_locator(NullLocator())
@@ -228,7 +224,7 @@ def calibration(curves: Mapping[str, Calibration], classes: Sequence[str]) -> Fi
     for name, curve in curves.items():
         axes.errorbar(
             curve.score, curve.fraction, curve.error, color=colours[name], linestyle=dashes[name], marker="o",
-            ms=3.5, elinewidth=0.9, linewidth=1.2, label=_folded(name, 2 * _SHORT),
+            ms=3.5, elinewidth=0.9, linewidth=1.2, label=_folded(name, _LINE * 2 // 3),
         )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="score for the class", ylabel="fraction of the class")
     axes.legend(loc="upper left")
@@ -292,7 +288,7 @@ def scores(
                 axes.plot(middles[seen], heights[seen], ".", ms=3.5, color=colours[true])
         axes.set(
             xlim=(edges[0], edges[-1]),
-            xlabel=_folded(f"score for {name}", 3 * _SHORT),
+            xlabel=_folded(f"score for {name}", _LINE),
             ylabel="fraction of events",
         )
         _logarithmic(axes)
@@ -481,11 +477,16 @@ def _logarithmic(axes: Axes) -> None:
 def _legend_above(axes: Axes) -> None:
     """Put the legend of a histogram into the room above it; where names are long, above the axes."""
     handles, names = axes.get_legend_handles_labels()
-    if sum(len(name) + 3 for name in names) <= 3 * _SHORT:
+    if sum(len(name) + 3 for name in names) <= _LINE:
         axes.legend(loc="upper center", ncols=3, columnspacing=1.2)
     else:
-        folded = [_folded(name, 3 * _SHORT) for name in names]
+        folded = [_folded(name, _LINE) for name in names]
         axes.legend(handles, folded, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def _against_the_rest(name: str) -> str:
+    """Return the title of the ROC curves of a class."""
+    return _folded(f"{name} against the rest", _LINE)
 
 
 def _folded(name: str, width: int) -> str:

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent import futures
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -187,7 +187,7 @@ def _while_all_are_there(client: Client, workers: set[str], call: Callable[[], _
     A task that is bound to a lost worker is never run, so neither Dask's nor XGBoost's waits for it would end. The
     call runs in a thread, which is left alone then; it ends with the client.
     """
-    found: Future[_T] = Future()
+    found: futures.Future[_T] = futures.Future()
 
     def run() -> None:
         try:
@@ -199,20 +199,22 @@ def _while_all_are_there(client: Client, workers: set[str], call: Callable[[], _
         return workers - set(client.scheduler_info(n_workers=-1)["workers"])
 
     threading.Thread(target=run, name="xgboost", daemon=True).start()
-    looks = 0
+    looks, gone = 0, set[str]()
     while looks < _LOST:
-        try:
-            return found.result(_LOOK)
-        except (ValueError, RuntimeError, OSError) as error:  # a TimeoutError is an OSError
-            if found.done() and lost():
+        ended = futures.wait([found], _LOOK).done
+        gone = lost()
+        if ended:
+            try:
+                return found.result()
+            except (ValueError, RuntimeError, OSError) as error:
+                if not gone:
+                    raise
                 raise ClusterError(
                     f"a worker was lost while XGBoost trained; train again ({error})"
                 ) from error
-            if found.done():
-                raise
-        looks = looks + 1 if lost() else 0
+        looks = looks + 1 if gone else 0
     raise ClusterError(
-        f"a worker was lost while XGBoost read its events or trained: {', '.join(sorted(lost()))}; train again"
+        f"a worker was lost while XGBoost read its events or trained: {', '.join(sorted(gone))}; train again"
     )
 
 

@@ -159,15 +159,15 @@ class Study:
             return {}
         optuna = self._optuna
         distributions, places = dict(self._distributions), {}
-        for key, values in self._tuning.parameters.items():
-            if isinstance(values, list):
-                distributions[key] = optuna.distributions.IntDistribution(0, len(values) - 1)
-                places[key] = {json.dumps(value): place for place, value in enumerate(values)}
+        for key, distribution in self._distributions.items():
+            if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+                places[key] = {choice: place for place, choice in enumerate(distribution.choices)}
+                distributions[key] = optuna.distributions.IntDistribution(0, len(places[key]) - 1)
         by_place = optuna.create_study()
         for trial in ranked:
             parameters = {
-                key: places[key][json.dumps(value)] if key in places else value
-                for key, value in trial.parameters.items()
+                key: places[key][value] if key in places else value
+                for key, value in self._encoded(trial.parameters).items()
             }
             by_place.add_trial(
                 optuna.trial.create_trial(params=parameters, distributions=distributions, value=trial.value)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from waiting import until
 
 CORES = 2  # of each of the three nodes
 NODES = ("n1", "n2", "n3")
@@ -34,15 +35,6 @@ def output(*words, check=True, cwd=None):
     done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=60)
     assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
     return done.stdout
-
-
-def until(condition, seconds, what):
-    """Wait until something is true, for at most so long; give it."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.1)
-    return found
 
 
 class Daemons:

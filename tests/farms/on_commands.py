@@ -14,8 +14,9 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
-from farms.daemons import PATIENCE, output, until
+from farms.daemons import PATIENCE, output
 from farms.fixtures import ROOT, begun, counted, hepdask, jobs_of, slow_selection, write_document
+from waiting import until
 
 from hepdask import open_store
 

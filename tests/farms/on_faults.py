@@ -5,8 +5,9 @@ import sys
 import time
 
 import pytest
-from farms.daemons import PATIENCE, until
+from farms.daemons import PATIENCE
 from farms.fixtures import connected_job, is_back, jobs_of, measured, prepare_disturbed, slow_selection
+from waiting import until
 
 from hepdask import clusters, prepare
 from hepdask.errors import ClusterError
@@ -23,7 +24,7 @@ def pending_job(keeper):
 
 @pytest.mark.parametrize("fault", ["hold", "vacate"])
 def test_a_running_job_is_disturbed(farm, fault, farm_client, keeper, slow_config, expected):
-    job = connected_job(keeper)
+    job, before = connected_job(keeper), jobs_of(farm)
     found, at = prepare_disturbed(slow_config, farm_client, lambda: getattr(farm, fault)(job))
     assert found == expected
     until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
@@ -33,6 +34,7 @@ def test_a_running_job_is_disturbed(farm, fault, farm_client, keeper, slow_confi
     # Slurm does when the worker ends by itself first, the keeper takes its word and replaces it: never both
     if fault == "vacate" and (job, "lost") not in changes:
         assert (job, "connected") in changes
+        assert jobs_of(farm) == before
     else:
         assert (job, "lost") in changes
         until(lambda: not farm.exists(job), PATIENCE, "the job is gone")

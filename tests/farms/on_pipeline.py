@@ -5,9 +5,10 @@ import time
 
 import pytest
 from conftest import require
-from farms.daemons import PATIENCE, Listeners, until
+from farms.daemons import PATIENCE, Listeners
 from farms.fixtures import connected_job, hepdask, is_back, measured, prepare_disturbed, write_document
 from test_train import has_horovod
+from waiting import until
 
 from hepdask import clusters, open_store
 from hepdask.errors import ClusterError
