@@ -496,8 +496,11 @@ LONG = (
 
 @pytest.mark.parametrize("classes", [CLASSES, LONG], ids=["short", "long"])
 def test_names_of_classes_do_not_run_into_one_another(classes):
-    labels = np.arange(60) % 3
+    labels, rise = np.arange(60) % 3, np.linspace(0, 1, 9)
+    curves = {name: {"hlf": plots.RocCurve(rise, rise, 0.5, None)} for name in classes}
     for figure in (
+        plots.roc(curves, dict.fromkeys(classes, "black"), ["hlf"]),
+        plots.roc_log(curves, dict.fromkeys(classes, "black"), ["hlf"]),
         plots.confusion([[3, 1, 2], [0, 4, 1], [1, 1, 5]], classes),
         plots.scores(labels, np.eye(3)[labels], classes, classes),
         plots.feature("HT", {name: np.arange(20.0) for name in classes}, classes),

@@ -145,6 +145,7 @@ class Slurm:
             "SelectType": "select/cons_tres", "SelectTypeParameters": "CR_Core_Memory",
             "SlurmdParameters": "config_overrides", "PropagateResourceLimits": "NONE", "ReturnToService": 2,
             "SchedulerParameters": "sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0",
+            # a job that is being ended counts as running: it must not do so for as long as `lost-after`
             "KillWait": 2, "MinJobAge": 60, "SlurmdTimeout": 60, "MessageTimeout": 10,
         }  # fmt: skip
         lines = [f"{key}={value}" for key, value in settings.items()]
@@ -220,10 +221,15 @@ class Slurm:
         output("scontrol", "requeuehold", job)
 
     def vacate(self, job):
-        """Put a running job back into the queue; Slurm lets it wait for two minutes, which are cut short."""
+        """Put a running job back into the queue; Slurm lets it wait for two minutes, which are cut short.
+
+        Not below a few seconds: what the job was allowed is revoked up to the second, and a job that starts again
+        within it is refused ("Job credential revoked").
+        """
         output("scontrol", "requeue", job)
         waits = lambda: "Reason=BeginTime" in output("scontrol", "show", "job", job)  # noqa: E731
         until(waits, PATIENCE, "the job waits")
+        time.sleep(2)
         output("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def shorten(self, job):
