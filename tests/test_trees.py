@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from conftest import require
 from distributed import Client, LocalCluster
+from ranks import BOUND, held, marked
 from waiting import until
 
 from hepdask import evaluate, open_store, prepare, train
 from hepdask.config import Config, XGBoost
+from hepdask.distributed import RankFailed
 from hepdask.distributed.devices import NoDriver, host_devices
-from hepdask.errors import ClusterError, ConfigError, TrainingError
+from hepdask.errors import ConfigError, TrainingError
 from hepdask.names import HIGH_LEVEL
 from hepdask.trees import load_rows, load_trees
 from hepdask.trees.boosted import boost_over
@@ -141,7 +143,7 @@ def test_trees_are_evaluated_like_networks(config, client):
 
 
 def slow_rows(sample, parts, path, seconds, when):
-    """Give rows of two classes, and say whose they are; while one of them is slow, its worker can be killed."""
+    """Give rows of two classes, and say whose they are; while one of them is slow, it can be killed."""
     if when == sample:
         path.with_name(f"{os.getpid()}.pid").touch()
         time.sleep(seconds)
@@ -153,28 +155,50 @@ def slow_rows(sample, parts, path, seconds, when):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("when", ["fit", "validation", "training"])
-def test_a_lost_worker_ends_xgboost(tmp_path, when):
+@pytest.mark.parametrize(
+    ("when", "victim"),
+    [("fit", "worker"), ("validation", "1"), ("training", "0"), ("training", "1"), ("training", "worker")],
+)
+def test_a_lost_rank_or_worker_ends_xgboost(tmp_path, when, victim):
+    """Nothing is left, neither processes nor locks, and the next training on the same cluster succeeds."""
     require(has_xgboost(), "XGBoost is not installed (pip install 'hepdask[trees]')")
-    settings = XGBoost(rounds=1_000_000, early_stopping=None)
     runs = {"fit": [[1], [2]], "validation": [[3], [4]]}
-    sizes = {"fit": [2000, 2000], "validation": [2000, 2000]}
     load = partial(slow_rows, path=tmp_path / "x", seconds=60, when=when)
+    lines = []
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0") as cluster,
         Client(cluster) as client,
         closing(ThreadPool(1)) as pool,
     ):
-        ended = pool.apply_async(boost_over, (client, load, runs, sizes, 3, 2, settings, 1, 20.0))
+        workers = set(client.run(os.getpid).values())
+        options = {"env": {"TEST_MARK": str(tmp_path)}, "on_output": lambda rank, line: lines.append(line)}
+
+        def boosted(load, rounds):
+            settings = XGBoost(rounds=rounds, early_stopping=None)
+            return boost_over(client, load, runs, 2, settings, 1, silence_timeout=30.0, **options)
+
+        ended = pool.apply_async(boosted, (load, 1_000_000))
         if when == "training":
-            until(lambda: str(client.processing()).count("'fn-") == 2, 60, "XGBoost's own tasks")
-            (victim, *_) = client.run(os.getpid).values()
+            until(lambda: lines, 60, "rounds that are told")
         else:
-            (said, *_) = until(lambda: list(tmp_path.glob("*.pid")), 60, "events that are read")
-            victim = int(said.stem)
-        os.kill(victim, signal.SIGKILL)
-        with pytest.raises(ClusterError, match="a worker was lost while XGBoost"):
+            until(lambda: len(list(tmp_path.glob("*.pid"))) == 2, 60, "events that are read")
+        if victim == "worker":
+            killed, signalled = min(workers), "left the cluster"
+        else:
+            (killed,) = (
+                process.pid
+                for process in marked(str(tmp_path))
+                if not process.children() and process.environ()["HOROVOD_RANK"] == victim
+            )
+            signalled = f"rank {victim} of 2 .* was killed by SIGKILL"
+        os.kill(killed, signal.SIGKILL)
+        with pytest.raises(RankFailed, match=signalled):
             ended.get(60)
+        until(lambda: not marked(str(tmp_path)), BOUND, "no process is left")
+        assert held(client) == (0, 0, 0)
+        assert set(client.run(os.getpid).values()) >= workers - {killed}, "the other workers live on"
+        client.wait_for_workers(2, timeout=60)
+        assert boosted(partial(load.func, path=tmp_path / "x", seconds=0, when=None), 3).trees == 6
 
 
 def test_what_trees_refuse(config, client):

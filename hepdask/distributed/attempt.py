@@ -50,6 +50,8 @@ CONSEQUENCES = (
     "Connection closed by peer",
     "Collective ops is aborted",
     "were not ready within",
+    "src/collective/",  # XGBoost's
+    "Another worker is running into error",
 )
 
 MISSING = (
@@ -71,7 +73,8 @@ class _Failure:
         if self.facts.get("ended_here"):
             return True
         text = self.facts.get("traceback") or ""
-        if self.facts.get("signal") == signal.SIGABRT:
+        ended_itself = self.facts.get("signal") == signal.SIGABRT or self.facts.get("exit_status")
+        if ended_itself and not text:
             text += "\n".join(self.facts.get("last_lines", ()))
         return any(sign in text for sign in CONSEQUENCES)
 

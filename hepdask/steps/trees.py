@@ -36,10 +36,10 @@ def train(name: str, key: str, store: Store, config: Config, client: Client) -> 
     MissingDependency
         XGBoost is not installed.
     TrainingError
-        A feature is not finite, a parameter is refused, there is nothing to watch for early stopping, or something is
-        missing for a GPU that is asked for.
-    ClusterError
-        A worker was lost.
+        There is nothing to watch for early stopping, or something is missing for a GPU that is asked for.
+    hepdask.distributed.RankFailed
+        A rank of XGBoost died more often than `training.restarts` allows, or raised an error, which is the cause: a
+        feature is not finite, or a parameter is refused.
     """
     settings = models.settings(name, config.models)
     if not (isinstance(settings, Forest) and settings.library == "sklearn"):
@@ -61,11 +61,13 @@ def train(name: str, key: str, store: Store, config: Config, client: Client) -> 
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
             counts = {"fit": store.counts("fit"), "validation": store.counts("validation")}
             runs = {sample: shared_out(count, workers) for sample, count in counts.items()}
-            sizes = {sample: [int(counts[sample][run].sum()) for run in of] for sample, of in runs.items()}
             grown = boosted.boost_over(
-                client, partial(_load, store.path.absolute(), columns, weights), runs, sizes, len(columns),
-                len(store.classes), settings, training.seed, training.silence_timeout,
-                training.port_range[0] if training.port_range else None,
+                client, partial(_load, store.path.absolute(), columns, weights), runs, len(store.classes), settings,
+                training.seed, timeout=training.start_timeout, silence_timeout=training.silence_timeout,
+                port_range=training.port_range, interface=training.interface, restarts=training.restarts,
+                regroup_timeout=training.regroup_timeout, log_dir=config.folder / "models" / name / "logs",
+                on_output=lambda rank, line: say(f"[{name} rank {rank}] {line}"),
+                on_status=lambda line: say(f"{name}: {line}"),
             )  # fmt: skip
     for row in grown.history[-1:]:
         watched = (

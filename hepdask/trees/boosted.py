@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent import futures
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import replace
+from threading import Thread
+from typing import Any
 
 import numpy as np
-from distributed import Client, wait
+from distributed import Client
 
+from hepdask import distributed
 from hepdask.config import Forest, XGBoost
-from hepdask.errors import ClusterError, TrainingError
+from hepdask.distributed import peers
+from hepdask.errors import HepdaskError, TrainingError
 from hepdask.trees import devices
 from hepdask.trees.fitted import Fitted, xgboost
 from hepdask.trees.rows import Rows
 
 _LOSS, _ERROR = "mlogloss", "merror"
-_LOOK = 1.0  # seconds between two looks at whether all workers are there
-_LOST = 5  # such looks, for XGBoost to say itself that one of them is lost
-_T = TypeVar("_T")
+_TELL = 2.0  # seconds between two lines about the rounds
+_NEVER = 10**6  # seconds
 
 
 def parameters(
@@ -87,139 +89,133 @@ def boost(
 
 def boost_over(
     client: Client,
-    load: Callable[[str, Sequence[int] | None], Rows],
+    load: Callable[[str, Sequence[int]], Rows],
     runs: Mapping[str, Sequence[Sequence[int]]],
-    sizes: Mapping[str, Sequence[int]],
-    features: int,
     classes: int,
     settings: XGBoost | Forest,
     seed: int,
-    timeout: float,
-    port: int | None = None,
+    **options: Any,
 ) -> Fitted:
-    """Train over the workers of a cluster; each loads its own events.
+    """Train over the workers of a cluster, a rank on each, which loads its own events.
+
+    Ranks are processes of their own (`hepdask.distributed.run`): XGBoost ends the process of a rank that lost another,
+    and the process of its tracker, and neither may be a Dask worker or the scheduler.
 
     Parameters
     ----------
     client : distributed.Client
         The cluster.
     load : callable
-        From the name of a sample and some parts of it to rows; runs on a worker.
+        From the name of a sample and some parts of it to rows; runs on a rank.
     runs : mapping of sequence of parts
-        For ``"fit"`` and ``"validation"``, the parts that each worker takes.
-    sizes : mapping of sequence of int
-        Events of each of these runs.
-    features, classes : int
-        Width of the rows, and columns of the scores.
+        For ``"fit"`` and ``"validation"``, the parts that each rank takes. There are as many ranks as runs to fit.
+    classes : int
+        Columns of the scores.
     settings : XGBoost or Forest
         Section of the configuration.
     seed : int
-        Of subsampling. The same seed, events and number of workers give the same trees.
-    timeout : float
-        Longest wait for other workers at any moment [s].
-    port : int, optional
-        Where workers find each other, on the scheduler's machine; default any.
+        Of subsampling. The same seed, events and number of ranks give the same trees.
+    **options
+        Of `hepdask.distributed.run`: its bounds in time, ports and interface.
 
     Raises
     ------
-    ClusterError
-        A worker was lost.
+    TrainingError
+        There is nothing to watch for early stopping, or something is missing for a GPU that is asked for.
+    hepdask.distributed.RankFailed
+        A rank died, lost its worker, or raised an error, which is the cause: XGBoost refused a parameter.
+    hepdask.distributed.NotEnoughSlots
+        Workers were busy for too long.
     """
-    xgb = xgboost()
-    import dask.array as da
-    import xgboost.dask as xgb_dask
-    from xgboost.collective import Config as Collective
-
-    workers = sorted(client.scheduler_info(n_workers=-1)["workers"])
+    workers = client.scheduler_info(n_workers=-1)["workers"]
     if settings.device != "cpu":
-        found = client.run(devices.of_xgboost, settings.device, workers=workers)
+        found = client.run(devices.of_xgboost, settings.device, workers=list(workers))
         devices.require_xgboost(found, settings)
-    before = client.run(time.process_time, workers=workers)
+    ranks = len(runs["fit"])
+    threads = min(worker["nthreads"] for worker in workers.values())
+    results = distributed.run(
+        _boost_rank, load, runs, classes, settings, seed, threads, _patience(settings, len(runs["validation"])),
+        client=client, ranks=ranks, cores_per_rank=threads, backend="tf.distribute", give_up_on=HepdaskError, **options,
+    )  # fmt: skip
+    way = f"XGBoost on {ranks} Dask worker{'s' * (ranks > 1)}"
+    return replace(results[0], way=way, cpu_s=sum(one.cpu_s for one in results))
 
-    def collection(sample: str, item: int, width: tuple[int, ...], dtype: Any, loaded: list[Any]) -> Any:
-        pieces = []
-        for worker, (_, future), size in zip(workers, loaded, sizes[sample], strict=False):
-            part = client.submit(_item, future, item, pure=False, workers=[worker])
-            pieces.append(da.from_delayed(part, (size, *width), dtype=dtype))
-        return da.concatenate(pieces, axis=0)
 
-    def matrix(sample: str, **more: Any) -> Any:
-        # the i-th run always goes to the i-th worker, so that the trees do not depend on how tasks fell
-        loaded = [
-            (worker, client.submit(load, sample, list(parts), pure=False, workers=[worker]))
-            for worker, parts in zip(workers, runs[sample], strict=False)
-        ]
-        wait([future for _, future in loaded])
-        columns = [
-            collection(sample, item, width, dtype, loaded)
-            for item, width, dtype in ((0, (features,), np.float32), (1, (), np.int64), (2, (), np.float32))
-        ]
-        return xgb_dask.DaskQuantileDMatrix(
-            client, columns[0], columns[1], weight=columns[2], max_bin=bins, **more
-        )
-
+def _boost_rank(
+    load: Callable[[str, Sequence[int]], Rows],
+    runs: Mapping[str, Sequence[Sequence[int]]],
+    classes: int,
+    settings: XGBoost | Forest,
+    seed: int,
+    threads: int,
+    patience: int | None,
+) -> Fitted:
+    """Load this rank's events, and train with all other ranks; all return the same trees."""
+    xgb = xgboost()
+    begin = time.process_time()
+    rank = peers.rank()
+    fit = load("fit", runs["fit"][rank])
+    features = fit.features.shape[1]
+    validation = load("validation", runs["validation"][rank]) if rank < len(runs["validation"]) else None
     params, rounds = parameters(settings, classes, features, seed)
     bins = params.get("max_bin", 256)
+    curves: dict[str, Any] = {}
+    with xgb.config_context(verbosity=0), _collective(), _said():
+        watched = {"fit": xgb.QuantileDMatrix(fit.features, fit.label, weight=fit.weight, max_bin=bins)}
+        if runs["validation"]:  # all ranks watch, those without such events, too
+            held = validation or Rows(
+                np.empty((0, features), np.float32), np.empty(0, int), np.empty(0, np.float32)
+            )
+            watched["validation"] = xgb.QuantileDMatrix(
+                held.features, held.label, max_bin=bins, ref=watched["fit"]
+            )
+        booster = xgb.train(
+            params | {"nthread": threads}, watched["fit"], rounds,
+            evals=[(data, name) for name, data in watched.items()], evals_result=curves, verbose_eval=False,
+            early_stopping_rounds=patience, callbacks=[_sign_of_life(xgb, rounds)],
+        )  # fmt: skip
+    return _fitted(booster, curves, features, "XGBoost", time.process_time() - begin)
 
-    def grow() -> Any:
-        watched = {"fit": matrix("fit")}
-        if sum(sizes["validation"]):
-            watched["validation"] = matrix("validation", ref=watched["fit"])
-        with _said(), xgb.config_context(verbosity=0):
-            return xgb_dask.train(
-                client, params, watched["fit"], rounds,
-                evals=[(data, name) for name, data in watched.items()], verbose_eval=False,
-                early_stopping_rounds=_patience(settings, sum(sizes["validation"])),
-                coll_cfg=Collective(timeout=int(timeout), tracker_timeout=int(timeout), tracker_port=port),
+
+@contextmanager
+def _collective() -> Iterator[None]:
+    """Connect this rank's XGBoost with that of all others; the tracker that brings them together is beside rank 0."""
+    from xgboost.collective import CommunicatorContext
+    from xgboost.tracker import RabitTracker
+
+    if peers.size() == 1:
+        yield
+        return
+    host, _, port = peers.addresses()[0].rpartition(":")
+    if peers.rank() == 0:
+        tracker = RabitTracker(peers.size(), host, int(port), sortby="task")
+        tracker.start()
+        Thread(target=tracker.wait_for, name="tracker", daemon=True).start()
+    peers.barrier("tracker")
+    with ExitStack() as stack:
+        with redirect_stdout(io.StringIO()):  # each rank would say which one it is
+            # no time limits here: a rank that is lost or hangs is noticed from outside
+            communicator = CommunicatorContext(
+                dmlc_tracker_uri=host, dmlc_tracker_port=int(port), dmlc_task_id=f"{peers.rank():06}",
+                dmlc_timeout=_NEVER,
             )  # fmt: skip
-
-    result = _while_all_are_there(client, set(workers), grow)
-    after = client.run(time.process_time, workers=workers)
-    used = len(runs["fit"])
-    way = f"XGBoost on {used} Dask worker{'s' * (used > 1)}"
-    cpu = sum(after[worker] - before[worker] for worker in workers)
-    return _fitted(result["booster"], result["history"], features, way, cpu)
+            stack.enter_context(communicator)
+        yield
 
 
-def _while_all_are_there(client: Client, workers: set[str], call: Callable[[], _T]) -> _T:
-    """Give what a call gives that waits for tasks of certain workers, unless one of them is lost.
+def _sign_of_life(xgb: Any, rounds: int) -> Any:
+    """Make a callback by which rank 0 tells every few seconds how far it is."""
+    told = time.monotonic()
 
-    A task that is bound to a lost worker is never run, so neither Dask's nor XGBoost's waits for it would end. The
-    call runs in a thread, which is left alone then; it ends with the client.
-    """
-    found: futures.Future[_T] = futures.Future()
+    class Tell(xgb.callback.TrainingCallback):
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            nonlocal told
+            if peers.rank() == 0 and time.monotonic() > told + _TELL:
+                told = time.monotonic()
+                print(f"round {epoch + 1} of {rounds}")
+            return False
 
-    def run() -> None:
-        try:
-            found.set_result(call())
-        except BaseException as error:
-            found.set_exception(error)
-
-    def lost() -> set[str]:
-        return workers - set(client.scheduler_info(n_workers=-1)["workers"])
-
-    threading.Thread(target=run, name="xgboost", daemon=True).start()
-    looks, gone = 0, set[str]()
-    while looks < _LOST:
-        ended = futures.wait([found], _LOOK).done
-        gone = lost()
-        if ended:
-            try:
-                return found.result()
-            except (ValueError, RuntimeError, OSError) as error:
-                if not gone:
-                    raise
-                raise ClusterError(
-                    f"a worker was lost while XGBoost trained; train again ({error})"
-                ) from error
-        looks = looks + 1 if gone else 0
-    raise ClusterError(
-        f"a worker was lost while XGBoost read its events or trained: {', '.join(sorted(gone))}; train again"
-    )
-
-
-def _item(rows: Rows, item: int) -> Any:
-    return (rows.features, rows.label, rows.weight)[item]
+    return Tell()
 
 
 def _patience(settings: XGBoost | Forest, watched: int) -> int | None:
@@ -235,11 +231,11 @@ def _patience(settings: XGBoost | Forest, watched: int) -> int | None:
 
 @contextmanager
 def _said() -> Iterator[None]:
-    """Give XGBoost's errors in one line, without its stack of C++ functions."""
+    """Give XGBoost's errors in one line, without its stack of C++ functions; but those of a lost rank as they are."""
     try:
         yield
     except Exception as error:
-        if type(error).__name__ != "XGBoostError":
+        if type(error).__name__ != "XGBoostError" or "src/collective/" in str(error):
             raise
         words = str(error).split("Stack trace")[0].strip().splitlines()[-1]
         raise TrainingError(f"XGBoost: {words.rpartition(': ')[2]}") from error
