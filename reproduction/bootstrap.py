@@ -6,7 +6,7 @@ Events of one parton level are alike, so a bootstrap over events would give erro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,18 @@ class Measured:
     values : float64 (n_seeds, 1 + replicas, 1 + n_classes)
         Accuracy, then the AUC of each class against the rest. The first row is measured on the events themselves,
         the others on samples of parents drawn with replacement.
+    between_seeds : float64 (1 + n_classes,)
+        Variance that the choice of seeds gives the mean; by default from the spread of the seeds, 0 where there is one.
     """
 
     values: Floats
+    between_seeds: Floats = field(default_factory=lambda: np.empty(0))
+
+    def __post_init__(self) -> None:
+        if not self.between_seeds.size:
+            first, seeds = self.values[:, 0], len(self.values)
+            spread = first.var(axis=0, ddof=1) / seeds if seeds > 1 else np.zeros(first.shape[1])
+            object.__setattr__(self, "between_seeds", spread)
 
     @property
     def mean(self) -> Floats:
@@ -38,13 +47,15 @@ class Measured:
     def error(self) -> Floats:
         """Its error, (1 + n_classes,): that of the sample, and where there are several seeds that of their mean."""
         of_sample = self.values[:, 1:].mean(axis=0).std(axis=0)
-        seeds = len(self.values)
-        of_seeds = self.values[:, 0].std(axis=0, ddof=1) / np.sqrt(seeds) if seeds > 1 else 0.0
-        return np.hypot(of_sample, of_seeds)
+        return np.hypot(of_sample, np.sqrt(self.between_seeds))
 
     def __sub__(self, other: Measured) -> Measured:
-        """Take differences seed by seed and replica by replica."""
-        return Measured(self.values - other.values)
+        """Take differences replica by replica.
+
+        Seeds of two models have nothing in common, so their variances add. The spread of the differences has the same
+        expectation and half the degrees of freedom: with three seeds it is too small by chance far more often.
+        """
+        return Measured(self.values - other.values, self.between_seeds + other.between_seeds)
 
 
 def draw(

@@ -54,21 +54,21 @@ def features(
 
 
 def losses(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> Figure:
-    """Draw the loss against the epoch, the mean over folds and the band from the least to the greatest.
+    """Draw the loss against the epoch, the mean over trainings and the band from the least to the greatest.
 
     Parameters
     ----------
     histories : mapping of sequence of sequence of mapping
-        For each model and fold, an entry an epoch with ``loss`` and ``val_loss``.
+        For each model and training, an entry an epoch with ``loss`` and ``val_loss``.
     """
     figure = Figure(figsize=(2.8 * len(histories), 2.8), layout="constrained")
     panels = figure.subplots(1, len(histories), squeeze=False)[0]
-    for axes, (name, folds) in zip(panels, histories.items(), strict=True):
+    for axes, (name, trainings) in zip(panels, histories.items(), strict=True):
         for key, label, colour, dashes in (
             ("loss", "trained on", style.MUTED, style.CLASS_DASHES[1]),
             ("val_loss", "left out", style.PALETTE[0], "-"),
         ):
-            curves = np.array([[row[key] for row in fold] for fold in folds])
+            curves = np.array([[row[key] for row in training] for training in trainings])
             epochs = np.arange(1, curves.shape[1] + 1)
             axes.fill_between(
                 epochs, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.2, linewidth=0

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: A difference below this many errors is not called one.
 RESOLVED = 3
 
+#: A training whose last loss is above so many times the median went wrong.
+FAR = 1.2
+
 _NAMES = {"qcd": "QCD", "ttbar": "tt̄", "wjets": "W + jets"}
 _QUANTITIES = ("accuracy", "AUC QCD", "AUC tt̄", "AUC W")
 
@@ -68,6 +71,7 @@ def write(
         ],
         resolved=RESOLVED,
         differences=[(first, second, _changes(change)) for first, second, change in compared],
+        stragglers=stragglers(results.histories),
         verdicts=[verdict(first, second, change) for first, second, change in compared],
         order=order(results.measured),
         common=f"{sequences.events:,}",
@@ -136,6 +140,21 @@ def verdict(first: str, second: str, change: Measured) -> str:
         return f"{second} against {first}: **not resolved** by this sample."
     rest = len(_QUANTITIES) - sum(map(len, found.values()))
     return f"{second} is {' and '.join(said)} than {first}{'; the rest is not resolved' * bool(rest)}."
+
+
+def stragglers(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> list[str]:
+    """Say in a sentence a network which of its trainings ended far from the others, by the loss on left-out events."""
+    said = []
+    for name, trainings in histories.items():
+        last = np.array([training[-1]["val_loss"] for training in trainings])
+        far = last > FAR * np.median(last)
+        if far.any():
+            losses = ", ".join(f"{loss:.3f}" for loss in last[far])
+            said.append(
+                f"{far.sum()} of the {len(last)} trainings of {name} went wrong: a loss of {losses} on left-out events "
+                f"at the end, where the median is {np.median(last):.3f}. They are part of its numbers."
+            )
+    return said
 
 
 def order(measured: Mapping[str, Measured]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,7 @@ class Results:
     sequences: Sequences
     rounded: Rounded
     networks: Mapping[str, Measured]
+    histories: Mapping[str, Sequence[list[dict[str, float]]]]
     wall_s: float
 
 
@@ -183,6 +184,11 @@ def main() -> None:
         sequences=_sequences(study, stores, scored["inclusive, GRU"], arguments.seeds),
         rounded=_rounded(study, store, arguments.seeds, fold_of, weights),
         networks=_networks(arguments.published, stores["reference"], arguments.folds),
+        histories={
+            name: [history for run in runs for history in run.histories]
+            for name, runs in scored.items()
+            if ROWS[name][0] in NETWORKS
+        },
         wall_s=time.monotonic() - begin,
     )
     docs = arguments.out.parent
@@ -191,8 +197,7 @@ def main() -> None:
         figures.write(
             figures.features(events.high_level, events.label, names, classes), docs / "results-features.png"
         )
-        curves = {name: runs[0].histories for name, runs in scored.items() if ROWS[name][0] in NETWORKS}
-        figures.write(figures.losses(curves), docs / "results-losses.png")
+        figures.write(figures.losses(results.histories), docs / "results-losses.png")
     arguments.out.write_text(page.write(results, published.NUMBERS, sample.PUBLISHED, DIFFERENCES))
     say(f"{arguments.out}: written")
 

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from html import escape
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -788,6 +788,38 @@ def test_page_fits_the_screen(report, browse, tmp_path, width):
     assert content == window, "the page scrolls sideways"
     assert narrowest > 250
     assert rightmost <= window
+
+
+def test_words_stay_within_their_frames(report, browse, tmp_path):
+    """Whatever font the browser takes: what begins within a legend or a panel ends there."""
+    probe = """<script>onload = () => {
+      const out = [], texts = [...document.querySelectorAll("svg text")];
+      let within = 0;
+      for (const text of texts) {
+        const word = text.getBoundingClientRect(), drawing = text.closest("svg").getBoundingClientRect();
+        if (word.right > drawing.right + 1 || word.left < drawing.left - 1) out.push(text.textContent);
+        for (let group = text.closest("g"); group; group = group.parentElement.closest("g")) {
+          const path = group.querySelector(":scope > g:first-child > path:only-child");
+          if (!path) continue;
+          const frame = path.getBoundingClientRect(), middle = (word.top + word.bottom) / 2;
+          const begins = word.left > frame.left && word.left < frame.right;
+          if (!begins || middle < frame.top || middle > frame.bottom) continue;
+          within += 1;
+          if (word.right > frame.right + 1) out.push(text.textContent);
+        }
+      }
+      document.title = JSON.stringify([texts.length, within, out]);
+    }</script>"""
+    page = tmp_path / "page.html"
+    html = re.sub(r"<meta[^>]*Content-Security-Policy[^>]*>", "", report.html.read_text())
+    page.write_text(html.replace("</main>", f"</main>{probe}"))
+    dom, _ = browse(page, "--window-size=1300,1000", "--dump-dom")
+    found = re.search(r"<title>([^<]+)</title>", dom)
+    assert found
+    texts, within, out = json.loads(unescape(found.group(1)))
+    assert texts > 100
+    assert within > 20
+    assert out == []
 
 
 def test_screenshot_and_print(report, browse, tmp_path):

@@ -18,7 +18,7 @@ from conftest import require
 from waiting import until
 
 import hepdask
-from hepdask import metrics, performance, progress
+from hepdask import metrics, performance, progress, traffic
 
 MONITORING = Path(__file__).parent.parent / "docs" / "monitoring"
 
@@ -76,6 +76,7 @@ def test_prometheus_sees_what_the_run_did_and_every_panel_has_data(
     files = {f"{name}_watched": [path] for name, path in sample_files.items()}
     model = {"epochs": 2, "batch_size": 16}
     config = make_config(files, models={"hlf": model}, training={"models": ["hlf"]})
+    client.run(traffic.take)  # what earlier tests have read and nobody told
     already = read_from_disk(served)
     prepared = hepdask.prepare(config, client)
     (trained,) = hepdask.train(config, client=client)

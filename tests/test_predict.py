@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 from servers import xrootd_server
 from waiting import until
 
-from hepdask import features, load_model, predict, prepare, train
+from hepdask import features, load_model, predict, prepare, traffic, train
 from hepdask.config import Config, Physics
 from hepdask.errors import ConfigError, InputError
 from hepdask.features import BadEvent, reasons
@@ -298,6 +298,21 @@ def test_wrong_use_is_refused(trained, sample_files, client, tmp_path):
     ):
         with pytest.raises(error, match=message):
             predict(*words, client=client)
+
+
+def test_what_is_read_is_told(trained, sample_files, tmp_path, client):
+    def told():
+        events = client.get_events("hepdask")
+        return sum(
+            amount for _, changes in events for name, amount, _ in changes if name == "hepdask_read_bytes"
+        )
+
+    client.run(traffic.take)
+    before = told()
+    predict(trained.folder / "models" / "hlf", sample_files["wjets"], tmp_path, client=client)
+    until(lambda: told() > before, 30)
+    assert told() - before < 10 * os.path.getsize(sample_files["wjets"])
+    assert not any(client.run(traffic.take).values()), "nothing is left for the next command to tell"
 
 
 def test_files_over_xrootd(trained, sample_files, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "reproduction"))
@@ -77,6 +78,30 @@ def test_only_differences_beyond_their_errors_are_called_so(gain, words):
     other = bootstrap.measure([raw + 0.01 * rng.normal(size=raw.shape)], LABELS, LABELS * 0, weights)
     assert words in page.verdict("A", "B", (second if gain else other) - first)
     assert np.all(second.error + first.error >= (second - first).error)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_few_seeds_do_not_make_differences_of_nothing(seeds):
+    """Two models that differ by the luck of their seeds alone: Student's t of the sum of both variances."""
+    rng = np.random.default_rng(5)
+    beyond = 0
+    for _ in range(2000):
+        first, second = (
+            bootstrap.Measured(np.repeat(rng.normal(0.9, 0.003, (seeds, 1, 1)), 3, axis=1)) for _ in range(2)
+        )
+        change = second - first
+        beyond += abs(change.mean[0]) > 3 * change.error[0]
+    expected = 2 * stats.t.sf(3, 2 * (seeds - 1))
+    assert beyond / 2000 == pytest.approx(expected, abs=4 * np.sqrt(expected / 2000))
+    assert first.error == pytest.approx(first.values[:, 0].std(ddof=1) / np.sqrt(seeds))
+
+
+def test_trainings_that_went_wrong_are_told():
+    def ended(*losses):
+        return [[{"val_loss": 1.0}, {"val_loss": loss}] for loss in losses]
+
+    (told,) = page.stragglers({"GRU": ended(0.30, 0.31, 0.33), "LSTM": ended(0.30, 0.55, 0.31, 0.30)})
+    assert told.startswith("1 of the 4 trainings of LSTM went wrong: a loss of 0.550 on left-out events")
 
 
 def test_every_event_is_scored_once_and_kept(make_config, client, tmp_path):

@@ -15,6 +15,8 @@ from hepdask.evaluation import style
 _REFERENCE = re.compile(r"#([\w-]+)")
 _FONT = re.compile(r"font-family:[^;]*;? ?")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+#: Browsers take the first font of the page that they have; this is the widest of those that stand in for it.
+_WIDEST = "DejaVu Sans"
 _GEOMETRY = frozenset({"d", "x", "y", "width", "height", "transform"})
 _VARIABLES = {
     style.INK: "--ink",
@@ -44,7 +46,7 @@ def inline(figure: Figure, name: str, label: str) -> Markup:
         (custom properties ``--ink``, ``--muted``, ``--grid``, ``--c0`` …), and is the same for the same data.
     """
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.hashsalt": name, "font.sans-serif": [_WIDEST]}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     figure.set_layout_engine("none")  # the PDF that follows keeps the places, which take long to find
     root = ElementTree.fromstring(buffer.getvalue())

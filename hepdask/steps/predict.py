@@ -14,7 +14,7 @@ import numpy as np
 from distributed import Client
 
 import hepdask
-from hepdask import classifier, clusters, features, preparation
+from hepdask import classifier, clusters, features, metrics, preparation, traffic
 from hepdask.config import Config
 from hepdask.errors import ConfigError, InputError
 from hepdask.exchange.scores import Format, columns, write_scores
@@ -102,16 +102,18 @@ def predict(
     outputs = _Outputs(targets, record, tree, config)
     features.warm_up(config.physics)
     with clusters.connect(config.cluster, client) as client:
+        metrics.serve(client)
         chunks: list[Chunk] = []
         for content in _open(paths, tree, config, client):
             chunks += outputs.expect(content)
         with track("predict", sum(chunk.stop - chunk.start for chunk in chunks), "events") as tracker:
             tasks = completed(
-                client, score_chunk, chunks, folder.absolute(), record["key"], config,
+                client, _score_and_count, chunks, folder.absolute(), record["key"], config,
                 name="predict", worker_timeout=config.store.worker_timeout,
             )  # fmt: skip
             with closing(tasks):
-                for chunk, result in tasks:
+                for chunk, (result, read) in tasks:
+                    metrics.tell(client, metrics.bytes_read(read))
                     outputs.add(chunk, result)
                     tracker.advance(chunk.stop - chunk.start)
     outputs.raise_failures()
@@ -119,6 +121,18 @@ def predict(
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in done.outcome.items() if count)
     say(f"{out}: {done.events:,} events of {len(paths)} files ({rejected}) in {done.wall_s:.0f} s")
     return done
+
+
+def _describe_and_count(file: InputFile, config: Config) -> tuple[FileContent | Lost, dict[str, int]]:
+    """Open a file on a worker; give what it holds, and the bytes read by server."""
+    return preparation.describe(file, config, {}), traffic.take()
+
+
+def _score_and_count(
+    chunk: Chunk, folder: Path, key: str, config: Config
+) -> tuple[Scored | Lost, dict[str, int]]:
+    """Score a chunk on a worker; give the scores, and the bytes read by server."""
+    return score_chunk(chunk, folder, key, config), traffic.take()
 
 
 class _Outputs:
@@ -247,11 +261,12 @@ def _open(paths: Sequence[str], tree: str, config: Config, client: Client) -> li
     found: dict[str, FileContent | Lost] = {}
     with track("open files", len(files), "files") as tracker:
         tasks = completed(
-            client, preparation.describe, files, config, {},
+            client, _describe_and_count, files, config,
             name="open", worker_timeout=config.store.worker_timeout,
         )  # fmt: skip
         with closing(tasks):
-            for file, result in tasks:
+            for file, (result, read) in tasks:
+                metrics.tell(client, metrics.bytes_read(read))
                 found[file.path] = result
                 tracker.advance(1)
     return [found[path] for path in paths]

@@ -232,7 +232,7 @@ def _process(
         )  # fmt: skip
         with closing(tasks):
             for chunks, (results, read) in tasks:
-                metrics.tell(client, _changes(chunks, results, read))
+                metrics.tell(client, [*_changes(chunks, results), *metrics.bytes_read(read)])
                 for chunk, result in zip(chunks, results, strict=True):
                     tracker.advance(chunk.stop - chunk.start)
                     if isinstance(result, Lost):
@@ -250,7 +250,7 @@ def _prepare_and_count(
 
 
 def _changes(
-    chunks: list[Chunk], results: list[dict[str, Any] | Lost], read: dict[str, int]
+    chunks: list[Chunk], results: list[dict[str, Any] | Lost]
 ) -> Iterator[tuple[str, float, dict[str, str]]]:
     """Say what became of the events of some chunks, for those who watch."""
     for chunk, result in zip(chunks, results, strict=True):
@@ -259,5 +259,3 @@ def _changes(
         outcomes = {"lost": size} if isinstance(result, Lost) else {"rejected": size - selected}
         for outcome, events in ({"selected": selected} | outcomes).items():
             yield "hepdask_events", events, {"dataset": chunk.file.dataset, "outcome": outcome}
-    for server, size in read.items():
-        yield "hepdask_read_bytes", size, {"server": server}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,10 +186,12 @@ def _train_one(
 def _train_network(name: str, key: str, store: Store, config: Config, client: Client) -> Outcome:
     folder = config.folder / "models" / name
     training = config.training
-    checkpoint = _own_checkpoint(folder / "checkpoint", key)
+    checkpoint, table = _own_checkpoint(folder / "checkpoint", key), folder / "history.csv"
+    if not checkpoint.exists():  # else this training goes on from there, and so does its table
+        table.unlink(missing_ok=True)
     with (
         clusters.reserved(client, training.ranks, training.cores_per_rank, training.gpus_per_rank),
-        Listener(name, folder / "history.csv", client) as listener,
+        Listener(name, table, client) as listener,
     ):
         results: list[TrainedModel | None] = distributed.run(
             train_rank, name, config, store.path.absolute(), folder.absolute() / "logs" / "tensorboard",
@@ -202,6 +205,7 @@ def _train_network(name: str, key: str, store: Store, config: Config, client: Cl
         )  # fmt: skip
     trained = results[0]
     assert trained is not None, "rank 0 always returns the model"
+    _write_table(table, trained.history)  # a driver may have been killed between a checkpoint and its line
     facts = {
         "parameters": trained.parameters,
         "ranks": training.ranks,
@@ -271,7 +275,7 @@ class Listener(AbstractContextManager["Listener"]):
     name : str
         The model.
     table : Path
-        A CSV file, one line an epoch as it ends; a file that is there is replaced.
+        A CSV file, one line an epoch as it ends. Epochs that are in it stay, unless they are done again.
     client : distributed.Client
         Whose scheduler is told of the epochs.
     """
@@ -282,8 +286,7 @@ class Listener(AbstractContextManager["Listener"]):
         metrics.serve(client)
         metrics.tell(client, [("hepdask_training_epoch", 0, {"model": name})])
         self._table = table
-        table.parent.mkdir(parents=True, exist_ok=True)
-        table.unlink(missing_ok=True)
+        self._rows = {int(row["epoch"]): row for row in _read_table(table)}
         self._tracker: Tracker | None = None
         self._shown: AbstractContextManager[Tracker] | None = None
         self._done = 0
@@ -305,7 +308,12 @@ class Listener(AbstractContextManager["Listener"]):
         self._tracker.advance(message["done"] - self._done)
         self._done = message["done"]
         if "epoch" in message:
-            self._write(message)
+            self._rows[message["epoch"]] = {
+                key: value
+                for key, value in message.items()
+                if key not in ("model", "done", "total", "epochs")
+            }
+            _write_table(self._table, list(self._rows.values()))
             metrics.tell(self._client, self._changes(message))
             watched = f", val_loss {message['val_loss']:.4f}, val_accuracy {message['val_accuracy']:.4f}"
             say(
@@ -320,20 +328,25 @@ class Listener(AbstractContextManager["Listener"]):
             if key in message:
                 yield "hepdask_training_loss", message[key], {"model": self._name, "sample": sample}
 
-    def _write(self, message: dict[str, Any]) -> None:
-        row = {
-            key: value for key, value in message.items() if key not in ("model", "done", "total", "epochs")
-        }
-        new = not self._table.exists()
-        with self._table.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-
     def __exit__(self, *error: object) -> None:
         if self._shown is not None:
             self._shown.__exit__(None, None, None)
+
+
+def _read_table(table: Path) -> list[dict[str, str]]:
+    if not table.exists():
+        return []
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write_table(table: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table of epochs, the whole of it at once, so that whoever looks never sees half a line."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    artifacts.write_bytes(table, text.getvalue().encode())
 
 
 def _message(line: str) -> dict[str, Any] | None:
