@@ -45,7 +45,8 @@ test-farms: $(INSTALLED)
 	@$(BIN)/python -m pytest tests/test_farms.py
 
 test-faults: $(INSTALLED)
-	@$(BIN)/python -m pytest -m faults --repeat 10 tests/test_distributed.py tests/test_distributed_restarts.py
+	@$(BIN)/python -m pytest -m faults --repeat 10 tests/test_distributed.py tests/test_distributed_restarts.py \
+		tests/test_distributed_hosts.py
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && \

@@ -229,6 +229,7 @@ def reduce(folder):
         time.sleep(0.001)
 
 
+@pytest.mark.faults
 def test_horovod_rank_that_hangs(horovod, client, stub, mark, tmp_path):
     """Stopped as a whole, on another host: the one that answers no more is named, not the one that noticed."""
     env = mark | {"HOROVOD_GLOO_TIMEOUT_SECONDS": "2"}
@@ -243,6 +244,32 @@ def test_horovod_rank_that_hangs(horovod, client, stub, mark, tmp_path):
     assert len(run(where, client=client, ranks=6, env=stub | mark)) == 6
 
 
+def join_none(but):
+    """Join no collective, all ranks but one, which so waits for ever."""
+    import horovod.tensorflow as hvd
+
+    print("begin", flush=True)
+    if hvd.rank() == but:
+        hvd.allreduce(np.ones(1000, "f4"), name="alone")
+    elif but is not None:
+        time.sleep(600)
+    return hvd.rank()
+
+
+@pytest.mark.faults
+def test_horovod_rank_that_joins_no_collective(horovod, client, mark):
+    """It keeps the others waiting until the bound on silence is over; where no rank joins any, nobody waits."""
+    clock = Clock(
+        lambda: run(join_none, 0, client=client, ranks=2, cores_per_rank=2, env=mark, silence_timeout=15)
+    )
+    until(lambda: clock.error or clock.result, 120, "the bound is over")
+    assert isinstance(clock.error, RankFailed)
+    assert "printed nothing for 15 s, nor did any other rank" in str(clock.error)
+    assert not marked(mark["TEST_MARK"])
+    assert run(join_none, None, client=client, ranks=2, cores_per_rank=2, env=mark) == [0, 1]
+
+
+@pytest.mark.faults
 def test_rank_that_hangs_in_silence(client, stub, mark):
     def work():
         print("begin", flush=True)
@@ -316,6 +343,7 @@ def test_tf_distribute(client, stub, mark):
         assert all(first <= int(address.split(":")[1]) <= first + 40 for address in workers)
 
 
+@pytest.mark.faults
 def test_tf_distribute_rank_killed(client, stub, mark):
     def die():
         if rank() == 1:
@@ -329,6 +357,7 @@ def test_tf_distribute_rank_killed(client, stub, mark):
 # Last, since nothing works any more afterwards
 
 
+@pytest.mark.faults
 def test_rendezvous_host_killed(stub, tmp_path):
     farm = Farm(tmp_path)
     try:

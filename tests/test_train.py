@@ -393,7 +393,7 @@ def test_a_loss_that_is_no_number_names_the_events(config):
 def test_a_training_that_lost_a_rank_joins_up(config, client, tmp_path):
     """Kill a rank, then the driver, of a real `hepdask train`: the curve is that of an undisturbed run."""
     require(has_horovod(), "Horovod is not built (make horovod)")
-    slow = config.models.model_copy(update={"hlf": config.models.hlf.model_copy(update={"epochs": 300})})
+    slow = config.models.model_copy(update={"hlf": config.models.hlf.model_copy(update={"epochs": 160})})
     config = with_training(config, ranks=2).model_copy(update={"models": slow})
     expected = train_rank("hlf", config, config.store_path).history
 
@@ -420,13 +420,13 @@ def test_a_training_that_lost_a_rank_joins_up(config, client, tmp_path):
     driver.kill()
     assert b"killed by SIGKILL; starting again (2 restart(s) left)" in driver.communicate()[1]
     until(lambda: not marked(mark), 30)
-    assert epochs() < 300
+    assert epochs() < 160
 
     again = start()
     said = again.communicate(timeout=200)[1]
-    assert (again.returncode, b"hlf epoch 300/300" in said, b"hlf epoch 4/300" in said) == (0, True, False)
+    assert (again.returncode, b"hlf epoch 160/160" in said, b"hlf epoch 4/160" in said) == (0, True, False)
     found = json.loads((config.folder / "models" / "hlf" / "training.json").read_text())["history"]
-    assert [row["epoch"] for row in found] == list(range(1, 301))
+    assert [row["epoch"] for row in found] == list(range(1, 161))
     with (config.folder / "models" / "hlf" / "history.csv").open() as table:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(table)]
     assert rows == found, "every epoch once, those before the kills and those done again"

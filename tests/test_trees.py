@@ -157,7 +157,7 @@ def slow_rows(sample, parts, path, seconds, when):
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("when", "victim"),
-    [("fit", "worker"), ("validation", "1"), ("training", "0"), ("training", "1"), ("training", "worker")],
+    [("fit", "worker"), ("training", "0"), ("training", "1"), ("training", "worker")],
 )
 def test_a_lost_rank_or_worker_ends_xgboost(tmp_path, when, victim):
     """Nothing is left, neither processes nor locks, and the next training on the same cluster succeeds."""
