@@ -56,6 +56,7 @@ def write(
     )
     return template.render(
         command=results.command,
+        name=results.name,
         made=f"{sum(one.made for one in results.classes.values()):,}",
         planned=f"{sum(one.events for one in results.config.simulation.values()):,}",
         names=[_NAMES[name] for name in results.classes],

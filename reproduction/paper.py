@@ -40,6 +40,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "inclusive, LSTM": ("inclusive", {"models.inclusive.cell": "lstm"}),
 }
 
+#: Where the page goes.
+OUT = Path("docs/results.md")
+
 #: Bits of the fraction that a rounded store keeps.
 _BITS = 10
 
@@ -100,6 +103,7 @@ class Results:
     """Everything that docs/results.md says."""
 
     command: str
+    name: str
     config: Config
     store: Store
     folds: int
@@ -168,7 +172,9 @@ def main() -> None:
     }
     results = Results(
         command=f"python reproduction/paper.py configs/paper.yaml --folds {arguments.folds} --seeds {arguments.seeds}"
-        + (" --published FOLDER" if arguments.published else ""),
+        + (" --published FOLDER" if arguments.published else "")
+        + (f" --out {arguments.out}" if arguments.out != OUT else ""),
+        name=arguments.out.stem,
         config=study.config(),
         store=store,
         folds=arguments.folds,
@@ -195,9 +201,9 @@ def main() -> None:
     with style.applied():
         names, classes = store.features["hlf"], store.classes
         figures.write(
-            figures.features(events.high_level, events.label, names, classes), docs / "results-features.png"
+            figures.features(events.high_level, events.label, names, classes), docs / f"{results.name}-features.png"
         )
-        figures.write(figures.losses(results.histories), docs / "results-losses.png")
+        figures.write(figures.losses(results.histories), docs / f"{results.name}-losses.png")
     arguments.out.write_text(page.write(results, published.NUMBERS, sample.PUBLISHED, DIFFERENCES))
     say(f"{arguments.out}: written")
 
@@ -271,7 +277,7 @@ def _arguments() -> argparse.Namespace:
         "--published", type=Path, help="folder with the published networks (.keras, .h5), if there"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("docs/results.md"), help="the page; figures go beside it"
+        "--out", type=Path, default=OUT, help="the page; figures go beside it"
     )
     return parser.parse_args()
 

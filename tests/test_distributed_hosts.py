@@ -24,7 +24,7 @@ from distributed import Client
 from ranks import BOUND, Clock, marked, pids, rank
 from waiting import until
 
-from hepdask.distributed import CannotListen, NotEnoughSlots, RankFailed, run
+from hepdask.distributed import CannotListen, NotEnoughSlots, RankFailed, peers, run
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -341,6 +341,35 @@ def test_tf_distribute(client, stub, mark):
     for *_, config in found:
         workers = json.loads(config)["cluster"]["worker"]
         assert all(first <= int(address.split(":")[1]) <= first + 40 for address in workers)
+
+
+def test_ranks_find_each_other_without_tensorflow(client, stub, mark):
+    """Each sends its number to the next, on connections of its own."""
+
+    def pass_on():
+        from hepdask.distributed import peers
+
+        mine, following = (
+            peers.addresses()[(peers.rank() + k) % peers.size()].rsplit(":", 1) for k in (0, 1)
+        )
+        with socket.create_server((mine[0], int(mine[1]))) as server:
+            peers.barrier("listening", 60)
+            with socket.create_connection((following[0], int(following[1])), 10) as way:
+                way.sendall(bytes([peers.rank()]))
+                server.settimeout(10)
+                with server.accept()[0] as connection:
+                    came = connection.recv(1)[0]
+            peers.barrier("heard", 60)
+        return came, "tensorflow" in sys.modules
+
+    found = run(pass_on, client=client, ranks=3, backend="tf.distribute", env=stub | mark)
+    assert found == [(2, False), (0, False), (1, False)]
+
+
+def test_only_such_ranks_have_addresses(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(RuntimeError, match=r'with backend="tf\.distribute" alone'):
+        peers.addresses()
 
 
 @pytest.mark.faults
