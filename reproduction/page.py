@@ -85,7 +85,7 @@ def write(
         rounded_bits=results.rounded.bits,
         rounded=_changes(results.rounded.measured - results.measured["inclusive, GRU"]),
         rounded_bytes=(f"{results.rounded.bytes:,.0f}", f"{results.rounded.bytes_before:,.0f}"),
-        networks=[(name, _values(one)) for name, one in results.networks.items()],
+        networks=[(name, wider, _values(one)) for (name, wider), one in results.networks.items()],
         published_inclusive=numbers["inclusive, GRU"],
         events=f"{results.events:,}",
         a_class=f"{results.events // len(results.classes):,}",

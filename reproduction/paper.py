@@ -46,6 +46,9 @@ OUT = Path("docs/results.md")
 #: Bits of the fraction that a rounded store keeps.
 _BITS = 10
 
+#: Ranges of energies for the published networks, in units of those of the events here.
+_WIDER = (1, 2, 3, 4, 6, 8)
+
 #: Differences that are quoted: the second less the first.
 DIFFERENCES = (
     ("HLF", "particle sequence"),
@@ -114,7 +117,7 @@ class Results:
     cpu_s: Mapping[str, float]
     sequences: Sequences
     rounded: Rounded
-    networks: Mapping[str, Measured]
+    networks: Mapping[tuple[str, int], Measured]
     histories: Mapping[str, Sequence[list[dict[str, float]]]]
     wall_s: float
 
@@ -189,7 +192,7 @@ def main() -> None:
         cpu_s={name: sum(one.cpu_s for one in runs) / len(runs) for name, runs in scored.items()},
         sequences=_sequences(study, stores, scored["inclusive, GRU"], arguments.seeds),
         rounded=_rounded(study, store, arguments.seeds, fold_of, weights),
-        networks=_networks(arguments.published, stores["reference"], arguments.folds),
+        networks=_networks(arguments.published, stores["reference"]),
         histories={
             name: [history for run in runs for history in run.histories]
             for name, runs in scored.items()
@@ -201,7 +204,8 @@ def main() -> None:
     with style.applied():
         names, classes = store.features["hlf"], store.classes
         figures.write(
-            figures.features(events.high_level, events.label, names, classes), docs / f"{results.name}-features.png"
+            figures.features(events.high_level, events.label, names, classes),
+            docs / f"{results.name}-features.png",
         )
         figures.write(figures.losses(results.histories), docs / f"{results.name}-losses.png")
     arguments.out.write_text(page.write(results, published.NUMBERS, sample.PUBLISHED, DIFFERENCES))
@@ -245,8 +249,8 @@ def _rounded(study: Study, store: Store, seeds: int, folds: Any, weights: Any) -
     )
 
 
-def _networks(folder: Path | None, store: Store, folds: int) -> dict[str, Measured]:
-    """Score the published networks, which have seen none of these events."""
+def _networks(folder: Path | None, store: Store) -> dict[tuple[str, int], Measured]:
+    """Score the published networks, which have seen none of these events, with ranges of features of several widths."""
     if folder is None:
         return {}
     events = store.events("train", particles=False)
@@ -254,7 +258,10 @@ def _networks(folder: Path | None, store: Store, folds: int) -> dict[str, Measur
     one_fold = events.label * 0
     found = {}
     for file in sorted([*folder.glob("*.keras"), *folder.glob("*.h5")]):
-        found[file.name] = bootstrap.measure([published.scores(file, store)], events.label, one_fold, weights)
+        for wider in _WIDER:
+            scores = published.scores(file, store, wider)
+            found[file.name, wider] = bootstrap.measure([scores], events.label, one_fold, weights)
+            say(f"{file.name}: scored, ranges x {wider}")
     return found
 
 
@@ -276,9 +283,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--published", type=Path, help="folder with the published networks (.keras, .h5), if there"
     )
-    parser.add_argument(
-        "--out", type=Path, default=OUT, help="the page; figures go beside it"
-    )
+    parser.add_argument("--out", type=Path, default=OUT, help="the page; figures go beside it")
     return parser.parse_args()
 
 

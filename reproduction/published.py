@@ -12,6 +12,7 @@ from hepdask import models
 from hepdask.batches import Batches, Reading
 from hepdask.config import Models
 from hepdask.names import HIGH_LEVEL, PARTICLE
+from hepdask.scaling import Scaler
 from hepdask.store import Store
 
 #: Accuracy, and AUC of QCD, tt̄ and W against the rest (Migliorini et al. 2019 and the notebooks that go with it).
@@ -25,7 +26,11 @@ NUMBERS = {
 }
 
 
-def scores(weights: Path, store: Store) -> NDArray[np.float32]:
+#: Features whose greatest value grows with the sample, and the power of an energy that they have in `reference`.
+TAILS = {"HT": 1, "MET": 1, "LepPt": 1, "MT": 2}
+
+
+def scores(weights: Path, store: Store, wider: float = 1.0) -> NDArray[np.float32]:
     """Score the training events of a store with a published inclusive network.
 
     Parameters
@@ -34,12 +39,14 @@ def scores(weights: Path, store: Store) -> NDArray[np.float32]:
         A ``.keras`` or ``.h5`` file.
     store : Store
         In the `reference` convention: sequences of 801 rows as the network was trained on.
+    wider : float
+        Take the ranges of energies so many times as wide as they are in the store.
 
     Returns
     -------
     float32 (n, 3)
-        Of the sample ``"train"``. The high-level features are scaled to [0, 1] over the events of the store, since
-        the ranges of the published sample are not known.
+        Of the sample ``"train"``. The high-level features are scaled to [0, 1] over `wider` times the ranges of the
+        store, since those of the published sample are not known.
     """
     from hepdask.learners import Particles, choose
 
@@ -50,6 +57,9 @@ def scores(weights: Path, store: Store) -> NDArray[np.float32]:
     particles = Particles(store.particle_scaler, list(range(len(PARTICLE))), store.max_particles)
     learner, _ = choose(network, None, particles, kernel=True, threads=1)
     reading = Reading(store, "train", 2.0**31)
-    batches = Batches(reading, store.high_level_scaler, inputs["high_level"], 512)
+    scaler = store.high_level_scaler
+    powers = np.array([TAILS.get(name, 0) for name in HIGH_LEVEL])
+    scaler = Scaler(scaler.shift, (scaler.factor / wider**powers).astype(np.float32))
+    batches = Batches(reading, scaler, inputs["high_level"], 512)
     found: Sequence[NDArray[np.float32]] = [learner.scores(batch) for batch in batches.in_order()]
     return np.concatenate(found)

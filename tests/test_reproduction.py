@@ -16,6 +16,7 @@ import page
 import published
 
 from hepdask import open_store, prepare
+from hepdask.names import HIGH_LEVEL
 
 LABELS = np.repeat([0, 1, 2], 200)
 
@@ -118,6 +119,10 @@ def test_every_event_is_scored_once_and_kept(make_config, client, tmp_path):
     assert np.array_equal(found.scores, again.scores)
     assert len(list((tmp_path / "scores").iterdir())) == 2
     assert np.mean(found.scores.argmax(axis=1) == store.labels("train")) < 0.7
+
+
+def test_ranges_of_the_published_networks_are_those_of_features():
+    assert published.TAILS.keys() < set(HIGH_LEVEL)
 
 
 def test_every_row_has_published_numbers():
