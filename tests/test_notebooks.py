@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "docs/notebooks"
+WATCH = "import faulthandler; faulthandler.dump_traceback_later(100, repeat=True, file=open({stacks!r}, 'w'))"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 
 
@@ -30,7 +31,14 @@ def test_notebook_runs(name, folder, request, monkeypatch):
         request.getfixturevalue("horovod")
     monkeypatch.setenv("MPLBACKEND", "agg")
     notebook = nbformat.read(FOLDER / name, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    stacks = folder / f"{name}.stacks"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(WATCH.format(stacks=str(stacks))))
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
+    try:
+        client.execute()
+    finally:
+        # where its kernel was if it hung, for those who look into a failure
+        print(stacks.read_text() if stacks.exists() else "its kernel did not start")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
