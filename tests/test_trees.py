@@ -201,6 +201,28 @@ def test_a_lost_rank_or_worker_ends_xgboost(tmp_path, when, victim):
         assert boosted(partial(load.func, path=tmp_path / "x", seconds=0, when=None), 3).trees == 6
 
 
+def rows_that_kill_once(sample, parts, flag):
+    """Kill the second rank while it reads, unless that was done before."""
+    if parts[0] == 2 and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return slow_rows(sample, parts, flag, 0, None)
+
+
+@pytest.mark.faults
+def test_xgboost_starts_again(client, tmp_path):
+    require(has_xgboost(), "XGBoost is not installed (pip install 'hepdask[trees]')")
+    settings, runs, said = XGBoost(rounds=3, early_stopping=None), {"fit": [[1], [2]], "validation": []}, []
+    load = partial(rows_that_kill_once, flag=tmp_path / "killed")
+    found, undisturbed = (
+        boost_over(client, load, runs, 2, settings, 1, restarts=1, on_status=said.append) for _ in range(2)
+    )
+    assert [line.partition("killed by SIGKILL; ")[2] for line in said] == [
+        "starting again (1 restart(s) left)"
+    ]
+    assert found.file == undisturbed.file
+
+
 def test_what_trees_refuse(config, client):
     with pytest.raises(
         ConfigError, match=r"models\.xgboost\.features: no feature is called METT; did you mean MET"

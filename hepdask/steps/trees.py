@@ -121,11 +121,9 @@ def class_weights(store: Store, config: Config) -> NDArray[np.float64] | None:
 
 
 def _load(
-    path: Path, columns: list[int], weights: NDArray[Any] | None, sample: Sample, parts: Sequence[int] | None
+    path: Path, columns: list[int], weights: NDArray[Any] | None, sample: Sample, parts: Sequence[int]
 ) -> Rows:
-    return load_rows(
-        path, sample, columns, weights if sample == "fit" else None, None if parts is None else list(parts)
-    )
+    return load_rows(path, sample, columns, weights if sample == "fit" else None, list(parts))
 
 
 def _grow(
