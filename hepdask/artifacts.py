@@ -10,6 +10,8 @@ from typing import Any
 
 from hepdask.errors import HepdaskError
 
+_SEAL = "digest"
+
 
 def digest(value: Any) -> str:
     """Digest of anything JSON can hold."""
@@ -56,7 +58,34 @@ def read_json(path: Path) -> Any:
         return None
     try:
         return json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HepdaskError(
             f"{path}: damaged ({error}); remove it and run the step that writes it again"
         ) from None
+
+
+def write_sealed(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object with the digest of all else that is in it, by which `read_sealed` notices damage."""
+    write_json(path, {**value, _SEAL: _seal(value)})
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """Read what `write_sealed` wrote, without the digest; None where there is no such file.
+
+    Raises
+    ------
+    HepdaskError
+        It is not JSON, or not what was written.
+    """
+    value = read_json(path)
+    if value is None and not path.exists():
+        return None
+    if not isinstance(value, dict) or value.pop(_SEAL, None) != _seal(value):
+        raise HepdaskError(
+            f"{path}: damaged, it is not what was written; remove it and run the step that writes it again"
+        )
+    return value
+
+
+def _seal(value: dict[str, Any]) -> str:
+    return digest(json.loads(json.dumps(value)))  # as it will be read: keys are strings, tuples are lists
