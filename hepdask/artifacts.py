@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hepdask.errors import HepdaskError
+from hepdask.outputs import writing
 
 _SEAL = "digest"
 
@@ -32,19 +35,34 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises
     ------
-    OSError
+    OutputError
         The folder cannot be written; nothing is left behind then.
     """
     if not isinstance(path, Path):
         path.write_bytes(content)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    try:
+    with written_whole(path) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give the block a temporary file beside `path` to write, and rename it into place after it.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written; nothing is left behind then.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

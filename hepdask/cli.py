@@ -19,6 +19,7 @@ import hepdask
 from hepdask import progress
 from hepdask.config import Config, ModelName, load_config
 from hepdask.errors import ConfigError, HepdaskError
+from hepdask.outputs import in_words
 
 if TYPE_CHECKING:
     from hepdask.clusters import HTCondor, Slurm
@@ -40,7 +41,7 @@ def main() -> None:
         if tracebacks:
             raise
         known = _explained(error)
-        progress.fail(str(known or f"{type(error).__name__}: {error} (the whole story with -vv)"))
+        progress.fail(str(known) if known else _unexpected(error))
         sys.exit(known.exit_code if isinstance(known, HepdaskError) else 1)
     sys.exit(code or 0)
 
@@ -52,6 +53,15 @@ def _explained(error: BaseException) -> BaseException | None:
     if type(error).__module__ == "hepdask.distributed.errors":
         return error.__cause__ if isinstance(error.__cause__, HepdaskError) else error
     return None
+
+
+def _unexpected(error: Exception) -> str:
+    said = (
+        in_words(error)
+        if isinstance(error, OSError) and error.filename
+        else f"{type(error).__name__}: {error}"
+    )
+    return f"{said} (the whole story with -vv)"
 
 
 def _parse_overrides(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class HepdaskError(Exception):
-    """Something a person can mend: the message says what was wrong, where, and what to do.
+    """Something a person can fix: the message says what was wrong, where, and what to do.
 
     Attributes
     ----------
@@ -27,6 +27,10 @@ class InputError(HepdaskError):
 
 class StoreError(HepdaskError):
     """A store is incomplete, damaged, or was made with another configuration."""
+
+
+class OutputError(HepdaskError, OSError):
+    """Something cannot be written: no space, no permission, something else in the way."""
 
 
 class ClusterError(HepdaskError):

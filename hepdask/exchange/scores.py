@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hepdask.artifacts import written_whole
 
 Format = Literal["root", "parquet"]
 
@@ -79,16 +80,11 @@ def write_scores(
 
     Raises
     ------
-    OSError
+    OutputError
         The folder cannot be written; nothing is left behind then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    try:
+    with written_whole(path) as temporary:
         (_write_root if format == "root" else _write_parquet)(temporary, table, json.dumps(description))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_root(path: Path, table: Mapping[str, NDArray], description: str) -> None:

@@ -6,11 +6,14 @@ import json
 import os
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import awkward as ak
 import uproot
+
+from hepdask.outputs import writing
 
 TREE = "Delphes"
 PROVENANCE = "hepdask"
@@ -47,18 +50,20 @@ def write_events(
     ------
     ValueError
         If there are no blocks.
-    OSError
+    OutputError
         If the file cannot be written; no partial file is left.
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         events = _write(partial, blocks, provenance, uuid_seed)
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with writing(path):
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
     return events
 
 
@@ -93,7 +98,8 @@ def _write(partial: Path, blocks: Iterable[ak.Array], provenance: dict[str, Any]
                     counter_name=lambda collection: f"{collection}_size",
                     field_name=lambda collection, field: f"{collection}.{field}" if collection else field,
                 )
-            tree.extend({name: block[name] for name in block.fields})
+            with writing(partial):  # taking the next block may fail for other reasons
+                tree.extend({name: block[name] for name in block.fields})
             events += len(block)
         if tree is None:
             raise ValueError("there are no events to write: no block was given")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from hepdask.errors import ConfigError
+from hepdask.artifacts import write_bytes
+from hepdask.errors import ConfigError, OutputError
+from hepdask.outputs import writing
 
 _FILES = ("config.yaml", "analysis.py", "README.md")
 
@@ -26,19 +28,22 @@ def new(path: str | Path) -> Path:
     Raises
     ------
     ConfigError
-        There is something of this name already, or it cannot be made.
+        There is something of this name already.
+    OutputError
+        It cannot be made.
     """
     folder = Path(path)
     try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
+        with writing(folder):
+            folder.mkdir(parents=True)
+    except OutputError as error:
+        if not isinstance(error.__cause__, FileExistsError):
+            raise
         raise ConfigError(f"{folder}: exists already; give another name, nothing in it was changed") from None
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be made: {error.strerror}") from None
     templates = files("hepdask") / "project"
     for name in _FILES:
         text = (templates / name).read_text()
-        (folder / name).write_text(text.replace("{name}", folder.resolve().name))
+        write_bytes(folder / name, text.replace("{name}", folder.resolve().name).encode())
     for label in ("signal", "background"):
         (folder / "data" / label).mkdir(parents=True)
     return folder

@@ -20,6 +20,7 @@ from hepdask.errors import ConfigError, InputError
 from hepdask.exchange.scores import Format, columns, write_scores
 from hepdask.features import reasons
 from hepdask.fileset import expand
+from hepdask.outputs import require_folder
 from hepdask.prediction import Scored, score_chunk
 from hepdask.preparation import Lost
 from hepdask.progress import say, track
@@ -91,6 +92,8 @@ def predict(
         There is no such model, a pattern matches nothing, or files could not be read; all others are written.
     ConfigError
         An override is not allowed, or two output files would have one name, or that of an input file.
+    OutputError
+        The scores cannot be written; said before any file is read.
     ClusterError
         The cluster has no workers for too long.
     """
@@ -99,6 +102,8 @@ def predict(
     config = classifier.configuration(record, overrides)
     paths = _paths([files] if isinstance(files, str) else files, config)
     targets = _targets(paths, Path(out), format)
+    for place in {target.parent for target in targets.values()}:
+        require_folder(place)
     outputs = _Outputs(targets, record, tree, config)
     features.warm_up(config.physics)
     with clusters.connect(config.cluster, client) as client:

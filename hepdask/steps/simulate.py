@@ -16,6 +16,7 @@ from hepdask import clusters, simulation
 from hepdask.artifacts import digest
 from hepdask.config import Config, Sample
 from hepdask.errors import ConfigError, InputError
+from hepdask.outputs import require_folder
 from hepdask.progress import say, track
 from hepdask.tasks import completed
 
@@ -90,6 +91,8 @@ def simulate(
         A setting is out of range.
     InputError
         `out` exists and is not a file of this program.
+    OutputError
+        `out` cannot be written.
     MissingDependency
         Pythia or FastJet is not installed.
     """
@@ -106,7 +109,7 @@ def simulate(
     if _is_up_to_date(out, settings):
         say(f"{out}: up to date, {events:,} {process} events")
         return Simulated(out, events, False, time.monotonic() - begin, 0.0)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    require_folder(out.parent)
     with clusters.connect(cluster, client) as client:
         cpu_before = clusters.cpu_seconds(client)
         with track(f"simulate {process}", events, "events") as tracker:
