@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from pathlib import Path
@@ -15,10 +16,13 @@ from distributed import Scheduler
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 
+from hepdask import quiet
 from hepdask.clusters import htcondor, slurm
+from hepdask.clusters.dashboard import READ_ONLY
+from hepdask.clusters.imports import SAFE_PATH
 from hepdask.clusters.keeper import Keeper
 from hepdask.clusters.ports import free_port
-from hepdask.clusters.security import make_certificate, security_of
+from hepdask.clusters.security import make_folder, remove_certificate, security_of, write_certificate
 from hepdask.clusters.settings import HTCondor, Slurm, seconds
 from hepdask.clusters.truth import BatchSystem, NoAnswer, ask
 from hepdask.errors import ClusterError
@@ -74,14 +78,17 @@ class FarmCluster(JobQueueCluster):
         self.settings = settings
         job, options, system = _parts(settings)
         shared = Path(settings.shared_temp_directory or settings.log_directory)
-        self.certificate = make_certificate(shared) if settings.tls else None
-        with dask.config.set({"distributed.scheduler.allowed-failures": settings.allowed_failures}):
+        make_folder(Path(settings.log_directory))
+        self.certificate = write_certificate(shared) if settings.tls else None
+        with dask.config.set(
+            {**READ_ONLY, "distributed.scheduler.allowed-failures": settings.allowed_failures}
+        ):
             super().__init__(
                 job_cls=job,  # type: ignore[arg-type]  # a class is what it wants
                 name=f"{settings.name}-{os.getpid()}",
                 scheduler_options=_scheduler_options(settings),
                 security=security_of(self.certificate) if self.certificate else None,
-                silence_logs="error",
+                silence_logs=logging.INFO if quiet.wants_whole_story() else logging.CRITICAL,
                 **_job_options(settings),
                 **{key: value for key, value in options.items() if value is not None},
             )
@@ -137,7 +144,7 @@ class FarmCluster(JobQueueCluster):
             await keeper.stop()
         await super()._close()
         if self.certificate is not None:
-            self.certificate.unlink(missing_ok=True)
+            remove_certificate(self.certificate)
 
 
 def _parts(settings: Slurm | HTCondor) -> tuple[type[Job], dict[str, Any], BatchSystem]:
@@ -211,6 +218,7 @@ def _exports(settings: Slurm | HTCondor) -> list[str]:
     variables = {
         "MALLOC_TRIM_THRESHOLD_": "0",
         "XRD_RUNFORKHANDLER": "1",
+        **SAFE_PATH,
         **{f"DASK_DISTRIBUTED__WORKER__MEMORY__{key}": str(share) for key, share in spill},
         **({"X509_USER_PROXY": proxy} if (proxy := os.environ.get("X509_USER_PROXY")) else {}),
         **settings.environment,
