@@ -16,6 +16,7 @@ from distributed.deploy.spec import SpecCluster
 from distributed.security import Security
 
 from hepdask import metrics, quiet
+from hepdask.answers import answer
 from hepdask.clusters import connection
 from hepdask.clusters.dashboard import READ_ONLY, dashboard_link, page_link
 from hepdask.clusters.imports import safe_path
@@ -278,9 +279,10 @@ def standing(
 
 def announced(cluster: SpecCluster) -> AbstractContextManager[None]:
     """Let the same user attach by the address alone, for as long as the block lasts."""
-    return connection.announced(cluster.scheduler_address, cluster.security.tls_ca_file)
+    return connection.announced(cluster.scheduler_address, cluster.security.tls_ca_file)  # type: ignore[union-attr]
 
 
 def cpu_seconds(client: Client) -> float:
     """CPU time that the workers have used so far [s]; those that are gone do not count."""
-    return float(sum(client.run(time.process_time, on_error="ignore").values()))
+    used = answer(client, lambda: client.run(time.process_time, on_error="ignore"))
+    return float(sum(used.values()))

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import socket
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ import psutil
 from hepdask.clusters.security import make_folder, write_private
 from hepdask.errors import ClusterError
 from hepdask.progress import say
+from hepdask.user import is_private
 
 _NAME = re.compile(r"(?P<place>.+)@(?P<host>[^@]+)@(?P<pid>\d+)\.json")
 
@@ -60,7 +60,7 @@ def announced(address: str, certificate: str | None) -> Iterator[None]:
     for folder in _folders():
         with suppress(OSError):
             make_folder(folder)
-            if _is_private(folder):
+            if is_private(folder):
                 _tidy(folder)
                 path = folder / f"{_place(address)}@{socket.gethostname()}@{os.getpid()}.json"
                 write_private(path, document(address, certificate))
@@ -84,7 +84,7 @@ def find(address: str) -> Path | None:
     here = socket.gethostname()
     found = []
     for folder in _folders():
-        if not _is_private(folder):
+        if not is_private(folder):
             continue
         _tidy(folder)
         for path in folder.glob(f"{_place(address)}@*.json"):
@@ -112,15 +112,6 @@ def _folders() -> list[Path]:
     if os.path.isabs(runtime):
         found.append(Path(runtime) / "hepdask")
     return [*found, Path(tempfile.gettempdir()) / f"hepdask-{os.getuid()}"]
-
-
-def _is_private(folder: Path) -> bool:
-    """Whether a folder is there, is this user's, and nobody else can enter it."""
-    try:
-        facts = folder.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not facts.st_mode & 0o077
 
 
 def _tidy(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
@@ -24,7 +25,7 @@ from hepdask.clusters.keeper import Keeper
 from hepdask.clusters.ports import free_port
 from hepdask.clusters.security import make_folder, remove_certificate, security_of, write_certificate
 from hepdask.clusters.settings import HTCondor, Slurm, seconds
-from hepdask.clusters.truth import BatchSystem, NoAnswer, ask
+from hepdask.clusters.truth import PRIVATE, BatchSystem, NoAnswer, ask
 from hepdask.errors import ClusterError
 
 _SUBMIT_TIMEOUT = 120.0
@@ -46,7 +47,16 @@ class _Job:
             )  # what SpecCluster wants of one it has started; the keeper knows better
 
     async def _submit_job(self, script: str) -> str:
-        return await ask([*shlex.split(self.submit_command), script], _SUBMIT_TIMEOUT)  # type: ignore[attr-defined]
+        words = [*shlex.split(self.submit_command), script]  # type: ignore[attr-defined]
+        return await ask(words, _SUBMIT_TIMEOUT, PRIVATE)
+
+    @classmethod
+    async def _close_job(cls, job_id: str | None, cancel_command: str) -> None:
+        if job_id:
+            with contextlib.suppress(
+                NoAnswer
+            ):  # the job is gone already; or it ends itself, after death-timeout
+                await ask([*shlex.split(cancel_command), job_id], _SUBMIT_TIMEOUT)
 
     async def close(self) -> None:
         await super().close()  # type: ignore[misc]
@@ -193,7 +203,7 @@ def _job_options(settings: Slurm | HTCondor) -> dict[str, Any]:
         "local_directory": settings.local_directory,
         "log_directory": log_directory,
         "worker_extra_args": [*_worker_words(settings), *settings.worker_extra_args],
-        "job_script_prologue": [*_exports(settings), *settings.job_script_prologue],
+        "job_script_prologue": [usual_umask(), *_exports(settings), *settings.job_script_prologue],
         "job_directives_skip": list(settings.job_directives_skip),
     }
 
@@ -211,6 +221,13 @@ def _worker_words(settings: Slurm | HTCondor) -> list[str]:
         middle = (first + 1 + last) // 2
         words += ["--nanny-port", f"{first + 1}:{middle}", "--worker-port", f"{middle + 1}:{last}"]
     return words
+
+
+def usual_umask() -> str:
+    """Give the line of a job script that lets results be read by whom the user lets; its log was opened before."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return f"umask {umask:04o}"
 
 
 def _exports(settings: Slurm | HTCondor) -> list[str]:

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from hepdask import artifacts
+from hepdask.clusters.farm import usual_umask
 from hepdask.clusters.htcondor import CondorTruth, time_limit
+from hepdask.clusters.imports import SAFE_PATH
+from hepdask.clusters.security import make_folder
 from hepdask.clusters.settings import HTCondor, Slurm, load_cluster
 from hepdask.clusters.slurm import SlurmTruth
-from hepdask.clusters.truth import NoAnswer, Sighting, State, ask
+from hepdask.clusters.truth import PRIVATE, NoAnswer, Sighting, State, ask
 from hepdask.config import Config
 from hepdask.errors import ClusterError, ConfigError
 from hepdask.progress import say
@@ -75,6 +78,7 @@ def submit(config: Config) -> Submitted:
             "it with hepdask cancel"
         )
     folder = config.folder.absolute() / "submit"
+    make_folder(folder)
     artifacts.write_bytes(folder / "config.yaml", config.to_yaml().encode())
     log = folder / "driver.log"
     script = folder / "driver.sh"
@@ -88,7 +92,7 @@ def submit(config: Config) -> Submitted:
         words = ["condor_submit", *settings.submit_command_extra, str(description)]
         pattern = r"submitted to cluster (\d+)"
     try:
-        answer = asyncio.run(ask(words, settings.query_timeout))
+        answer = asyncio.run(ask(words, settings.query_timeout, PRIVATE))
     except NoAnswer as error:
         raise ClusterError(f"the batch system rejected the job: {error}") from None
     match = re.search(pattern, answer)
@@ -203,11 +207,13 @@ def _words(seen: Sighting) -> str:
 
 
 def _shell(settings: Slurm | HTCondor, folder: Path, header: str) -> str:
-    variables = {name: os.environ[name] for name in _PASSED if name in os.environ} | settings.environment
+    variables = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    variables |= SAFE_PATH | settings.environment
     python = shlex.quote(settings.python or sys.executable)
     lines = [
         "#!/bin/bash",
         *header.splitlines(),
+        usual_umask(),
         *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
         *settings.job_script_prologue,
         f"cd {shlex.quote(os.getcwd())}",

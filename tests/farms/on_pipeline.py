@@ -2,8 +2,10 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 from conftest import require
 from farms.daemons import PATIENCE, Listeners
 from farms.fixtures import connected_job, hepdask, is_back, measured, prepare_disturbed, write_document
@@ -34,6 +36,12 @@ def test_prepare_and_train_on_two_ranks_with_nothing_beyond_loopback(farm, docum
     assert record["facts"]["ranks"] == 2
     assert len(record["history"]) == 2
     assert {(address, what) for address, what in listeners.found if address != "127.0.0.1"} == set()
+    logs = list(Path(yaml.safe_load(cluster.read_text())["log-directory"]).rglob("*"))
+    assert {path.suffix for path in logs} >= {".out", ".err"}
+    assert [path for path in logs if path.stat().st_mode & 0o077] == [], "others can read what jobs say"
+    assert (tmp_path / "run/store.zarr/zarr.json").stat().st_mode & 0o077, (
+        "and what is made, as the user wants it"
+    )
     everybody = " ".join(what for _, what in listeners.found)
     daemons = ("slurmctld", "slurmd") if farm.kind == "slurm" else ("condor_shared_port", "condor_schedd")
     for one in (
