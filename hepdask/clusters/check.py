@@ -24,6 +24,7 @@ from hepdask.clusters import gpu
 from hepdask.clusters.connect import start, wait_for_workers
 from hepdask.clusters.farm import FarmCluster
 from hepdask.clusters.ports import free_port
+from hepdask.clusters.security import make_folder
 from hepdask.clusters.settings import GPU, HTCondor, Slurm
 from hepdask.clusters.versions import differences
 from hepdask.distributed import NotEnoughSlots, RankFailed, run
@@ -178,7 +179,7 @@ def _writable(folder: Path, key: str) -> Check:
 
 @contextmanager
 def _note(folder: Path) -> Iterator[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder.absolute() / f"check-{uuid.uuid4().hex}"
     path.write_text(path.name)
     try:

@@ -23,9 +23,15 @@ from hepdask.clusters.dashboard import READ_ONLY
 from hepdask.clusters.imports import SAFE_PATH
 from hepdask.clusters.keeper import Keeper
 from hepdask.clusters.ports import free_port
-from hepdask.clusters.security import make_folder, remove_certificate, security_of, write_certificate
+from hepdask.clusters.security import (
+    log_folder,
+    make_folder,
+    remove_certificate,
+    security_of,
+    write_certificate,
+)
 from hepdask.clusters.settings import HTCondor, Slurm, seconds
-from hepdask.clusters.truth import PRIVATE, BatchSystem, NoAnswer, ask
+from hepdask.clusters.truth import BatchSystem, NoAnswer, ask
 from hepdask.errors import ClusterError
 
 _SUBMIT_TIMEOUT = 120.0
@@ -48,7 +54,7 @@ class _Job:
 
     async def _submit_job(self, script: str) -> str:
         words = [*shlex.split(self.submit_command), script]  # type: ignore[attr-defined]
-        return await ask(words, _SUBMIT_TIMEOUT, PRIVATE)
+        return await ask(words, _SUBMIT_TIMEOUT)
 
     @classmethod
     async def _close_job(cls, job_id: str | None, cancel_command: str) -> None:
@@ -87,8 +93,7 @@ class FarmCluster(JobQueueCluster):
     def __init__(self, settings: Slurm | HTCondor) -> None:
         self.settings = settings
         job, options, system = _parts(settings)
-        shared = Path(settings.shared_temp_directory or settings.log_directory)
-        make_folder(Path(settings.log_directory))
+        shared = Path(settings.shared_temp_directory or log_folder(settings.log_directory))
         self.certificate = write_certificate(shared) if settings.tls else None
         with dask.config.set(
             {**READ_ONLY, "distributed.scheduler.allowed-failures": settings.allowed_failures}
@@ -190,7 +195,8 @@ def _scheduler_options(settings: Slurm | HTCondor) -> dict[str, Any]:
 
 def _job_options(settings: Slurm | HTCondor) -> dict[str, Any]:
     """Give what dask-jobqueue calls the same for all batch systems; None where it decides itself."""
-    log_directory = str(Path(settings.log_directory).absolute())
+    logs = log_folder(settings.log_directory)
+    make_folder(logs)
     return {
         "cores": settings.cores,
         "memory": settings.memory,
@@ -201,9 +207,9 @@ def _job_options(settings: Slurm | HTCondor) -> dict[str, Any]:
         "nanny": settings.nanny,
         "death_timeout": settings.death_timeout,
         "local_directory": settings.local_directory,
-        "log_directory": log_directory,
+        "log_directory": str(logs),
         "worker_extra_args": [*_worker_words(settings), *settings.worker_extra_args],
-        "job_script_prologue": [usual_umask(), *_exports(settings), *settings.job_script_prologue],
+        "job_script_prologue": [*_exports(settings), *settings.job_script_prologue],
         "job_directives_skip": list(settings.job_directives_skip),
     }
 
@@ -221,13 +227,6 @@ def _worker_words(settings: Slurm | HTCondor) -> list[str]:
         middle = (first + 1 + last) // 2
         words += ["--nanny-port", f"{first + 1}:{middle}", "--worker-port", f"{middle + 1}:{last}"]
     return words
-
-
-def usual_umask() -> str:
-    """Give the line of a job script that lets results be read by whom the user lets; its log was opened before."""
-    umask = os.umask(0o022)
-    os.umask(umask)
-    return f"umask {umask:04o}"
 
 
 def _exports(settings: Slurm | HTCondor) -> list[str]:

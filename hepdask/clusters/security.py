@@ -12,6 +12,7 @@ from pathlib import Path
 from distributed.security import Security
 
 from hepdask.errors import ClusterError
+from hepdask.user import is_private
 
 _DAYS = 30  # longer than any cluster stays up
 
@@ -89,6 +90,15 @@ def make_folder(folder: Path) -> None:
     """Make a folder, where it is missing, that only its owner can enter; one that is there is left as it is."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def log_folder(directory: str) -> Path:
+    """Give the folder of the jobs' output, closed to others: the one that was named, or one of the user's in it.
+
+    Batch systems open these files as they please, so that it is the folder that has to be closed.
+    """
+    folder = Path(directory).absolute()
+    return folder if not folder.exists() or is_private(folder) else folder / f"private-{os.getuid()}"
 
 
 def write_private(path: Path, text: str) -> None:

@@ -64,21 +64,8 @@ class BatchSystem(Protocol):
         """Name the files a job writes to, those with errors last; they need not exist."""
 
 
-#: For a command that submits: others cannot read what its job writes to its log.
-PRIVATE = 0o077
-
-
-async def ask(words: Sequence[str], timeout: float, umask: int = -1) -> str:
+async def ask(words: Sequence[str], timeout: float) -> str:
     """Run a command of a batch system and give what it prints.
-
-    Parameters
-    ----------
-    words : sequence of str
-        The command.
-    timeout : float
-        Longest wait for its answer [s].
-    umask : int
-        Of the command, and with Slurm of its job; default that of this process.
 
     Raises
     ------
@@ -91,7 +78,6 @@ async def ask(words: Sequence[str], timeout: float, umask: int = -1) -> str:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            umask=umask,
         )
     except OSError as error:
         raise NoAnswer(f"{words[0]}: {error.strerror}; is this a machine that submits to the farm?") from None

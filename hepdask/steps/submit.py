@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from hepdask import artifacts
-from hepdask.clusters.farm import usual_umask
 from hepdask.clusters.htcondor import CondorTruth, time_limit
 from hepdask.clusters.imports import SAFE_PATH
 from hepdask.clusters.security import make_folder
 from hepdask.clusters.settings import HTCondor, Slurm, load_cluster
 from hepdask.clusters.slurm import SlurmTruth
-from hepdask.clusters.truth import PRIVATE, NoAnswer, Sighting, State, ask
+from hepdask.clusters.truth import NoAnswer, Sighting, State, ask
 from hepdask.config import Config
 from hepdask.errors import ClusterError, ConfigError
 from hepdask.progress import say
@@ -79,6 +78,7 @@ def submit(config: Config) -> Submitted:
         )
     folder = config.folder.absolute() / "submit"
     make_folder(folder)
+    folder.chmod(0o700)  # the batch system opens the log as it pleases
     artifacts.write_bytes(folder / "config.yaml", config.to_yaml().encode())
     log = folder / "driver.log"
     script = folder / "driver.sh"
@@ -92,7 +92,7 @@ def submit(config: Config) -> Submitted:
         words = ["condor_submit", *settings.submit_command_extra, str(description)]
         pattern = r"submitted to cluster (\d+)"
     try:
-        answer = asyncio.run(ask(words, settings.query_timeout, PRIVATE))
+        answer = asyncio.run(ask(words, settings.query_timeout))
     except NoAnswer as error:
         raise ClusterError(f"the batch system rejected the job: {error}") from None
     match = re.search(pattern, answer)
@@ -213,7 +213,6 @@ def _shell(settings: Slurm | HTCondor, folder: Path, header: str) -> str:
     lines = [
         "#!/bin/bash",
         *header.splitlines(),
-        usual_umask(),
         *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
         *settings.job_script_prologue,
         f"cd {shlex.quote(os.getcwd())}",
