@@ -141,6 +141,7 @@ def _result(future: Future, name: str, item: Any) -> Any:
         ) from late
     if type(error).__name__ == "KilledWorker":
         raise ClusterError(
-            f"{name}: workers died one after another on the same task, {_words(item)}: {error}"
+            f"{name}: workers died one after another on the same task, {_words(item)}: something in it ends their "
+            "process, like sys.exit or a crash of compiled code, or somebody kills them; their logs, or -vv, say more"
         ) from error
     return future.result(_FETCH)  # raises it, with where it came from
