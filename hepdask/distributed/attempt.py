@@ -337,10 +337,14 @@ class Attempt:
     def _results(self) -> list[Any]:
         """Fetch the results."""
         coming = self._on_loop(self.client.gather(self.futures, asynchronous=True))
+        give_up = time.monotonic() + self.wanted.silence_timeout
         try:
             while not coming.done():
                 self._listen(TICK / 10)
                 self._raise_failure()  # a worker was lost with its result
+                if time.monotonic() > give_up:
+                    limit = self.wanted.silence_timeout
+                    raise concurrent.futures.CancelledError(f"the results did not come within {limit:g} s")
             return [cloudpickle.loads(result) for result in coming.result()]
         finally:
             coming.cancel()
