@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hepdask import user
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -54,6 +56,9 @@ if TYPE_CHECKING:
     from hepdask.steps.train import train
     from hepdask.steps.tune import tune
     from hepdask.store import open_store
+
+
+user.settle()  # before any library is loaded that would stumble over it
 
 
 def __getattr__(name: str) -> Any:

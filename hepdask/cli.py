@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import click
 import yaml
 
 import hepdask
-from hepdask import progress
+from hepdask import progress, quiet
 from hepdask.config import Config, ModelName, load_config
 from hepdask.errors import ConfigError, HepdaskError
 from hepdask.outputs import in_words
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run a command; exit with 0 when done, 1 when it failed, 2 for wrong usage or configuration."""
     tracebacks = any(word.startswith("-vv") for word in sys.argv) or sys.argv.count("-v") > 1
+    quiet.set_program(tracebacks)
+    os.environ["PYTHONSAFEPATH"] = (
+        "1"  # whatever this process starts does not import from the working directory
+    )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled job tidies up, as after Ctrl-C
     try:
         code = cli.main(standalone_mode=False)
@@ -462,24 +467,23 @@ def cluster() -> None:
 
 @cluster.command("start")
 @click.argument("name", default="local", metavar="NAME|FILE")
-@click.option("--connection", metavar="FILE.json", help="Write a file that --cluster takes.")
 @click.option(
-    "--tls", is_flag=True, help="Batch farms: encrypt, and let in only who can read the connection file."
+    "--connection", metavar="FILE.json", help="Write a file that --cluster takes, also on other machines."
 )
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 @_everywhere
-def cluster_start(name: str, connection: str | None, tls: bool, as_json: bool) -> None:
-    """Start a cluster that stays up until Ctrl-C, and print its addresses.
+def cluster_start(name: str, connection: str | None, as_json: bool) -> None:
+    """Start a cluster that stays up until Ctrl-C, and print its addresses; it lets in you alone.
 
     \b
         hepdask cluster start local
-        hepdask run configs/demo.yaml --cluster tcp://127.0.0.1:PORT
-        hepdask cluster start slurm --tls --connection farm.json
+        hepdask run configs/demo.yaml --cluster tls://127.0.0.1:PORT
+        hepdask cluster start slurm --connection farm.json
         hepdask run configs/demo.yaml --cluster farm.json
     """
     from hepdask import clusters
 
-    with clusters.standing(name, connection, tls) as (facts, still_up):
+    with clusters.standing(name, connection) as (facts, still_up):
         if as_json:
             click.echo(json.dumps(facts))
         else:

@@ -200,11 +200,13 @@ def session(cluster: str | Mapping[str, Any] = "local", client: Client | None = 
         failed.push(opened)
         connected = opened.enter_context(clusters.connect(cluster, client, wait=False))
         metrics.serve(connected)
+        own = connected.cluster if client is None else None
+        if own is not None:
+            opened.enter_context(clusters.announced(own))
         title = "hepdask" if client is not None or not isinstance(cluster, str) else f"hepdask on {cluster}"
         made = Session(title, connected, opened)
         failed.pop_all()
         failed.push(made)
-        own = connected.cluster if client is None else None
         made._begin(own if hasattr(own, "keeper") else None)
         failed.pop_all()
     return made

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from distributed import Client, Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from hepdask.answers import answer
 from hepdask.errors import MissingDependency
 from hepdask.progress import say
 from hepdask.recent import Recent
@@ -63,7 +64,7 @@ METRICS = {
 def serve(client: Client) -> None:
     """Let the scheduler add up what `tell` sends, and draw it; where it does so already, nothing happens."""
     try:
-        client.register_plugin(Metrics(), name="hepdask-metrics")
+        answer(client, lambda: client.register_plugin(Metrics(), name="hepdask-metrics"))
     except ModuleNotFoundError as error:
         say(f"warning: the scheduler shows neither hepdask's page nor its metrics: {error} there")
 
@@ -98,7 +99,7 @@ def require(client: Client) -> str:
         The scheduler has no prometheus_client, or no dashboard to serve them.
     """
     port = client.scheduler_info(n_workers=0)["services"].get("dashboard")
-    if not client.run_on_scheduler(_can_serve) or port is None:
+    if not answer(client, lambda: client.run_on_scheduler(_can_serve)) or port is None:
         raise MissingDependency(
             "the scheduler cannot serve metrics: install prometheus-client and bokeh where it runs "
             "(pip install 'hepdask[metrics]'), and start it again"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import queue
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from distributed import Client, Future
 
+from hepdask.answers import answer
+from hepdask.deaths import MOST, Deaths, noted
 from hepdask.errors import ClusterError
+from hepdask.source import Chunk, InputFile
 
 Item = TypeVar("Item")
 
 _POLL = 2.0
+_FETCH = 600.0  # seconds in which the result of a task that is done must be here
 
 
 def completed(
@@ -53,19 +58,23 @@ def completed(
     Raises
     ------
     ClusterError
-        No worker was there for `worker_timeout`, or tasks killed one worker after another.
+        No worker was there for `worker_timeout`, the scheduler does not answer, a task needed more memory than
+        workers have, or killed one worker after another.
     Exception
         What the task raised.
     """
     waiting = iter(items)
     running: dict[Future, Item] = {}
     done: queue.SimpleQueue[Future] = queue.SimpleQueue()
+    deaths = Deaths(client)
     threads, looked, last_seen = 0, -math.inf, time.monotonic()
     try:
         while True:
             now = time.monotonic()
             if now - looked > _POLL:
-                threads, looked = sum(client.nthreads().values()), now
+                threads, looked = sum(answer(client, client.nthreads).values()), now
+                if running:
+                    _raise_if_too_large(deaths, running, name)
                 if threads:
                     last_seen = now
                 elif now - last_seen > worker_timeout:
@@ -75,7 +84,12 @@ def completed(
                     )
             while len(running) < max(8, 4 * threads) and (item := next(waiting, running)) is not running:
                 future = client.submit(
-                    function, item, *arguments, pure=False, key=f"{name}-{id(item):x}-{time.monotonic_ns()}"
+                    noted,
+                    function,
+                    item,
+                    *arguments,
+                    pure=False,
+                    key=f"{name}-{id(item):x}-{time.monotonic_ns()}",
                 )
                 running[future] = item  # type: ignore[assignment]
                 future.add_done_callback(done.put)
@@ -85,15 +99,49 @@ def completed(
                 future = done.get(timeout=_POLL)
             except queue.Empty:
                 continue
-            yield running.pop(future), _result(future, name)
+            item = running.pop(future)
+            yield item, _result(future, name, item)
     finally:
-        client.cancel(list(running))
+        if client.status == "running":
+            with contextlib.suppress(ClusterError):
+                answer(client, lambda: client.cancel(list(running)))
 
 
-def _result(future: Future, name: str) -> Any:
+def _raise_if_too_large(deaths: Deaths, running: Mapping[Future, Item], name: str) -> None:
+    keys = deaths.too_large()
+    if found := [_words(item) for future, item in running.items() if future.key in keys]:
+        raise ClusterError(
+            f"{name}: {MOST} workers were killed for their memory at the same work, {' beside '.join(found)}: the last "
+            f"one needed {deaths.memory}. Make chunks smaller (store.chunk_memory, store.chunk_events), or give each "
+            "worker more (memory-limit of a local cluster; memory of a farm's jobs, or fewer processes in each)"
+        )
+
+
+def _words(item: Any) -> str:
+    """Say what a task works on."""
+    if isinstance(item, Chunk):
+        return f"entries {item.start:,} to {item.stop:,} of {item.file.path}"
+    if isinstance(item, InputFile):
+        return item.path
+    if isinstance(item, list):
+        return ", ".join(map(_words, item))
+    return str(item)
+
+
+def _result(future: Future, name: str, item: Any) -> Any:
     if future.status == "cancelled":
         raise ClusterError(f"{name}: a task was cancelled; was the cluster shut down?")
-    error = future.exception()
+    try:
+        error = future.exception(_FETCH)
+        if error is None:
+            return future.result(_FETCH)
+    except TimeoutError as late:
+        raise ClusterError(
+            f"{name}: the result of {_words(item)} did not come within {_FETCH:g} s; can the workers be reached?"
+        ) from late
     if type(error).__name__ == "KilledWorker":
-        raise ClusterError(f"{name}: workers died one after another on the same task: {error}") from error
-    return future.result()
+        raise ClusterError(
+            f"{name}: workers died one after another on the same task, {_words(item)}: something in it ends their "
+            "process, like sys.exit or a crash of compiled code, or somebody kills them; their logs, or -vv, say more"
+        ) from error
+    return future.result(_FETCH)  # raises it, with where it came from

@@ -147,6 +147,8 @@ def test_interface(client, stub, mark):
         {"gpus_per_rank": -1},
         {"backend": "mpi"},
         {"silence_timeout": 0},
+        {"silence_timeout": None},
+        {"silence_timeout": float("inf")},
         {"checkpoint": "x", "backend": "tf.distribute"},
     ],
 )

@@ -48,7 +48,7 @@ def home():
 
 def run_on(farm, home, tests, limit):
     """Run tests of the folder `farms` on one farm, as that user, for at most so many seconds."""
-    for program in (*farm.programs, "setpriv", "openssl"):
+    for program in (*farm.programs, "setpriv"):
         require(shutil.which(program), f"{program} is not installed")
     path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
     environment = {

@@ -51,7 +51,7 @@ def test_shipped_values_are_the_defaults_and_every_key_is_there():
     examples = [
         line.removeprefix("# ") for line in shown.splitlines()[1:] if line.startswith("# ") and ": " in line
     ]
-    settings = yaml.safe_load("\n".join(examples)) | {"kind": "gpu", "protocol": "ucx"}
+    settings = yaml.safe_load("\n".join(examples)) | {"kind": "gpu", "protocol": "ucx", "tls": False}
     assert load_cluster(settings).rmm_pool_size == 0.3
 
 
@@ -63,6 +63,7 @@ def test_shipped_values_are_the_defaults_and_every_key_is_there():
         ({"kind": "gpu", "rmm_pool_size": "8GB"}, "rmm_pool_size: unknown key; did you mean rmm-pool-size?"),
         ({"kind": "gpu", "enable-nvlink": True}, "enable-nvlink and enable-infiniband need protocol: ucx"),
         ({"kind": "gpu", "protocol": "mpi"}, "protocol: "),
+        ({"kind": "gpu", "protocol": "ucx"}, "protocol: ucx cannot be encrypted; use tcp, or say tls: false"),
         ({"kind": "gpu", "workers": 2}, "workers: unknown key"),
         ({"kind": "slurm", "cores": 2, "processes": 2, "gpus": 1}, "gpus: 2 worker processes cannot have the same"),
         ({"kind": "slurm", "gpus": 1, "worker-extra-args": ["--resources", "GPU=1"]}, "--resources is said already"),

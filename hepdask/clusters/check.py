@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import shutil
 import socket
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from cryptography import x509
 from distributed import Client
 
+from hepdask.answers import answer
 from hepdask.clusters import gpu
 from hepdask.clusters.connect import start, wait_for_workers
 from hepdask.clusters.farm import FarmCluster
 from hepdask.clusters.ports import free_port
+from hepdask.clusters.security import make_folder
 from hepdask.clusters.settings import GPU, HTCondor, Slurm
 from hepdask.clusters.versions import differences
 from hepdask.distributed import NotEnoughSlots, RankFailed, run
@@ -157,14 +160,13 @@ def _proxy() -> Check:
         asked = bool(os.environ.get("X509_USER_PROXY"))
         found = f"{path}: there is none" + ("" if asked else ", and nothing asks for one")
         return Check("grid proxy", not asked, found, mend)
-    words = ["openssl", "x509", "-noout", "-checkend", f"{PROXY_HOURS * 3600:.0f}", "-in", path]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
-    found = (
-        f"{path}: good for {PROXY_HOURS:g} h"
-        if done.returncode == 0
-        else f"{path}: ends within {PROXY_HOURS:g} h"
-    )
-    return Check("grid proxy", done.returncode == 0, found, mend)
+    try:
+        ends = x509.load_pem_x509_certificate(Path(path).read_bytes()).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        return Check("grid proxy", False, f"{path}: {error}", mend)
+    left = (ends - datetime.datetime.now(datetime.UTC)).total_seconds() / 3600
+    found = f"{path}: {'good for' if left > PROXY_HOURS else 'ends within'} {PROXY_HOURS:g} h"
+    return Check("grid proxy", left > PROXY_HOURS, found, mend)
 
 
 def _writable(folder: Path, key: str) -> Check:
@@ -177,7 +179,7 @@ def _writable(folder: Path, key: str) -> Check:
 
 @contextmanager
 def _note(folder: Path) -> Iterator[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder.absolute() / f"check-{uuid.uuid4().hex}"
     path.write_text(path.name)
     try:
@@ -227,7 +229,9 @@ def _readable(client: Client, read: str) -> Check:
 
 def _gpus(client: Client, wanted: int) -> Iterator[Check]:
     """Look at the GPUs of all workers together, ``wanted`` in number, and from one rank with one of them."""
-    workers: dict[str, tuple[list[str], list[str], str]] = client.run(gpu.seen_by_worker)
+    workers: dict[str, tuple[list[str], list[str], str]] = answer(
+        client, lambda: client.run(gpu.seen_by_worker)
+    )
     problems = {problem for _, _, problem in workers.values() if problem}
     yield Check(
         "NVIDIA driver", not problems, "; ".join(sorted(problems)) or "it answers on all workers",

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
 from distributed import Client, LocalCluster
+from distributed.deploy.spec import SpecCluster
+from distributed.security import Security
 
-from hepdask import metrics
-from hepdask.clusters.dashboard import dashboard_link, page_link
+from hepdask import metrics, quiet
+from hepdask.answers import answer
+from hepdask.clusters import connection
+from hepdask.clusters.dashboard import READ_ONLY, dashboard_link, page_link
+from hepdask.clusters.imports import safe_path
 from hepdask.clusters.ports import free_port
-from hepdask.clusters.security import security_of
+from hepdask.clusters.security import make_certificate, security_of
 from hepdask.clusters.settings import GPU, Attached, HTCondor, Local, Settings, Slurm, load_cluster
 from hepdask.distributed.placement import Offer
 from hepdask.errors import ClusterError, ConfigError
@@ -30,26 +35,36 @@ _TICK = 0.2
 
 def start(settings: Settings) -> LocalCluster | FarmCluster:
     """Start a cluster; a local one has its workers when this returns, one of batch jobs has asked for them."""
+    quiet.settle()
+    if not isinstance(settings, Attached) and not settings.tls:
+        say(
+            "warning: tls is off: whoever reaches a port of this cluster, on this machine too, can run code as you"
+        )
     if isinstance(settings, Slurm | HTCondor):
         from hepdask.clusters.farm import FarmCluster
 
         return FarmCluster(settings)
-    if isinstance(settings, GPU):
-        from hepdask.clusters.gpu import start_gpu
-
-        return start_gpu(settings)
     if isinstance(settings, Attached):
         raise ConfigError(f"{settings.address}: a cluster that runs already; give a name or a file")
-    with dask.config.set({"distributed.comm.timeouts.connect": f"{settings.start_timeout}s"}):
-        return LocalCluster(
-            n_workers=settings.workers,
-            threads_per_worker=settings.threads,
-            memory_limit=settings.memory_limit,
-            host=settings.host,
-            dashboard_address=f"{settings.host}:{free_port(settings.host, settings.dashboard_port)}",
-            silence_logs=40,
-            preload=["hepdask.interrupt"],
-        )
+    story = quiet.wants_whole_story()
+    options: dict[str, Any] = {
+        "threads_per_worker": settings.threads,
+        "memory_limit": settings.memory_limit,
+        "host": settings.host,
+        "dashboard_address": f"{settings.host}:{free_port(settings.host, settings.dashboard_port)}",
+        "security": security_of(make_certificate()) if settings.tls else None,
+        "silence_logs": logging.INFO if story else logging.CRITICAL,
+        "preload": ["hepdask.interrupt", *([] if story else ["hepdask.quiet"])],
+    }
+    with (
+        safe_path(),
+        dask.config.set({**READ_ONLY, "distributed.comm.timeouts.connect": f"{settings.start_timeout}s"}),
+    ):
+        if isinstance(settings, GPU):
+            from hepdask.clusters.gpu import start_gpu
+
+            return start_gpu(settings, **options)
+        return LocalCluster(n_workers=settings.workers, **options)
 
 
 @contextmanager
@@ -79,6 +94,7 @@ def connect(
         return
     settings = load_cluster(cluster)
     if isinstance(settings, Attached):
+        quiet.settle()
         with _attach(settings) as attached:
             _show(attached)
             yield attached
@@ -104,17 +120,45 @@ def _show(client: Client) -> None:
 
 
 def _attach(settings: Attached) -> Client:
-    security = security_of(settings.certificate) if settings.certificate else None
     try:
-        return Client(settings.address, timeout=f"{settings.start_timeout:g}s", security=security)
+        return Client(settings.address, timeout=f"{settings.start_timeout:g}s", security=_security(settings))
     except ValueError as error:
         raise ConfigError(
             f"cluster: {settings.address} is not the address of a scheduler ({error})"
         ) from None
     except Exception as error:  # whatever a stranger at that address answers
+        hint = (
+            "; a cluster of hepdask has an address with tls://" if settings.address.startswith("tcp:") else ""
+        )
         raise ClusterError(
-            f"{settings.address}: no scheduler answers there ({error}); is the cluster up?"
+            f"{settings.address}: no scheduler answers there, or it does not let you in ({error}); is the cluster "
+            f"up?{hint}"
         ) from None
+
+
+def _security(settings: Attached) -> Security | None:
+    """Find what lets this user into a cluster."""
+    certificate = settings.certificate
+    if certificate is None and settings.address.startswith("tls:"):
+        if found := connection.find(settings.address):
+            certificate = load_cluster(str(found)).certificate  # type: ignore[union-attr]
+        elif dask.config.get("distributed.comm.tls.ca-file") is None:  # else Dask knows
+            raise ClusterError(
+                f"{settings.address}: lets in only who has its certificate, and you have no connection file for it "
+                f"in {connection.folders()}; start it with hepdask cluster start --connection FILE, and say "
+                "--cluster FILE"
+            )
+    if certificate is None:
+        return None
+    try:
+        security = security_of(certificate)
+        security.get_connection_args("client")
+    except (OSError, ValueError) as error:
+        shown = "the certificate" if "\n" in certificate else certificate
+        raise ClusterError(
+            f"{settings.address}: {shown} cannot be used ({error}); is the cluster that made it up?"
+        ) from None
+    return security
 
 
 @contextmanager
@@ -189,7 +233,7 @@ def reserved(
 
 @contextmanager
 def standing(
-    cluster: str, connection: str | None = None, tls: bool = False
+    cluster: str, connection_file: str | None = None
 ) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
     """Start a cluster that others attach to.
 
@@ -197,10 +241,9 @@ def standing(
     ----------
     cluster : str
         What `load_cluster` takes.
-    connection : str, optional
-        File to write, which `load_cluster` takes; only its owner can read it, and it goes with the cluster.
-    tls : bool
-        Encrypt, whatever the settings say (batch farms).
+    connection_file : str, optional
+        File to write, which `load_cluster` takes; only its owner can read it, and it goes with the cluster. The same
+        user needs none on the same machine: the address is enough.
 
     Yields
     ------
@@ -209,15 +252,8 @@ def standing(
     callable
         Waits for as long as the cluster is up; raises ClusterError when it was given up.
     """
-    settings = load_cluster(cluster)
-    if tls:
-        if not isinstance(settings, Slurm | HTCondor):
-            raise ConfigError(
-                f"--tls is for batch farms; {cluster} is {settings.kind}, and listens on this machine alone"
-            )
-        settings = settings.model_copy(update={"tls": True})
-    with start(settings) as started:
-        keeper, certificate = getattr(started, "keeper", None), getattr(started, "certificate", None)
+    with start(load_cluster(cluster)) as started, announced(started):
+        keeper = getattr(started, "keeper", None)
         if keeper is not None:
             wait_for_workers(started, 1)
         facts = {
@@ -225,12 +261,9 @@ def standing(
             "dashboard": dashboard_link(started),
             "workers": len(started.scheduler_info["workers"]),
         }
-        path = Path(connection) if connection else None
+        path = Path(connection_file) if connection_file else None
         if path is not None:
-            document = {"kind": "attached", "address": facts["address"]}
-            document |= {"certificate": str(certificate)} if certificate else {}
-            path.touch(mode=0o600)
-            path.write_text(json.dumps(document))
+            connection.write(path, facts["address"], started.security.tls_ca_file)
 
         def still_up() -> None:
             while keeper is None or keeper.error is None:
@@ -244,6 +277,12 @@ def standing(
                 path.unlink(missing_ok=True)
 
 
+def announced(cluster: SpecCluster) -> AbstractContextManager[None]:
+    """Let the same user attach by the address alone, for as long as the block lasts."""
+    return connection.announced(cluster.scheduler_address, cluster.security.tls_ca_file)  # type: ignore[union-attr]
+
+
 def cpu_seconds(client: Client) -> float:
     """CPU time that the workers have used so far [s]; those that are gone do not count."""
-    return float(sum(client.run(time.process_time, on_error="ignore").values()))
+    used = answer(client, lambda: client.run(time.process_time, on_error="ignore"))
+    return float(sum(used.values()))

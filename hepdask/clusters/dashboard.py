@@ -10,6 +10,15 @@ from distributed import Client
 from distributed.deploy.cluster import Cluster
 
 _DIRECT = "{scheme}://{host}:{port}/status"
+
+#: What a scheduler answers to browsers, which are asked no password: figures that can be read. Dask's proxy, which
+#: connects to any address in the scheduler's name, is left out.
+READ_ONLY = {
+    "distributed.scheduler.http.routes": [
+        *(f"distributed.http.scheduler.{name}" for name in ("prometheus", "info", "json")),
+        *(f"distributed.http.{name}" for name in ("health", "statics")),
+    ]
+}
 _HERE = ("127.0.0.1", "localhost", "::1")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shlex
 from pathlib import Path
@@ -15,10 +17,19 @@ from distributed import Scheduler
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 
+from hepdask import quiet
 from hepdask.clusters import htcondor, slurm
+from hepdask.clusters.dashboard import READ_ONLY
+from hepdask.clusters.imports import SAFE_PATH
 from hepdask.clusters.keeper import Keeper
 from hepdask.clusters.ports import free_port
-from hepdask.clusters.security import make_certificate, security_of
+from hepdask.clusters.security import (
+    log_folder,
+    make_folder,
+    remove_certificate,
+    security_of,
+    write_certificate,
+)
 from hepdask.clusters.settings import HTCondor, Slurm, seconds
 from hepdask.clusters.truth import BatchSystem, NoAnswer, ask
 from hepdask.errors import ClusterError
@@ -42,7 +53,16 @@ class _Job:
             )  # what SpecCluster wants of one it has started; the keeper knows better
 
     async def _submit_job(self, script: str) -> str:
-        return await ask([*shlex.split(self.submit_command), script], _SUBMIT_TIMEOUT)  # type: ignore[attr-defined]
+        words = [*shlex.split(self.submit_command), script]  # type: ignore[attr-defined]
+        return await ask(words, _SUBMIT_TIMEOUT)
+
+    @classmethod
+    async def _close_job(cls, job_id: str | None, cancel_command: str) -> None:
+        if job_id:
+            with contextlib.suppress(
+                NoAnswer
+            ):  # the job is gone already; or it ends itself, after death-timeout
+                await ask([*shlex.split(cancel_command), job_id], _SUBMIT_TIMEOUT)
 
     async def close(self) -> None:
         await super().close()  # type: ignore[misc]
@@ -73,15 +93,17 @@ class FarmCluster(JobQueueCluster):
     def __init__(self, settings: Slurm | HTCondor) -> None:
         self.settings = settings
         job, options, system = _parts(settings)
-        shared = Path(settings.shared_temp_directory or settings.log_directory)
-        self.certificate = make_certificate(shared) if settings.tls else None
-        with dask.config.set({"distributed.scheduler.allowed-failures": settings.allowed_failures}):
+        shared = Path(settings.shared_temp_directory or log_folder(settings.log_directory))
+        self.certificate = write_certificate(shared) if settings.tls else None
+        with dask.config.set(
+            {**READ_ONLY, "distributed.scheduler.allowed-failures": settings.allowed_failures}
+        ):
             super().__init__(
                 job_cls=job,  # type: ignore[arg-type]  # a class is what it wants
                 name=f"{settings.name}-{os.getpid()}",
                 scheduler_options=_scheduler_options(settings),
                 security=security_of(self.certificate) if self.certificate else None,
-                silence_logs="error",
+                silence_logs=logging.INFO if quiet.wants_whole_story() else logging.CRITICAL,
                 **_job_options(settings),
                 **{key: value for key, value in options.items() if value is not None},
             )
@@ -137,7 +159,7 @@ class FarmCluster(JobQueueCluster):
             await keeper.stop()
         await super()._close()
         if self.certificate is not None:
-            self.certificate.unlink(missing_ok=True)
+            remove_certificate(self.certificate)
 
 
 def _parts(settings: Slurm | HTCondor) -> tuple[type[Job], dict[str, Any], BatchSystem]:
@@ -173,7 +195,8 @@ def _scheduler_options(settings: Slurm | HTCondor) -> dict[str, Any]:
 
 def _job_options(settings: Slurm | HTCondor) -> dict[str, Any]:
     """Give what dask-jobqueue calls the same for all batch systems; None where it decides itself."""
-    log_directory = str(Path(settings.log_directory).absolute())
+    logs = log_folder(settings.log_directory)
+    make_folder(logs)
     return {
         "cores": settings.cores,
         "memory": settings.memory,
@@ -184,7 +207,7 @@ def _job_options(settings: Slurm | HTCondor) -> dict[str, Any]:
         "nanny": settings.nanny,
         "death_timeout": settings.death_timeout,
         "local_directory": settings.local_directory,
-        "log_directory": log_directory,
+        "log_directory": str(logs),
         "worker_extra_args": [*_worker_words(settings), *settings.worker_extra_args],
         "job_script_prologue": [*_exports(settings), *settings.job_script_prologue],
         "job_directives_skip": list(settings.job_directives_skip),
@@ -211,6 +234,7 @@ def _exports(settings: Slurm | HTCondor) -> list[str]:
     variables = {
         "MALLOC_TRIM_THRESHOLD_": "0",
         "XRD_RUNFORKHANDLER": "1",
+        **SAFE_PATH,
         **{f"DASK_DISTRIBUTED__WORKER__MEMORY__{key}": str(share) for key, share in spill},
         **({"X509_USER_PROXY": proxy} if (proxy := os.environ.get("X509_USER_PROXY")) else {}),
         **settings.environment,

@@ -7,9 +7,6 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import dask
-
-from hepdask.clusters.ports import free_port
 from hepdask.clusters.settings import GPU
 from hepdask.distributed.devices import NoDriver, host_devices, visible
 from hepdask.errors import ClusterError, MissingDependency
@@ -76,8 +73,15 @@ def _gpus(settings: GPU) -> Need:
     return Need(name, f"{len(seen)} of {len(host)} GPU(s) can be used: {', '.join(seen)}")
 
 
-def start_gpu(settings: GPU) -> LocalCluster:
+def start_gpu(settings: GPU, **options: Any) -> LocalCluster:
     """Start one worker for each GPU that is visible.
+
+    Parameters
+    ----------
+    settings : GPU
+        What was asked for.
+    **options
+        Arguments of `distributed.LocalCluster`, the same for all clusters of this machine.
 
     Raises
     ------
@@ -97,16 +101,7 @@ def start_gpu(settings: GPU) -> LocalCluster:
             f"cluster: kind gpu: dask-cuda is installed and cannot be imported ({error}): "
             "pip install 'hepdask[gpu]' in an environment of its own"
         ) from error
-    with dask.config.set({"distributed.comm.timeouts.connect": f"{settings.start_timeout}s"}):
-        return LocalCUDACluster(
-            threads_per_worker=settings.threads,
-            resources={"GPU": 1},
-            host=settings.host,
-            dashboard_address=f"{settings.host}:{free_port(settings.host, settings.dashboard_port)}",
-            silence_logs=40,
-            preload=["hepdask.interrupt"],
-            **_options(settings),
-        )
+    return LocalCUDACluster(resources={"GPU": 1}, **_options(settings), **options)
 
 
 def _options(settings: GPU) -> dict[str, Any]:
@@ -114,11 +109,10 @@ def _options(settings: GPU) -> dict[str, Any]:
     chosen = settings.cuda_visible_devices
     options = {
         "CUDA_VISIBLE_DEVICES": list(chosen) if chosen else None,
-        "memory_limit": settings.memory_limit,
         "device_memory_limit": settings.device_memory_limit,
         "rmm_pool_size": settings.rmm_pool_size,
         "rmm_managed_memory": settings.rmm_managed_memory,
-        "protocol": settings.protocol,
+        "protocol": "tls" if settings.tls else settings.protocol,
         "enable_nvlink": settings.enable_nvlink,
         "enable_infiniband": settings.enable_infiniband,
         "local_directory": settings.local_directory,

@@ -6,9 +6,9 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from hepdask.clusters.security import log_folder
 from hepdask.clusters.settings import HTCondor, seconds
 from hepdask.clusters.truth import NoAnswer, Sighting, State, ask
 
@@ -80,7 +80,7 @@ class CondorTruth:
 
     def logs(self, job: str) -> list[str]:
         """Name the files a job writes to."""
-        folder = Path(self._settings.log_directory)
+        folder = log_folder(self._settings.log_directory)
         return [str(folder / f"worker-{job}.{kind}") for kind in ("out", "err")]
 
 

@@ -37,6 +37,9 @@ class Local(_Document):
     dashboard_port: int = Field(
         8787, ge=0, description="port of the dashboard; another free one if it is taken"
     )
+    tls: bool = Field(
+        True, description="encrypt, and let in only who has the certificate made for this cluster"
+    )
     start_timeout: Positive = Field(60.0, description="longest wait for the workers to start [s]")
 
 
@@ -81,12 +84,19 @@ class GPU(_Document):
     dashboard_port: int = Field(
         8787, ge=0, description="port of the dashboard; another free one if it is taken"
     )
+    tls: bool = Field(
+        True, description="encrypt, and let in only who has the certificate made for this cluster"
+    )
     start_timeout: Positive = Field(60.0, description="longest wait for the workers to start [s]")
 
     @model_validator(mode="after")
     def _fits_together(self) -> GPU:
         if self.protocol == "tcp" and (self.enable_nvlink or self.enable_infiniband):
             raise ValueError("enable-nvlink and enable-infiniband need protocol: ucx")
+        if self.protocol == "ucx" and self.tls:
+            raise ValueError(
+                "protocol: ucx cannot be encrypted; use tcp, or say tls: false on a machine that is yours alone"
+            )
         return self
 
     @property
@@ -100,7 +110,9 @@ class Attached(_Document):
 
     kind: Literal["attached"] = Field("attached", description="a scheduler that runs already")
     address: str = Field(description="tcp://… or tls://…")
-    certificate: str | None = Field(None, description="file with certificate and key, for tls://")
+    certificate: str | None = Field(
+        None, description="certificate and key, for tls://: their file, or the text itself"
+    )
     start_timeout: Positive = Field(20.0, description="longest wait for its answer [s]")
 
 
@@ -193,7 +205,7 @@ class Farm(_Document):
         8787, ge=0, description="port of the dashboard; another free one if it is taken"
     )
     tls: bool = Field(
-        False, description="encrypt, and let in only who has the certificate made for this cluster"
+        True, description="encrypt, and let in only who has the certificate made for this cluster"
     )
 
     # what the workers find

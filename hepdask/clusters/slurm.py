@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from hepdask.clusters.security import log_folder
 from hepdask.clusters.settings import Slurm
 from hepdask.clusters.truth import NoAnswer, Sighting, State, ask
 
@@ -43,7 +43,7 @@ class SlurmTruth:
 
     def logs(self, job: str) -> list[str]:
         """Name the files a job writes to."""
-        folder = Path(self._settings.log_directory)
+        folder = log_folder(self._settings.log_directory)
         return [str(folder / f"{self._settings.name}-{job}.{kind}") for kind in ("out", "err")]
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from distributed import Client
 
+from hepdask.answers import answer
+
 #: What tasks, results and processors are made of, beside what Dask compares anyway.
 PACKAGES = ("hepdask", "awkward", "boost-histogram", "coffea", "hist", "numba", "uproot", "zarr")
 
@@ -18,7 +20,7 @@ def differences(client: Client) -> list[str]:
     list of str
         One entry a package: its version here, and those on workers that have others.
     """
-    versions: Any = client.get_versions(packages=list(PACKAGES))
+    versions: Any = answer(client, lambda: client.get_versions(packages=list(PACKAGES)))
     here = versions["client"]["packages"]
     found = []
     for name, version in here.items():

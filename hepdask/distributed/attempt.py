@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import os
 import queue
 import signal
 import sys
@@ -38,6 +39,8 @@ ANSWER = 30.0  # seconds in which the scheduler must answer
 GRACE = 10.0  # seconds in which all ranks must have ended after a failure
 SETTLE = 0.5  # seconds to wait, after a failure, for one that came before it
 SETTLE_CONSEQUENCE = 3.0  # the same after a failure that must have a cause elsewhere
+
+SILENCE = 3600.0  # seconds in which no rank prints a line, by default, until one of them is said to hang
 
 SHOWN = 6  # workers named when slots are missing
 
@@ -91,7 +94,7 @@ class Wanted:
     interface: str | None = None
     port_range: tuple[int, int] | None = None
     backend: Backend = "horovod"
-    silence_timeout: float | None = None
+    silence_timeout: float = SILENCE
 
 
 @dataclass(frozen=True)
@@ -265,7 +268,7 @@ class Attempt:
         self.last_lines = [deque[str](maxlen=LAST_LINES) for _ in slots]
         self.heard_at = [0.0] * len(slots)
         if self.reporter.log_dir is not None:
-            self.logs = [(self.reporter.log_dir / f"rank-{slot.rank}.log").open("a") for slot in slots]
+            self.logs = [_log(self.reporter.log_dir / f"rank-{slot.rank}.log") for slot in slots]
 
     def _start(self, call: bytes, rendezvous: Address | None) -> None:
         """Submit one task a rank, to the worker of its slot and to no other."""
@@ -334,10 +337,14 @@ class Attempt:
     def _results(self) -> list[Any]:
         """Fetch the results."""
         coming = self._on_loop(self.client.gather(self.futures, asynchronous=True))
+        give_up = time.monotonic() + self.wanted.silence_timeout
         try:
             while not coming.done():
                 self._listen(TICK / 10)
                 self._raise_failure()  # a worker was lost with its result
+                if time.monotonic() > give_up:
+                    limit = self.wanted.silence_timeout
+                    raise concurrent.futures.CancelledError(f"the results did not come within {limit:g} s")
             return [cloudpickle.loads(result) for result in coming.result()]
         finally:
             coming.cancel()
@@ -466,7 +473,7 @@ class Attempt:
         """Whether all ranks have been silent for too long."""
         limit = self.wanted.silence_timeout
         started = len(self.started) == self.ranks
-        return limit is not None and started and time.monotonic() > max(self.heard_at) + limit
+        return started and time.monotonic() > max(self.heard_at) + limit
 
     def _raise_hanging(self) -> None:
         """Blame the rank that was heard of least recently among those that still run."""
@@ -488,6 +495,11 @@ class Attempt:
             f"(because of it, rank {consequence.rank} {consequence.facts['reason']})",
             last_lines=tuple(self.last_lines[rank]),
         )
+
+
+def _log(path: Path) -> TextIO:
+    """Open the log of a rank, which only its owner can read."""
+    return open(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def _ignore(rank: int, line: str) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, get_args
 
 import cloudpickle
 from distributed import Client
 
-from hepdask.distributed.attempt import Attempt, Reporter, Wanted
+from hepdask.distributed.attempt import SILENCE, Attempt, Reporter, Wanted
 from hepdask.distributed.checkpoint import Checkpoint
 from hepdask.distributed.errors import RankFailed
 from hepdask.distributed.future import RunFuture
@@ -31,7 +32,7 @@ def run(
     interface: str | None = None,
     port_range: tuple[int, int] | None = None,
     backend: Backend = "horovod",
-    silence_timeout: float | None = None,
+    silence_timeout: float = SILENCE,
     on_output: Callable[[int, str], None] | None = None,
     on_status: Callable[[str], None] | None = None,
     log_dir: str | Path | None = None,
@@ -81,9 +82,9 @@ def run(
     backend : "horovod" or "tf.distribute"
         What the ranks find prepared: Horovod, initialised; or the environment variable ``TF_CONFIG``, from which
         ``tf.distribute.MultiWorkerMirroredStrategy()`` learns of the others.
-    silence_timeout : float, optional
+    silence_timeout : float
         Most seconds in which no rank prints a line, the imports at the start included; then one of them hangs,
-        and the run fails. By default ranks may be silent.
+        and the run fails. By default an hour; there is no run without a bound.
     on_output : callable, optional
         Called with ``(rank, line)`` for each line a rank prints, in the thread that called this function. By
         default lines are printed with the rank in front.
@@ -212,8 +213,11 @@ def _check(client: Client, wanted: Wanted, fewest: int, restarts: int) -> None:
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, not {wanted.backend!r}")
     if not wanted.timeout >= 0:
         raise ValueError(f"timeout must be at least 0, not {wanted.timeout}")
-    if wanted.silence_timeout is not None and not wanted.silence_timeout > 0:
-        raise ValueError(f"silence_timeout must be above 0, not {wanted.silence_timeout}")
+    if not _is_bound(wanted.silence_timeout):
+        raise ValueError(
+            f"silence_timeout must be a number of seconds above 0 and finite, not {wanted.silence_timeout!r}: a rank "
+            "that hangs would never be noticed"
+        )
     if not 1 <= fewest <= ranks:
         raise ValueError(f"min_ranks must be from 1 to ranks ({ranks}), not {fewest}")
     if restarts < 0:
@@ -225,6 +229,10 @@ def _check(client: Client, wanted: Wanted, fewest: int, restarts: int) -> None:
     for name, text in wanted.env.items():
         if not isinstance(name, str) or not isinstance(text, str):
             raise TypeError(f"env must map str to str; it has {name!r}: {text!r}")
+
+
+def _is_bound(seconds: Any) -> bool:
+    return isinstance(seconds, Real) and 0 < float(seconds) < math.inf
 
 
 def _are_ports(given: Any) -> bool:

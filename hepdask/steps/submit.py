@@ -16,6 +16,8 @@ from typing import Any
 
 from hepdask import artifacts
 from hepdask.clusters.htcondor import CondorTruth, time_limit
+from hepdask.clusters.imports import SAFE_PATH
+from hepdask.clusters.security import make_folder
 from hepdask.clusters.settings import HTCondor, Slurm, load_cluster
 from hepdask.clusters.slurm import SlurmTruth
 from hepdask.clusters.truth import NoAnswer, Sighting, State, ask
@@ -75,6 +77,8 @@ def submit(config: Config) -> Submitted:
             "it with hepdask cancel"
         )
     folder = config.folder.absolute() / "submit"
+    make_folder(folder)
+    folder.chmod(0o700)  # the batch system opens the log as it pleases
     artifacts.write_bytes(folder / "config.yaml", config.to_yaml().encode())
     log = folder / "driver.log"
     script = folder / "driver.sh"
@@ -203,7 +207,8 @@ def _words(seen: Sighting) -> str:
 
 
 def _shell(settings: Slurm | HTCondor, folder: Path, header: str) -> str:
-    variables = {name: os.environ[name] for name in _PASSED if name in os.environ} | settings.environment
+    variables = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    variables |= SAFE_PATH | settings.environment
     python = shlex.quote(settings.python or sys.executable)
     lines = [
         "#!/bin/bash",

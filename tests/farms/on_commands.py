@@ -96,7 +96,7 @@ def test_a_cluster_stays_up_for_those_with_its_connection_file(
     monkeypatch.setenv("SOME_PASSWORD", SECRET)
     config, cluster = document()
     connection = tmp_path / "farm.json"
-    process = start("cluster", "start", cluster, "--tls", "--connection", connection, "--json")
+    process = start("cluster", "start", cluster, "--connection", connection, "--json")
     try:
         facts = json.loads(process.stdout.readline())
         assert facts["address"].startswith("tls://127.0.0.1:")
@@ -107,13 +107,15 @@ def test_a_cluster_stays_up_for_those_with_its_connection_file(
         assert done.returncode == 0, done.stderr
         assert len(open_store(tmp_path / "run/store.zarr")) == len(expected)
         other = f"output={tmp_path}/other"  # a store that is up to date needs no cluster
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "of-another-user"))
         done = hepdask("prepare", config, "--cluster", facts["address"], "--set", other)
         assert done.returncode == 1, "without the certificate nobody comes in"
         certificate = Path(json.loads(connection.read_text())["certificate"])
         assert stat.S_IMODE(certificate.stat().st_mode) == 0o600
+        assert stat.S_IMODE(certificate.parent.stat().st_mode) == 0o700
         key = re.search(r"PRIVATE KEY-----\n(\w+)", certificate.read_text())[1]
-        for path in certificate.parent.iterdir():
-            assert path == certificate or key not in path.read_text(errors="replace")
+        for path in certificate.parent.parent.iterdir():
+            assert path == certificate.parent or key not in path.read_text(errors="replace")
         shown = dashboard_pages(facts["dashboard"]) + farm.shown()
         assert "127.0.0.1" in shown
         assert key not in shown

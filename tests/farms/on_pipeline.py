@@ -2,8 +2,10 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 from conftest import require
 from farms.daemons import PATIENCE, Listeners
 from farms.fixtures import connected_job, hepdask, is_back, measured, prepare_disturbed, write_document
@@ -23,6 +25,8 @@ def document(make_config, make_settings, tmp_path):
 def test_prepare_and_train_on_two_ranks_with_nothing_beyond_loopback(farm, document, tmp_path, expected):
     require(has_horovod(), "Horovod is not built (make horovod)")
     config, cluster = document(models={"hlf": {"epochs": 2, "batch_size": 16}})
+    jobs = Path(yaml.safe_load(cluster.read_text())["log-directory"])
+    jobs.chmod(0o755)  # a folder of the user's that others may enter
     with Listeners(farm.folder) as listeners:
         done = hepdask("prepare", config, "--cluster", cluster)
         assert done.returncode == 0, done.stderr
@@ -34,6 +38,12 @@ def test_prepare_and_train_on_two_ranks_with_nothing_beyond_loopback(farm, docum
     assert record["facts"]["ranks"] == 2
     assert len(record["history"]) == 2
     assert {(address, what) for address, what in listeners.found if address != "127.0.0.1"} == set()
+    logs = [path for path in jobs.rglob("*") if path.is_file()]
+    assert {path.suffix for path in logs} >= {".out", ".err"}
+    assert [path for path in logs if path.parent.stat().st_mode & 0o077] == [], (
+        "others can read what jobs say"
+    )
+    assert (tmp_path / "run/store.zarr").stat().st_mode & 0o077, "and what is made, as the user wants it"
     everybody = " ".join(what for _, what in listeners.found)
     daemons = ("slurmctld", "slurmd") if farm.kind == "slurm" else ("condor_shared_port", "condor_schedd")
     for one in (
