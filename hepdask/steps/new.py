@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from hepdask.errors import ConfigError
+from hepdask.paths import local_path
 
 _FILES = ("config.yaml", "analysis.py", "README.md")
 
@@ -28,7 +29,7 @@ def new(path: str | Path) -> Path:
     ConfigError
         There is something of this name already, or it cannot be made.
     """
-    folder = Path(path)
+    folder = local_path(path)
     try:
         folder.mkdir(parents=True)
     except FileExistsError:

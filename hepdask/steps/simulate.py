@@ -16,6 +16,7 @@ from hepdask import clusters, simulation
 from hepdask.artifacts import digest
 from hepdask.config import Config, Sample
 from hepdask.errors import ConfigError, InputError
+from hepdask.paths import local_path
 from hepdask.progress import say, track
 from hepdask.tasks import completed
 
@@ -94,7 +95,7 @@ def simulate(
         Pythia or FastJet is not installed.
     """
     begin = time.monotonic()
-    out = Path(out)
+    out = local_path(out)
     if process not in simulation.PROCESSES:
         raise ConfigError(f"process: {process!r} is not one of {', '.join(simulation.PROCESSES)}")
     if events < 1 or seed < 0 or not 0 <= pileup < float("inf"):
