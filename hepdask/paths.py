@@ -10,6 +10,7 @@ from pathlib import Path
 from hepdask.errors import ConfigError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?::[A-Za-z][A-Za-z0-9+.-]*)*://|[^/]*::")
+_FILE_PROTOCOL = re.compile(r"^file://(?:localhost(?=/))?")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 # as uproot and coffea have it
 _WITH_TREE = re.compile(r"(.+\.root):([^:]+)")
@@ -33,12 +34,7 @@ def resolved(address: str) -> str:
     """
     if is_url(address):
         return address
-    path = (
-        address.removeprefix("file://").removeprefix("localhost/")
-        if address.startswith("file://")
-        else address
-    )
-    path = _VARIABLE.sub(_value, path)
+    path = _VARIABLE.sub(_value, _FILE_PROTOCOL.sub("", address))
     if path.startswith("~"):
         path = os.path.expanduser(path)
         if path.startswith("~"):
@@ -55,9 +51,9 @@ def resolved(address: str) -> str:
         raise ValueError(
             f"{address!r}: the working directory was removed; change into another, or write the whole path"
         ) from None
-    return _plain(
-        os.path.join(glob.escape(here) if glob.has_magic(path) and not os.path.lexists(path) else here, path)
-    )
+    # a working directory such as [run] is no part of the pattern
+    is_pattern = glob.has_magic(path) and not os.path.lexists(path)
+    return _plain(os.path.join(glob.escape(here) if is_pattern else here, path))
 
 
 def local_path(path: str | Path) -> Path:

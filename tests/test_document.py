@@ -58,7 +58,8 @@ class TestTwice:
         refused(str(path), "cluster.yaml, line 3: workers", load=load_cluster)
 
     def test_two_spellings_of_one_file(self, write, tmp_path):
-        text = f"fileset:\n  a:\n    files: {{{tmp_path}/x.root: T, '{tmp_path}/./x.root': U}}\n    metadata: {{label: qcd}}"
+        files = f"{{{tmp_path}/x.root: T, '{tmp_path}/./x.root': U}}"
+        text = f"fileset:\n  a:\n    files: {files}\n    metadata: {{label: qcd}}"
         refused(write(text), "line 3: fileset.a.files: two of its keys mean the same")
 
     def test_merging_is_no_doubling(self, write):
@@ -79,7 +80,8 @@ class TestBent:
         [
             ("no", "false"), ("Yes", "true"), ("on", "true"), ("OFF", "false"), ("125", "the number 125"),
             ("1e5", "the number 100000.0"), ("1.10", "the number 1.1"), ("0x1F", "the number 31"),
-            ("0700", "the number 448"), ("1:30:00", "the number 5400"), ("2024-01-01", "a date"), ("1_000", "the number 1000"),
+            ("0700", "the number 448"), ("1:30:00", "the number 5400"), ("2024-01-01", "a date"),
+            ("1_000", "the number 1000"),
         ],
     )  # fmt: skip
     def test_where_text_is_due(self, write, word, read):
@@ -152,12 +154,12 @@ class TestPlaces:
             ("training:\n  models:\n  - hlf\n  - hfl\n", "line 4: training.models.1: "),
             ("split: {}\ntraining:\n  ranks: 1\n  port_range: [5, 1]\n", "line 4: training.port_range goes from 5"),
             ("training:\n  ranks: 2\n\n  min_ranks: 3\n", "line 4: training.min_ranks is 3"),
-            ("fileset:\n  a.b:\n    files: []\n    metadata:\n      label: higgs\n", "line 5: fileset.a.b.metadata.label is"),
-            ("fileset:\n  a:\n    files:\n      x.root:\n        steps: [[5, 1]]\n    metadata: {label: qcd}\n", "line 5: "),
-            ("tuning:\n  parameters:\n    units: {low: 3,\n      high: 1}\n", "line 3: tuning.parameters.units: low is 3"),
+            ("fileset:\n  a.b:\n    files: []\n    metadata:\n      label: higgs\n", "line 5: fileset.a.b.metadata."),
+            ("fileset:\n  a:\n    metadata: {label: qcd}\n    files:\n      x:\n        steps: [[5, 1]]\n", "line 6: "),
+            ("tuning:\n  parameters:\n    units: {low: 3,\n      high: 1}\n", "line 3: tuning.parameters.units: low "),
             ("tuning:\n  parameters:\n    units: {high: 1}\n", "line 3: tuning.parameters.units.low: Field required"),
             ("physics:\n", "line 1: physics: YAML reads an empty value as nothing; give a value, or leave the key out"),
-            ("fileset:\n  a:\n    files: {x.root: [1]}\n    metadata: {label: qcd}\n", "line 3: fileset.a.files.x.root: give the name"),
+            ("fileset:\n  a:\n    files: {x: [1]}\n    metadata: {label: qcd}\n", "line 3: fileset.a.files.x: give"),
         ],
     )  # fmt: skip
     def test_in_configurations(self, write, text, expected):
@@ -188,7 +190,7 @@ class TestNoDocument:
             ("a: [1\nb: 2\n", "not valid YAML"),
             ("split: {}\n\x07: 1\n", "line 2: not valid YAML: a character"),
             (b"split: {}\nb: \xff\n", "line 2: not valid YAML: not text in UTF-8"),
-            ("a: !!python/object/apply:os.system ['echo']\n", "line 1: a: `!!python/object/apply:os.system` is not known"),
+            ("a: !!python/object/apply:os.system [x]\n", "line 1: a: `!!python/object/apply:os.system` is not"),
             ("a: 1\nb: !include x.yaml\n", "line 2: b: `!include` is not known"),
             ("a: *b\n", "line 1: a: `*b` stands for nothing"),
             ("a: &a\n  b: *a\n", "line 2: a.b: `*a` stands inside of itself"),
