@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
-import yaml
 
 import hepdask
 from hepdask import progress, quiet
 from hepdask.config import Config, ModelName, load_config
+from hepdask.document import read_value
 from hepdask.errors import ConfigError, HepdaskError
 from hepdask.outputs import in_words
 
@@ -78,9 +78,9 @@ def _parse_overrides(
         if not equals:
             raise click.BadParameter(f"{word!r} is not KEY=VALUE")
         try:
-            overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise click.BadParameter(f"the value of {key} is not valid YAML: {value!r}") from None
+            overrides[key] = read_value(value, f"--set {key}")
+        except ConfigError as error:
+            raise click.BadParameter(str(error)) from None
     return overrides
 
 
@@ -303,10 +303,12 @@ def run(config: str, overrides: dict[str, Any], cluster: str | None, show_config
 @click.option(
     "--format", type=click.Choice(["root", "parquet"]), help="Default what --out ends with, or root."
 )
-@click.option("--tree", default="Delphes", show_default=True, help="Name of the tree in the input files.")
+@click.option(
+    "--tree", help="Name of the tree in the input files, where no path ends with it; default Delphes."
+)
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", callback=_parse_overrides,
-    help="A key of physics.branches, physics.collections or store, for example store.read_retries=5.",
+    help="A key of store, physics.collections or physics.branches: physics.branches.EFlowTrack.PT=track_pt.",
 )  # fmt: skip
 @_with_cluster
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
@@ -316,7 +318,7 @@ def predict(
     files: tuple[str, ...],
     out: str,
     format: Literal["root", "parquet"] | None,
-    tree: str,
+    tree: str | None,
     overrides: dict[str, Any],
     cluster: str | None,
     as_json: bool,

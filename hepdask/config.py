@@ -6,27 +6,47 @@ every error names the path inside the document.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
+from hepdask.document import Document, read_document
 from hepdask.errors import ConfigError
 from hepdask.folders import folder
-from hepdask.names import HIGH_LEVEL
+from hepdask.names import HIGH_LEVEL, refuse_likes, usable, usable_dataset
+from hepdask.paths import resolved, split_tree
+from hepdask.validation import Layers, Named, Read, find_key, model_of, validate
 
-T = TypeVar("T", bound=BaseModel)
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 Port = Annotated[int, Field(gt=0, lt=2**16)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 ModelName = Literal["hlf", "sequence", "inclusive", "xgboost", "forest"]
+#: The name of something of the user's: it stands in reports, and in the names of files.
+Name = Annotated[str, AfterValidator(usable)]
+DatasetName = Annotated[str, AfterValidator(usable_dataset)]
+#: A path on this machine's file systems, or a URL.
+LocalPath = Annotated[str, AfterValidator(resolved)]
 OptimizerName = Literal["adam", "sgd", "rmsprop"]
+
+
+#: The tree of a file of which nothing else is said.
+DEFAULT_TREE = "Delphes"
 
 
 class Section(BaseModel):
@@ -50,7 +70,9 @@ class Sample(Section):
 class File(Section):
     """One file of a dataset, in the form that coffea's `preprocess` gives, and with a checksum if there is one."""
 
-    object_path: str = Field("Delphes", description="name of the tree or RNTuple")
+    object_path: str | None = Field(
+        None, description="name of the tree or RNTuple; default the one in `path.root:Tree`, else `Delphes`"
+    )
     num_entries: int | None = Field(None, ge=0, description="its entries")
     steps: tuple[tuple[int, int], ...] | None = Field(
         None, description="ranges of entries to read, each at once; default all"
@@ -68,6 +90,12 @@ class File(Section):
     lfn: str | None = Field(None, description="logical file name")
     pfn: str | None = Field(None, description="physical file name")
 
+    @field_validator("steps")
+    @classmethod
+    def _hold_something(cls, steps: tuple[tuple[int, int], ...] | None) -> tuple[tuple[int, int], ...] | None:
+        """Leave out 0 to 0, as coffea writes for a file without entries."""
+        return steps and tuple(step for step in steps if step != (0, 0))
+
     @model_validator(mode="after")
     def _steps_are_in_order(self) -> File:
         last = 0
@@ -80,32 +108,82 @@ class File(Section):
         return self
 
 
+def _shape(value: Any) -> str | None:
+    """Tell members of unions apart by what a value looks like, so that an error speaks of one of them."""
+    if isinstance(value, str) or value is None:
+        return "name"
+    if isinstance(value, Mapping | BaseModel):
+        return "mapping"
+    return "list" if isinstance(value, list | tuple) else None
+
+
+_Tree = Annotated[
+    Annotated[str | None, Tag("name")] | Annotated[File, Tag("mapping")],
+    Discriminator(
+        _shape,
+        custom_error_type="text",
+        custom_error_message="give the name of the tree, or {object_path, steps, num_entries, uuid, checksum}",
+    ),
+]
+_Files = Annotated[
+    Annotated[dict[LocalPath, _Tree], Tag("mapping")] | Annotated[list[LocalPath], Tag("list")],
+    Discriminator(
+        _shape,
+        custom_error_type="files",
+        custom_error_message="give {path: tree}, or a list of paths",
+    ),
+]
+
+
+# read and let go: it would travel to every worker
+_Unused = Annotated[str | None, AfterValidator(lambda _: None)]
+
+
 class Dataset(Section):
     """One dataset of a fileset, in coffea's format."""
 
-    files: dict[str, str | File] | list[str] = Field(
+    files: _Files = Field(
         description="{path: tree}, {path: {object_path, steps, num_entries, uuid, checksum}}, or a list of paths (tree "
-        "`Delphes`); globs and root:// directories expand"
+        "`Delphes`, or `path.root:Tree`); globs and root:// directories expand"
     )
     metadata: dict[str, Any] = Field(
         description="must hold `label`, the name of the class; other keys are kept"
     )
+    format: Literal["root"] | None = Field(None, description="what coffea calls the format", exclude=True)
+    form: _Unused = Field(
+        None, description="as coffea writes it; not used, as are the next two", exclude=True
+    )
+    compressed_form: _Unused = Field(None, description="form of its events, compressed", exclude=True)
+    did: _Unused = Field(None, description="its name in Rucio", exclude=True)
 
     @model_validator(mode="after")
     def _has_label(self) -> Dataset:
-        if not isinstance(self.metadata.get("label"), str):
+        if "label" not in self.metadata:
             raise ValueError("metadata.label is missing: give the name of the class these events belong to")
+        if not isinstance(self.metadata["label"], str):
+            raise PydanticCustomError("text", "metadata.label is the name of a class, a text")
+        for path, file in self._named:
+            _, tree = split_tree(path)
+            said = file if isinstance(file, str) else file and file.object_path
+            if tree and said and tree != said:
+                raise ValueError(f"files.{path}: the tree is {tree} in the path, and {said} behind it")
         return self
 
     @property
-    def trees(self) -> dict[str, File]:
-        """Path (or pattern) to what is known of it."""
-        if not isinstance(self.files, dict):
-            return {path: File() for path in self.files}
-        return {
-            path: File(object_path=file) if isinstance(file, str) else file
-            for path, file in self.files.items()
-        }
+    def _named(self) -> list[tuple[str, str | File | None]]:
+        if isinstance(self.files, dict):
+            return list(self.files.items())
+        return [(path, None) for path in self.files]
+
+    @property
+    def trees(self) -> list[tuple[str, str, File]]:
+        """Path (or pattern), name of the tree, and what is known of the file."""
+        found = []
+        for named, file in self._named:
+            path, tree = split_tree(named)
+            known = File(object_path=file) if isinstance(file, str) else file or File()
+            found.append((path, tree or known.object_path or DEFAULT_TREE, known))
+        return found
 
 
 class Collections(Section):
@@ -126,7 +204,7 @@ class Collections(Section):
 class Physics(Section):
     """What an event is reduced to. Defaults are those of Migliorini et al. (2019)."""
 
-    classes: tuple[str, ...] = Field(
+    classes: tuple[Name, ...] = Field(
         ("qcd", "ttbar", "wjets"), min_length=1, description="names of the classes; the index is the label"
     )
     convention: Literal["corrected", "reference"] = Field(
@@ -141,11 +219,11 @@ class Physics(Section):
     leptons: tuple[Literal["electron", "muon"], ...] = Field(
         ("electron", "muon"), min_length=1, description="flavours that may select an event"
     )
-    selections: dict[str, str] = Field(
+    selections: dict[Name, str] = Field(
         default_factory=dict,
         description="{name: function}: further selections, `module:function` or `file.py:function`, events to bools",
     )
-    features: dict[str, str] = Field(
+    features: dict[Name, str] = Field(
         default_factory=dict,
         description="{name: function}: further high-level features, functions from selected events to numbers",
     )
@@ -226,7 +304,7 @@ class Reading(Section):
 class Store(Reading):
     """Where prepared events go and how input is read."""
 
-    path: str | None = Field(
+    path: LocalPath | None = Field(
         None,
         description="the Zarr store, a folder or an address such as s3://bucket/name; default OUTPUT/store.zarr",
     )
@@ -433,11 +511,19 @@ class Range(Section):
         return self
 
 
+_Searched = Annotated[
+    Annotated[list[Any], Tag("list")] | Annotated[Range, Tag("mapping")],
+    Discriminator(
+        _shape, custom_error_type="searched", custom_error_message="give [choices], or {low, high, log, step}"
+    ),
+]
+
+
 class Tuning(Section):
     """What `tune` searches, and how."""
 
     model: ModelName = Field("hlf", description="the model that is tuned")
-    parameters: dict[str, list[Any] | Range] = Field(
+    parameters: dict[str, _Searched] = Field(
         default_factory=dict,
         description="{key of the model: [choices] or {low, high, log, step}}, for example `hidden: [[50, 20], [100]]`",
     )
@@ -460,11 +546,13 @@ class Tuning(Section):
 class Config(Section):
     """The whole document."""
 
-    output: str = Field("runs/default", description="folder of everything the run makes")
-    simulation: dict[str, Sample] = Field(
+    output: LocalPath = Field(
+        "runs/default", description="folder of everything the run makes", validate_default=True
+    )
+    simulation: dict[LocalPath, Sample] = Field(
         default_factory=dict, description="{file: sample}: files that `run` makes first"
     )
-    fileset: dict[str, Dataset] = Field(
+    fileset: dict[DatasetName, Dataset] = Field(
         default_factory=dict,
         description="{dataset: {files, metadata}}, or the path of a JSON or YAML file that holds it",
     )
@@ -474,7 +562,7 @@ class Config(Section):
     models: Models = Field(default_factory=Models, description="architectures")
     training: Training = Field(default_factory=Training, description="training")
     tuning: Tuning = Field(default_factory=Tuning, description="search for the best settings of a model")
-    cluster: str | dict[str, Any] = Field(
+    cluster: str | dict[str, Any | dict[str, Any]] = Field(
         "local",
         description="name under configs/clusters/, a file, the address of a running scheduler, or the settings",
     )
@@ -500,6 +588,15 @@ class Config(Section):
             raise ValueError(
                 f"training.min_ranks is {self.training.min_ranks}, training.ranks only {self.training.ranks}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _names_stay_apart(self) -> Config:
+        physics = self.physics
+        refuse_likes("fileset", self.fileset)
+        refuse_likes("physics.classes", physics.classes)
+        refuse_likes("physics.selections", physics.selections)
+        refuse_likes("physics.features", physics.features, ours=True)
         return self
 
     @model_validator(mode="after")
@@ -536,7 +633,8 @@ def load_config(path: str | Path | None, overrides: Mapping[str, Any] | None = N
     path : str, Path or None
         A YAML document; None for the defaults alone.
     overrides : mapping, optional
-        ``{"section.key": value}``, applied on top of the document.
+        ``{"section.key": value}``, applied on top of the document. Below a mapping whose keys are yours, such as
+        ``physics.branches``, the rest is one key: ``{"physics.branches.EFlowTrack.PT": "track_pt"}``.
 
     Returns
     -------
@@ -546,28 +644,52 @@ def load_config(path: str | Path | None, overrides: Mapping[str, Any] | None = N
     Raises
     ------
     ConfigError
-        The document cannot be read, or a key or value in it is wrong; the message gives its path.
+        The document cannot be read, or a key or value in it is wrong; the message gives its line and its path.
     """
-    document: dict[str, Any] = {}
-    where = "configuration"
+    value: dict[str, Any] = {}
+    layers = Layers(Named("configuration"))
     if path is not None:
-        where = str(path)
         document = read_document(Path(path))
-        document.setdefault("output", f"runs/{Path(path).stem}")
-    for key, value in (overrides or {}).items():
-        _assign(document, key, value)
-    if isinstance(document.get("fileset"), str):
-        document["fileset"] = read_document(Path(document["fileset"]))
-    return validate(Config, document, where)
+        layers = Layers(Read(document))
+        value = {"output": f"runs/{Path(path).stem}", **document.value}
+    for key, given in (overrides or {}).items():
+        words = key.split(".")
+        if words[0] == "fileset" and len(words) > 1:
+            value = _with_fileset(value, layers)
+        at = f"--set {key}"
+        try:
+            keys = find_key(Config, words, value)
+        except ConfigError as error:
+            raise ConfigError(f"{at}: {error}") from None
+        is_read = isinstance(given, Document)
+        value = _assigned(value, keys, given.value if is_read else given, at)
+        layers.add(keys, Read(given) if is_read else Named(at))
+    return validate(Config, _with_fileset(value, layers), layers)
 
 
-def validate(model: type[T], document: Any, where: str) -> T:
-    """Check a document against a model, and say in a person's words what is wrong with it."""
+def _with_fileset(value: dict[str, Any], layers: Layers) -> dict[str, Any]:
+    """Put in the fileset that stands in a file of its own."""
+    if not isinstance(named := value.get("fileset"), str):
+        return value
     try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        lines = [_explain(model, problem) for problem in error.errors()]
-        raise ConfigError(f"{where}: " + "\n  ".join(lines)) from None
+        document = read_document(Path(resolved(named)))
+    except ValueError as error:
+        raise ConfigError(f"{layers.at(('fileset',))}: fileset: {error}") from None
+    layers.add(("fileset",), Read(document))
+    return value | {"fileset": document.value}
+
+
+def _assigned(value: Any, keys: tuple[Any, ...], given: Any, at: str) -> Any:
+    """Give a copy with one value changed: aliases in a document share what they stand for."""
+    if not keys:
+        return given
+    if not isinstance(value, Mapping | None):
+        raise ConfigError(
+            f"{at}: what is there is not a mapping, so nothing below it can be set; set it as a whole"
+        )
+    key, *rest = keys
+    below = (value or {}).get(key)
+    return {**(value or {}), key: _assigned(below, tuple(rest), given, at)}
 
 
 def reference() -> str:
@@ -580,7 +702,7 @@ def reference() -> str:
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
     for name, field in model.model_fields.items():
         key, text = prefix + name, (field.description or "").replace("|", "\\|")
-        nested = _model_of(field.annotation)
+        nested = model_of(field.annotation)
         if nested is not None:
             is_mapping = field.annotation is not nested
             if is_mapping:
@@ -592,56 +714,3 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]
             default = field.get_default(call_default_factory=True)
             shown = json.dumps(list(default) if isinstance(default, tuple) else default)
             yield key, f"`{shown}`", text
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; a ConfigError names the file where that cannot be done."""
-    try:
-        document = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ConfigError(
-            f"{path}: a configuration is a mapping of sections, this is a {type(document).__name__}"
-        )
-    return document
-
-
-def _assign(document: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        nested = document.setdefault(parent, {})
-        if not isinstance(nested, dict):
-            raise ConfigError(f"--set {key}: {parent} is not a section")
-        document = nested
-    document[last] = value
-
-
-def _explain(model: type[BaseModel], problem: Any) -> str:
-    location = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] != "extra_forbidden":
-        message = problem["msg"].removeprefix("Value error, ")
-        return f"{location}: {message}" if location else message
-    *parents, unknown = problem["loc"]
-    known = list(_fields_at(model, parents))
-    near = difflib.get_close_matches(str(unknown), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-    return f"{location}: unknown key; {hint}"
-
-
-def _fields_at(model: type[BaseModel], loc: list[Any]) -> list[str]:
-    current: type[BaseModel] | None = model
-    for part in loc:
-        if current is not None and part in current.model_fields:
-            current = _model_of(current.model_fields[part].annotation)
-    return [field.alias or name for name, field in current.model_fields.items()] if current else []
-
-
-def _model_of(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for arg in get_args(annotation) if (found := _model_of(arg))), None)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from hepdask.config import Config, Dataset, File, XRootD
 from hepdask.errors import ConfigError, InputError
+from hepdask.paths import is_url
 from hepdask.source import InputFile
 from hepdask.xrootd import is_xrootd, list_directory
 
@@ -30,14 +31,14 @@ def input_files(config: Config) -> list[InputFile]:
             name,
             classes.index(dataset.metadata["label"]),
             path,
-            file.object_path,
+            tree,
             file.checksum,
             file.uuid,
             file.num_entries,
             file.steps,
         )
         for name, dataset in config.fileset.items()
-        for path, file in _expand(name, dataset, config.store.xrootd)
+        for path, tree, file in _expand(name, dataset, config.store.xrootd)
     ]
     seen: set[tuple[str, str]] = set()
     for file in files:
@@ -52,12 +53,14 @@ def input_files(config: Config) -> list[InputFile]:
 def expand(pattern: str, bounds: XRootD) -> list[str]:
     """List the files that a path stands for: a directory, also of an XRootD server, or a glob on disk.
 
+    A local path is one that `paths.resolved` gave.
+
     Raises
     ------
     InputError
         A directory cannot be listed.
     """
-    if "://" in pattern:
+    if is_url(pattern):
         is_directory = is_xrootd(pattern) and pattern.endswith("/")
         return list_directory(pattern, bounds) if is_directory else [pattern]
     if os.path.isdir(pattern):
@@ -67,13 +70,13 @@ def expand(pattern: str, bounds: XRootD) -> list[str]:
     return [pattern]
 
 
-def _expand(name: str, dataset: Dataset, bounds: XRootD) -> Iterator[tuple[str, File]]:
-    for pattern, file in dataset.trees.items():
+def _expand(name: str, dataset: Dataset, bounds: XRootD) -> Iterator[tuple[str, str, File]]:
+    for pattern, tree, file in dataset.trees:
         paths = expand(pattern, bounds)
         if not paths:
-            raise InputError(f"fileset.{name}: {pattern} matches no ROOT file (relative to {os.getcwd()})")
+            raise InputError(f"fileset.{name}: {pattern} matches no ROOT file")
         if paths != [pattern] and file != File(object_path=file.object_path):
             raise ConfigError(
                 f"fileset.{name}: {pattern} stands for several files; steps, uuid and checksum belong to one file each"
             )
-        yield from ((path, file) for path in paths)
+        yield from ((path, tree, file) for path in paths)

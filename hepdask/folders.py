@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any, cast
 
 from hepdask.errors import MissingDependency
+from hepdask.paths import is_url, local_path
 
 
 def folder(address: str | Path) -> Path:
-    """Give the path of an address: a `Path`, or a `UPath` where it begins with a protocol.
+    """Give the path of an address: a `Path`, absolute, or a `UPath` where it begins with a protocol.
 
     Raises
     ------
+    ConfigError
+        A variable in it is not set, or there is no such home folder.
     MissingDependency
         The library for this protocol is not installed.
     """
-    if "://" not in str(address):
-        return Path(address)
+    if not is_url(str(address)):
+        return local_path(address)
     from upath import UPath
 
     try:

@@ -385,7 +385,7 @@ def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
         set_bounds(xrootd)
     try:
         # arrays that uproot keeps would live on in the closed file until Python looks for cycles of garbage
-        opened = uproot.open(address, array_cache=None)
+        opened = uproot.open({address: None}, array_cache=None)  # as a dict: a colon is part of the name
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise InputError(f"{address}: {_reason(error)}; check {_named(file)}") from error
     except OSError as error:

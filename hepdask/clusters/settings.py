@@ -10,8 +10,11 @@ from typing import Annotated, Any, Literal
 from dask.utils import parse_bytes
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from hepdask.config import Count, Port, Positive, read_document, validate
+from hepdask.config import Count, LocalPath, Port, Positive
+from hepdask.document import read_document
 from hepdask.errors import ConfigError
+from hepdask.paths import resolved
+from hepdask.validation import Named, Origin, Read, validate
 
 _SHIPPED = (Path(__file__).parent.parent / "configs", Path(__file__).parent.parent.parent / "configs")
 # names of secrets; of what is put into them paths alone are harmless, and what the shell of the job finds out
@@ -22,7 +25,7 @@ _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|(^|_)KEY($|_)", re.
 
 class _Document(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-")
+        extra="forbid", frozen=True, allow_inf_nan=False, alias_generator=lambda name: name.replace("_", "-")
     )
 
 
@@ -105,12 +108,16 @@ class GPU(_Document):
         return self.rmm_pool_size is not None or self.rmm_managed_memory
 
 
+def _is_pem_or_path(certificate: str) -> str:
+    return certificate if certificate.startswith("-----BEGIN ") else resolved(certificate)
+
+
 class Attached(_Document):
     """A scheduler that runs already."""
 
     kind: Literal["attached"] = Field("attached", description="a scheduler that runs already")
     address: str = Field(description="tcp://… or tls://…")
-    certificate: str | None = Field(
+    certificate: Annotated[str, AfterValidator(_is_pem_or_path)] | None = Field(
         None, description="certificate and key, for tls://: their file, or the text itself"
     )
     start_timeout: Positive = Field(20.0, description="longest wait for its answer [s]")
@@ -170,10 +177,12 @@ class Farm(_Document):
         60.0, description="a worker ends itself where it finds no scheduler for so long [s]"
     )
     local_directory: str | None = Field(None, description="where workers spill to disk; default the job's")
-    shared_temp_directory: str | None = Field(
+    shared_temp_directory: LocalPath | None = Field(
         None, description="folder that all nodes see, for the certificates of tls; default log-directory"
     )
-    log_directory: str = Field("runs/jobs", description="folder that all nodes see, for the jobs' output")
+    log_directory: LocalPath = Field(
+        "runs/jobs", description="folder that all nodes see, for the jobs' output", validate_default=True
+    )
     worker_extra_args: tuple[str, ...] = Field((), description="further words for `dask worker`")
     job_script_prologue: tuple[str, ...] = Field((), description="shell lines run before the worker starts")
     job_directives_skip: tuple[str, ...] = Field((), description="lines left out of the job's header")
@@ -325,21 +334,26 @@ def load_cluster(cluster: str | Mapping[str, Any]) -> Settings:
         There is no such cluster, or a setting is wrong.
     """
     if isinstance(cluster, Mapping):
-        return _of_kind(dict(cluster), "cluster")
+        return _of_kind(dict(cluster), Named("cluster"))
     if re.match(r"^[a-z]+://", cluster):
         return Attached(address=cluster)
     is_file = cluster.endswith((".yaml", ".yml", ".json"))
     folders = [folder / "clusters" for folder in (Path("configs"), *_SHIPPED)]
-    candidates = [Path(cluster)] if is_file else [folder / f"{cluster}.yaml" for folder in folders]
+    try:
+        file = Path(resolved(cluster)) if is_file else None
+    except ValueError as error:
+        raise ConfigError(f"cluster: {error}") from None
+    candidates = [file] if file else [folder / f"{cluster}.yaml" for folder in folders]
     for path in candidates:
         if path.is_file():
-            return _of_kind(read_document(path), str(path))
+            document = read_document(path)
+            return _of_kind(document.value, Read(document))
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     raise ConfigError(f"cluster: {cluster!r} is neither a file, an address, nor one of: {', '.join(known)}")
 
 
-def _of_kind(document: dict[str, Any], where: str) -> Settings:
+def _of_kind(document: dict[str, Any], origin: Origin) -> Settings:
     kind = document.get("kind", "local")
-    if kind not in _KINDS:
-        raise ConfigError(f"{where}: kind: {kind!r} is not one of: {', '.join(_KINDS)}")
-    return validate(_KINDS[kind], document, where)
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ConfigError(f"{origin.at(('kind',))}: kind: {kind!r} is not one of: {', '.join(_KINDS)}")
+    return validate(_KINDS[kind], document, origin)

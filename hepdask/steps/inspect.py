@@ -12,6 +12,7 @@ from hepdask.config import Physics
 from hepdask.errors import InputError
 from hepdask.features import branches
 from hepdask.folders import folder
+from hepdask.paths import address, split_tree
 from hepdask.source import branch_names
 from hepdask.store import open_store
 
@@ -22,7 +23,7 @@ def inspect(path: str | Path, deep: bool = False) -> dict[str, Any]:
     Parameters
     ----------
     path : str or Path
-        What to look at.
+        What to look at; of a file also one tree, ``file.root:Tree``.
     deep : bool
         For a store: compute all checksums again.
 
@@ -38,13 +39,14 @@ def inspect(path: str | Path, deep: bool = False) -> dict[str, Any]:
     StoreError
         The store is not complete.
     """
-    if not str(path).endswith(".root"):
+    named, tree = split_tree(address(path))
+    if tree is None and not named.endswith(".root"):
         place = folder(path)
         if (place / "zarr.json").exists():
             return _store(place, deep)
         if place.is_dir():
             return _run(place, deep)
-    return _file(str(path))
+    return _file(named, tree)
 
 
 def describe(facts: dict[str, Any]) -> list[str]:
@@ -52,11 +54,11 @@ def describe(facts: dict[str, Any]) -> list[str]:
     return {"file": _describe_file, "store": _describe_store, "run": _describe_run}[facts["kind"]](facts)
 
 
-def _file(path: str) -> dict[str, Any]:
+def _file(path: str, wanted_tree: str | None = None) -> dict[str, Any]:
     wanted = branches(Physics())
     trees = []
     try:
-        with uproot.open(path) as file:
+        with uproot.open({path: None}) as file:
             for name, kind in file.classnames(cycle=False).items():
                 if not kind.endswith(("TTree", "RNTuple")):
                     continue
@@ -73,6 +75,13 @@ def _file(path: str) -> dict[str, Any]:
                     }
                 )
             uuid = str(file.file.uuid)
+            if wanted_tree is not None:
+                names = ", ".join(one["name"] for one in trees) or "none"
+                trees = [one for one in trees if one["name"] == wanted_tree]
+                if not trees:
+                    raise InputError(f"{path}: no tree is called {wanted_tree}; there are: {names}")
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{path}: neither a store, a run nor a readable ROOT file: {error}") from None
     return {"kind": "file", "path": path, "uuid": uuid, "trees": trees}

@@ -8,6 +8,7 @@ from pathlib import Path
 from hepdask.artifacts import write_bytes
 from hepdask.errors import ConfigError, OutputError
 from hepdask.outputs import writing
+from hepdask.paths import local_path
 
 _FILES = ("config.yaml", "analysis.py", "README.md")
 
@@ -32,7 +33,7 @@ def new(path: str | Path) -> Path:
     OutputError
         It cannot be made.
     """
-    folder = Path(path)
+    folder = local_path(path)
     try:
         with writing(folder):
             folder.mkdir(parents=True)

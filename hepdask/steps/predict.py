@@ -15,12 +15,13 @@ from distributed import Client
 
 import hepdask
 from hepdask import classifier, clusters, features, metrics, preparation, traffic
-from hepdask.config import Config
+from hepdask.config import DEFAULT_TREE, Config
 from hepdask.errors import ConfigError, InputError
 from hepdask.exchange.scores import Format, columns, write_scores
 from hepdask.features import reasons
 from hepdask.fileset import expand
 from hepdask.outputs import require_folder
+from hepdask.paths import address, is_url, local_path, split_tree
 from hepdask.prediction import Scored, score_chunk
 from hepdask.preparation import Lost
 from hepdask.progress import say, track
@@ -54,10 +55,10 @@ class Predicted:
 
 def predict(
     model: str | Path,
-    files: str | Sequence[str | Path],
+    files: str | Path | Sequence[str | Path],
     out: str | Path,
     format: Format | None = None,
-    tree: str = "Delphes",
+    tree: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     client: Client | None = None,
 ) -> Predicted:
@@ -67,15 +68,16 @@ def predict(
     ----------
     model : str or Path
         The folder ``models/NAME`` of a run, readable from every worker.
-    files : str or sequence of str
-        Paths, globs, directories, ``root://`` or other addresses that fsspec knows; TTree or RNTuple.
+    files : str, Path or sequence of them
+        Paths, globs, directories, ``root://`` or other addresses that fsspec knows, also with the tree behind
+        a ``.root`` (``file.root:Tree``); TTree or RNTuple. Local paths begin in the working directory of the caller.
     out : str or Path
         A folder, in which each input file gets one of its name; or, for one input file, a ``.root`` or ``.parquet``
         file. Files of the same name are replaced, each whole.
     format : {"root", "parquet"}, optional
         Default what `out` ends with, else ROOT.
-    tree : str
-        Name of the tree in the input files.
+    tree : str, optional
+        Name of the tree in the input files, where the path does not have it; default ``Delphes``.
     overrides : mapping, optional
         Keys of the configuration under ``physics.branches``, ``physics.collections``, ``store`` (how files are read)
         and ``cluster``, as in `load_config`.
@@ -100,16 +102,16 @@ def predict(
     begin = time.monotonic()
     folder, record = classifier.find(model)
     config = classifier.configuration(record, overrides)
-    paths = _paths([files] if isinstance(files, str) else files, config)
-    targets = _targets(paths, Path(out), format)
+    inputs = _inputs([files] if isinstance(files, str | Path) else files, tree, config)
+    targets = _targets(list(inputs), local_path(out), format)
     for place in {target.parent for target in targets.values()}:
         require_folder(place)
-    outputs = _Outputs(targets, record, tree, config)
+    outputs = _Outputs(targets, record, config)
     features.warm_up(config.physics)
     with clusters.connect(config.cluster, client) as client:
         metrics.serve(client)
         chunks: list[Chunk] = []
-        for content in _open(paths, tree, config, client):
+        for content in _open(inputs, config, client):
             chunks += outputs.expect(content)
         with track("predict", sum(chunk.stop - chunk.start for chunk in chunks), "events") as tracker:
             tasks = completed(
@@ -124,7 +126,7 @@ def predict(
     outputs.raise_failures()
     done = Predicted(list(targets.values()), outputs.events, outputs.outcome, time.monotonic() - begin)
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in done.outcome.items() if count)
-    say(f"{out}: {done.events:,} events of {len(paths)} files ({rejected}) in {done.wall_s:.0f} s")
+    say(f"{out}: {done.events:,} events of {len(inputs)} files ({rejected}) in {done.wall_s:.0f} s")
     return done
 
 
@@ -143,10 +145,8 @@ def _score_and_count(
 class _Outputs:
     """Gathers the chunks of each file, and writes the file when all are there."""
 
-    def __init__(
-        self, targets: Mapping[str, Path], record: Mapping[str, Any], tree: str, config: Config
-    ) -> None:
-        self._targets, self._record, self._tree = targets, record, tree
+    def __init__(self, targets: Mapping[str, Path], record: Mapping[str, Any], config: Config) -> None:
+        self._targets, self._record = targets, record
         self._words = reasons.words(config.physics)
         self._contents: dict[str, FileContent] = {}
         self._waiting: dict[str, dict[int, Scored]] = {}
@@ -202,7 +202,7 @@ class _Outputs:
         description = {
             "file": content.file.path,
             "uuid": content.uuid,
-            "tree": self._tree,
+            "tree": content.file.tree,
             "model": self._record["model"],
             "training": self._record["key"],
             "classes": classes,
@@ -215,15 +215,26 @@ class _Outputs:
             self.outcome[self._words[code]] += int(count)
 
 
-def _paths(patterns: Sequence[str | Path], config: Config) -> list[str]:
-    """List the files, each once, in the order in which they are named."""
-    paths: dict[str, None] = {}
-    for pattern in map(str, patterns):
+def _inputs(patterns: Sequence[str | Path], tree: str | None, config: Config) -> dict[str, str]:
+    """List the files and the tree of each, each once, in the order in which they are named."""
+    inputs: dict[str, str] = {}
+    for named in patterns:
+        pattern, own = split_tree(address(named))
+        if own and tree and own != tree:
+            raise ConfigError(
+                f"{named}: the tree is {own} in the path, and {tree} in --tree; leave one of them out"
+            )
         found = expand(pattern, config.store.xrootd)
         if not found:
             raise InputError(f"{pattern}: matches no ROOT file")
-        paths |= dict.fromkeys(found)
-    return list(paths)
+        for path in found:
+            wanted = own or tree or DEFAULT_TREE
+            if inputs.setdefault(path, wanted) != wanted:
+                raise ConfigError(
+                    f"{path}: named with the trees {inputs[path]} and {wanted}; score them one after the other into "
+                    "different folders"
+                )
+    return inputs
 
 
 def _targets(paths: Sequence[str], out: Path, format: Format | None) -> dict[str, Path]:
@@ -244,25 +255,23 @@ def _targets(paths: Sequence[str], out: Path, format: Format | None) -> dict[str
                 f"{path} and {owners[target]} have one name, and so would their scores ({target}); score them one "
                 "after the other into different folders"
             )
-        if target.exists() and any(
-            "://" not in one and target.samefile(one) for one in paths if _is_file(one)
-        ):
+        if target.exists() and any(target.samefile(one) for one in paths if _is_file(one)):
             raise ConfigError(f"{target}: the scores would replace an input file; give another --out")
     return targets
 
 
 def _is_file(path: str) -> bool:
-    return "://" not in path and Path(path).is_file()
+    return not is_url(path) and Path(path).is_file()
 
 
 def _stem(path: str) -> str:
-    name = PurePosixPath(urlsplit(path).path if "://" in path else path).name
+    name = PurePosixPath(urlsplit(path).path if is_url(path) else path).name
     return name.removesuffix(".root") or "scores"
 
 
-def _open(paths: Sequence[str], tree: str, config: Config, client: Client) -> list[FileContent | Lost]:
+def _open(inputs: Mapping[str, str], config: Config, client: Client) -> list[FileContent | Lost]:
     """Say what each file holds, in their order."""
-    files = [InputFile("", 0, path, tree) for path in paths]
+    files = [InputFile("", 0, path, tree) for path, tree in inputs.items()]
     found: dict[str, FileContent | Lost] = {}
     with track("open files", len(files), "files") as tracker:
         tasks = completed(
@@ -274,4 +283,4 @@ def _open(paths: Sequence[str], tree: str, config: Config, client: Client) -> li
                 metrics.tell(client, metrics.bytes_read(read))
                 found[file.path] = result
                 tracker.advance(1)
-    return [found[path] for path in paths]
+    return [found[path] for path in inputs]

@@ -17,6 +17,7 @@ from hepdask.artifacts import digest
 from hepdask.config import Config, Sample
 from hepdask.errors import ConfigError, InputError
 from hepdask.outputs import require_folder
+from hepdask.paths import local_path
 from hepdask.progress import say, track
 from hepdask.tasks import completed
 
@@ -97,7 +98,7 @@ def simulate(
         Pythia or FastJet is not installed.
     """
     begin = time.monotonic()
-    out = Path(out)
+    out = local_path(out)
     if process not in simulation.PROCESSES:
         raise ConfigError(f"process: {process!r} is not one of {', '.join(simulation.PROCESSES)}")
     if events < 1 or seed < 0 or not 0 <= pileup < float("inf"):

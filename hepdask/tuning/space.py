@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from hepdask import models
-from hepdask.config import Config, Range, validate
+from hepdask.config import Config, Range
 from hepdask.errors import ConfigError
+from hepdask.validation import Named, validate
 
 
 def check(config: Config) -> None:
@@ -83,5 +84,5 @@ def applied(config: Config, model: str, parameters: Mapping[str, Any]) -> Config
     """
     section = models.settings(model, config.models)
     document = section.model_dump(mode="json") | json.loads(json.dumps(dict(parameters)))
-    changed = validate(type(section), document, f"models.{model}")
+    changed = validate(type(section), document, Named(f"models.{model}"))
     return config.model_copy(update={"models": config.models.model_copy(update={model: changed})})
