@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hepdask.errors import ConfigError
 from hepdask.folders import folder
 from hepdask.names import HIGH_LEVEL
+from hepdask.user_functions import FunctionKey
 
 T = TypeVar("T", bound=BaseModel)
 Positive = Annotated[float, Field(gt=0)]
@@ -141,11 +142,11 @@ class Physics(Section):
     leptons: tuple[Literal["electron", "muon"], ...] = Field(
         ("electron", "muon"), min_length=1, description="flavours that may select an event"
     )
-    selections: dict[str, str] = Field(
+    selections: dict[str, FunctionKey] = Field(
         default_factory=dict,
         description="{name: function}: further selections, `module:function` or `file.py:function`, events to bools",
     )
-    features: dict[str, str] = Field(
+    features: dict[str, FunctionKey] = Field(
         default_factory=dict,
         description="{name: function}: further high-level features, functions from selected events to numbers",
     )

@@ -24,6 +24,7 @@ def completed(
     *arguments: Any,
     name: str,
     worker_timeout: float,
+    workers: Sequence[str] | None = None,
 ) -> Generator[tuple[Item, Any], None, None]:
     """Run ``function(item, *arguments)`` for every item and yield results as they come.
 
@@ -44,6 +45,8 @@ def completed(
         Name of the tasks on the dashboard.
     worker_timeout : float
         Longest time without any worker [s].
+    workers : sequence of str, optional
+        Addresses of those that may do it; by default any.
 
     Yields
     ------
@@ -75,7 +78,12 @@ def completed(
                     )
             while len(running) < max(8, 4 * threads) and (item := next(waiting, running)) is not running:
                 future = client.submit(
-                    function, item, *arguments, pure=False, key=f"{name}-{id(item):x}-{time.monotonic_ns()}"
+                    function,
+                    item,
+                    *arguments,
+                    pure=False,
+                    workers=workers,
+                    key=f"{name}-{id(item):x}-{time.monotonic_ns()}",
                 )
                 running[future] = item  # type: ignore[assignment]
                 future.add_done_callback(done.put)

@@ -24,6 +24,7 @@ from hepdask.config import Config
 from hepdask.distributed import Checkpoint
 from hepdask.errors import TrainingError
 from hepdask.learners import Particles, Result, choose
+from hepdask.models.record import ModelRecord
 from hepdask.store import Store, open_store
 
 _PROGRESS_EVERY = 0.5
@@ -254,14 +255,14 @@ class Judged:
     cpu_s: float
 
 
-def judge_rank(keras_file: bytes, record: dict[str, Any], store_path: Path) -> Judged:
+def judge_rank(keras_file: bytes, record: ModelRecord, store_path: Path) -> Judged:
     """Score this rank's share of the events, and shuffle its share of the features.
 
     Parameters
     ----------
     keras_file : bytes
         Contents of the ``.keras`` file.
-    record : dict
+    record : ModelRecord
         What ``training.json`` holds.
     store_path : Path
         The store.
@@ -276,8 +277,8 @@ def judge_rank(keras_file: bytes, record: dict[str, Any], store_path: Path) -> J
 
     rank, size = collective.rank(), collective.size()
     store = open_store(store_path)
-    network = SavedNetwork(keras_file, record, store.max_particles)
-    inputs, high_level = record["inputs"], store.features["hlf"]
+    network = SavedNetwork(keras_file, record, record.file)
+    inputs, high_level = record.inputs, store.features["hlf"]
 
     def scores(sample: Literal["test", "fit"]) -> NDArray[np.float32]:
         batches = Batches(

@@ -69,7 +69,7 @@ def test_xgboost_on_two_workers_is_xgboost_alone(config, client):
     import xgboost
 
     (trained,) = train(config, "xgboost", client)
-    assert "2 Dask workers" in trained.record["facts"]["computed by"]
+    assert "2 Dask workers" in trained.record.facts["computed by"]
     store = open_store(config.store_path)
     weights = np.array([2.0, 1.0, 1.0])
     fit, watched = load_rows(store, "fit", range(14), weights), load_rows(store, "validation", range(14))
@@ -87,11 +87,11 @@ def test_xgboost_on_two_workers_is_xgboost_alone(config, client):
     expected = alone.predict(xgboost.DMatrix(test.features), iteration_range=(0, alone.best_iteration + 1))
     assert scores_of(trained, test) == pytest.approx(expected, abs=1e-5)
     for key, name in (("loss", "fit"), ("val_loss", "watched")):
-        found = [row[key] for row in trained.record["history"]]
+        found = [row[key] for row in trained.record.history]
         assert found == pytest.approx(curves[name]["mlogloss"], abs=1e-5)
     gains = alone[: alone.best_iteration + 1].get_score(importance_type="total_gain")
     wanted = {HIGH_LEVEL[int(name[1:])]: gain / sum(gains.values()) for name, gain in gains.items()}
-    importances = {name: share for name, share in trained.record["importances"].items() if share}
+    importances = {name: share for name, share in trained.record.importances.items() if share}
     assert importances == pytest.approx(wanted, abs=1e-4)
 
 
@@ -107,14 +107,14 @@ def test_a_forest_is_that_of_scikit_learn(config, client):
     alone = RandomForestClassifier(20, max_depth=12, min_samples_leaf=5, random_state=1)
     alone.fit(fit.features, fit.label, fit.weight)
     assert scores_of(trained, test) == pytest.approx(alone.predict_proba(test.features), abs=1e-6)
-    importances = [trained.record["importances"][name] for name in HIGH_LEVEL]
+    importances = [trained.record.importances[name] for name in HIGH_LEVEL]
     assert importances == pytest.approx(alone.feature_importances_)
 
     over_all = changed(config, models__forest__library="xgboost", training__class_weights={})
     (other,) = train(over_all, "forest", client)
     assert other.fresh
-    assert "2 Dask workers" in other.record["facts"]["computed by"]
-    assert other.record["facts"]["trees"] == 3 * 20
+    assert "2 Dask workers" in other.record.facts["computed by"]
+    assert other.record.facts["trees"] == 3 * 20
     train_rows = load_rows(store, "fit", range(14))
     right = (scores_of(other, train_rows).argmax(axis=1) == train_rows.label).mean()
     assert right > 0.4, "better than guessing one of three"
@@ -133,7 +133,7 @@ def test_trees_are_evaluated_like_networks(config, client):
         right = (scores_of(model, test).argmax(axis=1) == test.label).mean()
         assert metrics[model.name]["accuracy"] == pytest.approx(right)
     page = evaluated.report.read_text()
-    best, share = next(iter(first[0].record["importances"].items()))
+    best, share = next(iter(first[0].record.importances.items()))
     assert f"{best} {share:.3f}" in page
     deeper = changed(config, models__xgboost__max_depth=4, training__ranks=2)
     assert [model.fresh for model in train(deeper, "forest", client) + train(deeper, "xgboost", client)] == [

@@ -20,6 +20,7 @@ from hepdask.errors import ConfigError, InputError
 from hepdask.exchange.scores import Format, columns, write_scores
 from hepdask.features import reasons
 from hepdask.fileset import expand
+from hepdask.models.record import ModelRecord, read_model
 from hepdask.prediction import Scored, score_chunk
 from hepdask.preparation import Lost
 from hepdask.progress import say, track
@@ -59,6 +60,7 @@ def predict(
     tree: str = "Delphes",
     overrides: Mapping[str, Any] | None = None,
     client: Client | None = None,
+    code: Sequence[str | Path] = (),
 ) -> Predicted:
     """Score every event of ROOT files with a trained model.
 
@@ -80,6 +82,8 @@ def predict(
         and ``cluster``, as in `load_config`.
     client : distributed.Client, optional
         Where the tasks run; by default on the cluster of `overrides`, else on this machine.
+    code : sequence of str or Path
+        Where the model needs functions of the user: their files or modules, as in `load_model`.
 
     Returns
     -------
@@ -90,13 +94,15 @@ def predict(
     InputError
         There is no such model, a pattern matches nothing, or files could not be read; all others are written.
     ConfigError
-        An override is not allowed, or two output files would have one name, or that of an input file.
+        An override is not allowed, code is needed that `code` does not name, or is another, or two output files would
+        have one name, or that of an input file.
     ClusterError
         The cluster has no workers for too long.
     """
     begin = time.monotonic()
     folder, record = classifier.find(model)
-    config = classifier.configuration(record, overrides)
+    config = classifier.configuration(folder, record, overrides, code)
+    read_model(folder, record)  # a damaged file is told before a cluster starts
     paths = _paths([files] if isinstance(files, str) else files, config)
     targets = _targets(paths, Path(out), format)
     outputs = _Outputs(targets, record, tree, config)
@@ -108,7 +114,7 @@ def predict(
             chunks += outputs.expect(content)
         with track("predict", sum(chunk.stop - chunk.start for chunk in chunks), "events") as tracker:
             tasks = completed(
-                client, _score_and_count, chunks, folder.absolute(), record["key"], config,
+                client, _score_and_count, chunks, folder.absolute(), record.identity, config,
                 name="predict", worker_timeout=config.store.worker_timeout,
             )  # fmt: skip
             with closing(tasks):
@@ -129,18 +135,16 @@ def _describe_and_count(file: InputFile, config: Config) -> tuple[FileContent | 
 
 
 def _score_and_count(
-    chunk: Chunk, folder: Path, key: str, config: Config
+    chunk: Chunk, folder: Path, identity: str, config: Config
 ) -> tuple[Scored | Lost, dict[str, int]]:
     """Score a chunk on a worker; give the scores, and the bytes read by server."""
-    return score_chunk(chunk, folder, key, config), traffic.take()
+    return score_chunk(chunk, folder, identity, config), traffic.take()
 
 
 class _Outputs:
     """Gathers the chunks of each file, and writes the file when all are there."""
 
-    def __init__(
-        self, targets: Mapping[str, Path], record: Mapping[str, Any], tree: str, config: Config
-    ) -> None:
+    def __init__(self, targets: Mapping[str, Path], record: ModelRecord, tree: str, config: Config) -> None:
         self._targets, self._record, self._tree = targets, record, tree
         self._words = reasons.words(config.physics)
         self._contents: dict[str, FileContent] = {}
@@ -188,7 +192,7 @@ class _Outputs:
         )
 
     def _write(self, content: FileContent, pieces: Sequence[Scored]) -> None:
-        classes = self._record["classes"]
+        classes = list(self._record.classes)
         scores = np.concatenate(
             [*(piece.scores for piece in pieces), np.empty((0, len(classes)), np.float32)]
         )
@@ -198,8 +202,8 @@ class _Outputs:
             "file": content.file.path,
             "uuid": content.uuid,
             "tree": self._tree,
-            "model": self._record["model"],
-            "training": self._record["key"],
+            "model": self._record.model,
+            "training": self._record.key,
             "classes": classes,
             "reasons": self._words,
             "hepdask": hepdask.__version__,
