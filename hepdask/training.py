@@ -148,8 +148,13 @@ def train_rank(
     history: list[dict[str, float]] = []
     best: list[NDArray] = []
     if checkpoint and (saved := checkpoint.load()):
-        history, best = saved.shared["history"], saved.shared["best"]
-        set_values(state, saved.shared["state"])
+        try:
+            history, best = saved.shared["history"], saved.shared["best"]
+            set_values(state, saved.shared["state"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise TrainingError(
+                f"{checkpoint.folder}: what is there is no checkpoint of this network ({error}); remove the folder"
+            ) from None
     assert_synchronised(state)
 
     particles = "particles" in inputs

@@ -313,6 +313,10 @@ _PREFIX = "hepdask_code_"
 _carried: dict[str, dict[str, tuple[str, str]]] = {}
 
 
+#: Digests of installed modules, as they were when this process first imported them for a function.
+_seen: dict[str, str] = {}
+
+
 def _module_name(path: str) -> str:
     name = path.removesuffix(".py").replace("/", ".")
     return name.removesuffix(".__init__")
@@ -329,7 +333,8 @@ def _installed(code: Code) -> ModuleType:
         ) from error
     file = module.__file__ or ""
     try:
-        here = _digest({code.name: Path(file).read_bytes()})
+        # what was there when it was first asked for: a later version of the file is not what this process has
+        here = _seen.setdefault(code.name, _digest({code.name: Path(file).read_bytes()}))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
     if here != code.digest:
