@@ -18,7 +18,7 @@ import numpy as np
 from distributed import Client
 
 from hepdask import artifacts, clusters, distributed, metrics, models
-from hepdask.config import Config
+from hepdask.config import Config, Physics
 from hepdask.errors import HepdaskError, MissingDependency, TrainingError
 from hepdask.models.record import (
     CODE,
@@ -182,7 +182,7 @@ def _train_one(
         settings=models.settings(name, config.models).model_dump(mode="json"),
         study=study,
         physics=config.physics.model_dump(mode="json"),
-        code=_keep_code(config, folder / CODE),
+        code=keep_code(config.physics, folder / CODE),
         imported=store.imported,
         mantissa_bits=config.store.mantissa_bits,
         scaling=Scalings(
@@ -202,11 +202,10 @@ def _train_one(
     return Trained(name, folder, record, fresh=True)
 
 
-def _keep_code(config: Config, folder: Path) -> list[KeptCode]:
+def keep_code(physics: Physics, folder: Path) -> list[KeptCode]:
     """Keep the source of the user's functions with the model: that of one file in the folder, of others below it."""
     shutil.rmtree(folder, ignore_errors=True)
     kept: dict[str, KeptCode] = {}
-    physics = config.physics
     for reference, code in codes((*physics.selections.values(), *physics.features.values())).items():
         number = sum(one.kept is not None for one in kept.values())
         below = Path(str(number + 1) if number else "")

@@ -77,6 +77,8 @@ class Boosted:
     """
 
     def __init__(self, file: bytes) -> None:
+        if not (file.startswith(b"{") and file.endswith(b"}")):  # XGBoost ends the process on other files
+            raise ValueError("not trees as XGBoost saves them")
         self.booster = xgboost().Booster(model_file=bytearray(file))
 
     def check(self, features: int, classes: int) -> None:
