@@ -9,7 +9,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask import models
-from hepdask.batches import Batches, Reading
+from hepdask.batches import Batch, Batches, Reading
 from hepdask.compiled.rules import Rule
 from hepdask.config import Config
 from hepdask.distributed import Checkpoint
@@ -28,6 +28,9 @@ from hepdask.models.record import ModelRecord
 from hepdask.store import Store, open_store
 
 _PROGRESS_EVERY = 0.5
+
+#: Seconds between two lines about scoring, less than any bound of silence that makes sense.
+_SCORING_EVERY = 60.0
 
 #: Events of a batch that is only watched.
 _WATCHED = 1024
@@ -290,11 +293,22 @@ def judge_rank(keras_file: bytes, record: ModelRecord, store_path: Path) -> Judg
             Reading(store, sample, _SCORING_BYTES, "particles" in inputs),
             network.high_level_scaler, network.high_level, 512 * size, rank=rank, size=size,
         )  # fmt: skip
-        return network.of_batches(batches.in_order())
+        return network.of_batches(_signs_of_life(batches.in_order(), sample))
 
     mine = importance.features(inputs, high_level, list(store.particle_dtypes))[rank::size]
     lost = importance.importances(network, importance.sample(store), mine, high_level, store.classes)
     return Judged(scores("test"), scores("fit"), lost, time.process_time())
+
+
+def _signs_of_life(batches: Iterable[Batch], sample: str) -> Iterator[Batch]:
+    """Say now and then how far scoring is: a rank that is silent for `training.silence_timeout` counts as dead."""
+    told, done = time.monotonic(), 0
+    for batch in batches:
+        yield batch
+        done += batch.size
+        if time.monotonic() > told + _SCORING_EVERY:
+            told = time.monotonic()
+            print(f"scored {done:,} events ({sample})", flush=True)
 
 
 def _policy(precision: str) -> str:

@@ -73,12 +73,12 @@ FUZZ = """
     def places(content):
         # every value of a byte once, and then any
         first = {value: place for place, value in enumerate(content)}
-        return [*first.values()][::5], rng.integers(0, len(content), 20).tolist()
+        return [*first.values()][::9], rng.integers(0, len(content), 12).tolist()
 
     def damages(content):
         for chosen in places(content):
             for place in chosen:
-                for bit in (0x01, 0x20, 0xFF):
+                for bit in (0x20, 0xFF):
                     flipped = bytes([content[place] ^ bit])
                     yield f"bit {bit} of byte {place}", content[:place] + flipped + content[place + 1:]
         for end in (0, 1, len(content) // 2, len(content) - 1):
@@ -200,8 +200,8 @@ def test_a_record_without_a_seal_is_refused(copy):
 
 
 def lambda_layer(marker):
-    network = sequential([keras.layers.Lambda(lambda x: [open(path, "w") for path in [str(marker)]] and x)])  # noqa: SIM115
-    return modelfolders.saved(network)
+    path = str(marker)
+    return modelfolders.saved(sequential([keras.layers.Lambda(lambda x: [open(path, "w"), x][1])]))
 
 
 def sequential(layers):

@@ -95,6 +95,33 @@ def test_xgboost_on_two_workers_is_xgboost_alone(config, client):
     assert importances == pytest.approx(wanted, abs=1e-4)
 
 
+@pytest.fixture
+def one_worker():
+    """A cluster of one worker, as a laptop with `workers: 1` has it."""
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
+        ) as cluster,
+        Client(cluster) as client,
+    ):  # fmt: skip
+        yield client
+
+
+def test_one_worker_grows_what_two_do(config, client, one_worker):
+    """Trees of both libraries; the first watches for early stopping, the second does not."""
+    over_all = changed(config, models__forest__library="xgboost")
+    test = load_rows(open_store(config.store_path), "test", range(14))
+    for name in ("xgboost", "forest"):
+        (two,) = train(over_all, name, client)
+        expected = scores_of(two, test)
+        (two.folder / "training.json").unlink()
+        (one,) = train(over_all, name, one_worker)
+        assert one.fresh
+        assert "1 Dask worker" in one.record.facts["computed by"]
+        if name == "xgboost":  # sampled by row for a forest, in which one worker has others than two have
+            assert scores_of(one, test) == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_forest_is_that_of_scikit_learn(config, client):
     from sklearn.ensemble import RandomForestClassifier
 
