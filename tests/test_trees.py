@@ -162,6 +162,11 @@ def test_trees_are_evaluated_like_networks(config, client):
     page = evaluated.report.read_text()
     best, share = next(iter(first[0].record.importances.items()))
     assert f"{best} {share:.3f}" in page
+    assert not evaluate(config, client).fresh
+    whole = evaluated.metrics.read_text()
+    evaluated.metrics.write_text(whole[:100])
+    assert evaluate(config, client).fresh
+    assert json.loads(evaluated.metrics.read_text())["models"] == json.loads(whole)["models"]
     deeper = changed(config, models__xgboost__max_depth=4, training__ranks=2)
     assert [model.fresh for model in train(deeper, "forest", client) + train(deeper, "xgboost", client)] == [
         False,

@@ -10,11 +10,13 @@ import awkward as ak
 import events as made
 import pytest
 
-from hepdask import prepare, user_functions
+from hepdask import artifacts, prepare, user_functions
 from hepdask.config import Config, Physics, load_config
 from hepdask.errors import ConfigError, StoreError
 from hepdask.features import extract
+from hepdask.steps import tune as steps_tune
 from hepdask.steps.prepare import identity, open_prepared
+from hepdask.steps.train import training_key
 
 ANALYSIS = """
 from __future__ import annotations
@@ -157,6 +159,33 @@ def test_a_store_is_made_by_what_the_driver_has(project, make_config, client):
     after = prepare(other, client).store.arrays().hlf
     assert ak.sum(after.jets) < ak.sum(found.jets)
     assert open_prepared(config) is not None  # made with what that configuration had read
+
+
+def test_studies_and_trainings_are_of_the_events_they_were_made_with(project, make_config, client):
+    """An edited function, another cut, another order of features: each in a store of its own."""
+
+    def prepared(output, **physics):
+        functions = {"features": {"jets": "analysis.py:jets", "same": "analysis.py:jets"}}
+        config = make_config(output=output, physics=functions | physics)
+        return config, prepare(config, client).store
+
+    config, store = prepared("first")
+    key, training = steps_tune._key(config, store), training_key(store, config, "forest")
+    best = config.folder / "tuning" / "forest" / "best.json"
+    artifacts.write_sealed(best, {"events": steps_tune._events(config, store), "parameters": {"trees": 7}})
+    assert steps_tune.tuned(config, store, ["forest"]) == {"forest": {"trees": 7}}
+    others = [
+        prepared("cut", lepton_min_pt=23.5),
+        prepared("order", features={"same": "analysis.py:jets", "jets": "analysis.py:jets"}),
+    ]
+    edit(project, "analysis.py")
+    others.append(prepared("edited"))
+    for other, made_of in others:
+        assert steps_tune._key(other, made_of) != key
+        assert training_key(made_of, other, "forest") != training
+        artifacts.write_bytes(other.folder / "tuning" / "forest" / "best.json", best.read_bytes())
+        with pytest.raises(ConfigError, match=r"best\.json: found on other events.*run: hepdask tune"):
+            steps_tune.tuned(other, made_of, ["forest"])
 
 
 def test_an_installed_module_is_compared(tmp_path, monkeypatch):
