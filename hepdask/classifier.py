@@ -6,7 +6,7 @@ Nothing here knows how a model was trained; how each kind of file is read stands
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,13 +14,14 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
-from hepdask.artifacts import read_json
 from hepdask.config import Config, Physics, load_config
 from hepdask.errors import ConfigError, InputError
 from hepdask.features import BadEvent, Extracted, extract, reasons
+from hepdask.models.record import CODE, RECORD, ModelRecord, read_model, read_record
 from hepdask.store import Events
 from hepdask.store.writer import round_mantissa
 from hepdask.trees import SavedTrees
+from hepdask.user_functions import Code, UserFunction, read_code
 
 #: What may differ between the files a model was trained on and those it scores.
 _CHANGEABLE = ("physics.branches", "physics.collections")
@@ -33,22 +34,22 @@ class Scorer(Protocol):
         """Give class probabilities (n, classes)."""
 
 
-def _network(file: Path, record: Mapping[str, Any], physics: Physics) -> Scorer:
+def _network(content: bytes, record: ModelRecord, file: Path) -> Scorer:
     try:
         from hepdask.learners.saved import SavedNetwork
     except ImportError as error:
         raise InputError(
             f"{file}: a network needs TensorFlow ({error}): pip install 'hepdask[train]'"
         ) from None
-    return SavedNetwork(file.read_bytes(), record, physics.max_particles)
+    return SavedNetwork(content, record, file)
 
 
-def _trees(file: Path, record: Mapping[str, Any], physics: Physics) -> Scorer:
-    return SavedTrees(file.read_bytes(), record["inputs"]["high_level"])
+def _trees(content: bytes, record: ModelRecord, file: Path) -> Scorer:
+    return SavedTrees(content, record, file)
 
 
 #: Name of a model's file to what makes a scorer of it.
-_SCORERS: dict[str, Callable[[Path, Mapping[str, Any], Physics], Scorer]] = {
+_SCORERS: dict[str, Callable[[bytes, ModelRecord, Path], Scorer]] = {
     "model.keras": _network, "model.ubj": _trees, "model.npz": _trees,
 }  # fmt: skip
 
@@ -64,7 +65,7 @@ class Classifier:
         Names of the classes, in the order of the scores.
     physics : Physics
         Selection and features, as in training.
-    record : dict
+    record : ModelRecord
         What ``training.json`` holds.
 
     Notes
@@ -72,18 +73,17 @@ class Classifier:
     Several threads may use one object; they take turns at the network.
     """
 
-    def __init__(self, folder: Path, record: dict[str, Any], physics: Physics) -> None:
-        self.name: str = record["model"]
-        self.classes: list[str] = record["classes"]
+    def __init__(self, folder: Path, record: ModelRecord, physics: Physics) -> None:
+        self.name: str = record.model
+        self.classes = list(record.classes)
         self.physics = physics
         self.record = record
-        file = model_file(folder)
-        if record.get("imported"):
+        if record.imported:
             raise InputError(
                 f"{folder}: trained on imported events, and nobody knows how those were scaled, so it cannot score "
                 "others; train on a store that hepdask prepare made"
             )
-        self._scorer = _SCORERS[file.name](file, record, physics)
+        self._scorer = _SCORERS[record.file](read_model(folder, record), record, folder / record.file)
         self._turn = threading.Lock()
 
     def __repr__(self) -> str:
@@ -158,7 +158,7 @@ class Classifier:
 
     def _events(self, extracted: Extracted) -> Events:
         """Bring features into the form in which the store would have kept them."""
-        bits = self.record.get("mantissa_bits", 23)
+        bits = self.record.mantissa_bits
         particles = {
             name: round_mantissa(column, bits) if column.dtype == np.float32 else column
             for name, column in extracted.particles.values.items()
@@ -169,7 +169,9 @@ class Classifier:
         )
 
 
-def load_model(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Classifier:
+def load_model(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, code: Sequence[str | Path] = ()
+) -> Classifier:
     """Load a trained model.
 
     Parameters
@@ -179,6 +181,9 @@ def load_model(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     overrides : mapping, optional
         ``{"physics.branches": …}`` or ``{"physics.collections.muon": …}`` where the events to be scored are called
         otherwise than those the model was trained on.
+    code : sequence of str or Path
+        Where the model needs functions of the user: their files, or ``"package.module"``, which are run. They must be
+        what the model was trained with. ``MODEL/code/…`` is what training kept of them.
 
     Returns
     -------
@@ -188,8 +193,10 @@ def load_model(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     ------
     InputError
         There is no trained model.
+    HepdaskError
+        The folder is damaged, or what is in it does not fit together.
     ConfigError
-        An override is none of those above.
+        An override is none of those above, code is needed that `code` does not name, or is another.
 
     Examples
     --------
@@ -197,39 +204,33 @@ def load_model(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     >>> scores = model.predict(events)
     """
     folder, record = find(path)
-    return Classifier(folder, record, configuration(record, overrides).physics)
+    return Classifier(folder, record, configuration(folder, record, overrides, code).physics)
 
 
-def find(path: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Find the folder of a trained model, and read its ``training.json``; an InputError where there is none."""
+def find(path: str | Path) -> tuple[Path, ModelRecord]:
+    """Find the folder of a trained model, and read its record; an InputError where there is none."""
     folder = Path(path)
     folder = folder.parent if folder.is_file() else folder
-    record = read_json(folder / "training.json")
+    record = read_record(folder)
     if record is None:
-        inside = sorted(folder.glob("models/*/training.json")) or sorted(folder.glob("*/training.json"))
+        inside = sorted(folder.glob(f"models/*/{RECORD}")) or sorted(folder.glob(f"*/{RECORD}"))
         hint = f"there are: {', '.join(str(file.parent) for file in inside)}" if inside else "train one first"
         raise InputError(f"{path}: not the folder of a trained model (models/NAME in a run); {hint}")
-    model_file(folder)
     return folder, record
 
 
-def model_file(folder: Path) -> Path:
-    """Find the file of a model in its folder; an InputError where there is none."""
-    for name in _SCORERS:
-        if (folder / name).exists():
-            return folder / name
-    raise InputError(
-        f"{folder}: not complete, there is no {' or '.join(_SCORERS)}; go on with: hepdask train CONFIG"
-    )
-
-
-def configuration(record: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> Config:
+def configuration(
+    folder: Path,
+    record: ModelRecord,
+    overrides: Mapping[str, Any] | None = None,
+    code: Sequence[str | Path] = (),
+) -> Config:
     """Give the configuration under which a model sees new files: its own physics, and what was overridden.
 
     Raises
     ------
     ConfigError
-        An override would change the physics that the model was trained on.
+        An override would change the physics that the model was trained on, or code is not named, or not the right one.
     """
     for key in overrides or {}:
         section, _, _ = key.partition(".")
@@ -239,4 +240,45 @@ def configuration(record: Mapping[str, Any], overrides: Mapping[str, Any] | None
                 f"{key}: a model is used with the settings it was trained with; only {', '.join(_CHANGEABLE)}, store.* "
                 "and cluster can be set here"
             )
-    return load_config(None, {"physics": dict(record["physics"]), **(overrides or {})})
+    found = _code_that_may_run(folder, record, code)
+    physics = record.physics.model_dump(mode="json")
+    for key in ("selections", "features"):
+        functions: dict[str, UserFunction] = getattr(record.physics, key)
+        physics[key] = {
+            name: UserFunction(function.reference, found[function.where])
+            for name, function in functions.items()
+        }
+    return load_config(None, {"physics": physics, **(overrides or {})})
+
+
+def _code_that_may_run(folder: Path, record: ModelRecord, code: Sequence[str | Path]) -> dict[str, Code]:
+    """Give the code of a model's functions by what training called it: only what the user names here is run."""
+    recorded = ", ".join(f"{one.reference} (source {one.digest[:12]})" for one in record.code)
+    given: dict[str, Code] = {}
+    for one in map(read_code, map(str, code)):
+        if one.digest not in {kept.digest for kept in record.code}:
+            wanted = f"it was trained with {recorded}" if recorded else "it needs no code, leave it out"
+            raise ConfigError(
+                f"{one.path} (source {one.short}) is not the code of {folder}: {wanted}"
+                + (f"; what training kept of it is in {folder / CODE}" if recorded else "")
+            )
+        given[one.digest] = one
+    missing = [kept for kept in record.code if kept.digest not in given]
+    if missing:
+        functions = (*record.physics.selections.values(), *record.physics.features.values())
+        needed = "; ".join(
+            f"{', '.join(sorted({one.name for one in functions if one.where == kept.reference}))} of {kept.reference}"
+            for kept in missing
+        )
+        yours = " ".join(f"--code {kept.reference}" for kept in missing)
+        kept_files = " ".join(f"--code {folder / kept.kept}" for kept in missing if kept.kept)
+        raise ConfigError(
+            f"{folder}: the model needs functions of whoever trained it: {needed}. Say where your own are ({yours}; in "
+            f"Python code=[…])"
+            + (
+                f", or, if you trust who made the model, take what it came with ({kept_files})"
+                if kept_files
+                else ""
+            )
+        )
+    return {kept.reference: given[kept.digest] for kept in record.code}

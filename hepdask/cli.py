@@ -298,6 +298,10 @@ def run(config: str, overrides: dict[str, Any], cluster: str | None, show_config
 @click.argument("model")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
+    "--code", multiple=True, metavar="FILE.py|MODULE",
+    help="Where functions are that the model needs, which are run: your own file, or what the model came with.",
+)  # fmt: skip
+@click.option(
     "--out", required=True, help="Folder to write; for one input file also FILE.root or FILE.parquet."
 )
 @click.option(
@@ -316,6 +320,7 @@ def run(config: str, overrides: dict[str, Any], cluster: str | None, show_config
 def predict(
     model: str,
     files: tuple[str, ...],
+    code: tuple[str, ...],
     out: str,
     format: Literal["root", "parquet"] | None,
     tree: str | None,
@@ -327,10 +332,11 @@ def predict(
 
     \b
         hepdask predict runs/demo/models/inclusive data/*.root --out scores
+        hepdask predict run/models/hlf data/*.root --code analysis.py --out scores
     """
     if cluster:
         overrides = overrides | {"cluster": cluster}
-    done = hepdask.predict(model, files, out, format, tree, overrides)
+    done = hepdask.predict(model, files, out, format, tree, overrides, code=code)
     if as_json:
         facts = dataclasses.asdict(done) | {"files": [str(file) for file in done.files]}
         click.echo(json.dumps(facts, indent=1))

@@ -29,6 +29,7 @@ from hepdask.errors import ConfigError
 from hepdask.folders import folder
 from hepdask.names import HIGH_LEVEL, refuse_likes, usable, usable_dataset
 from hepdask.paths import resolved, split_tree
+from hepdask.user_functions import FunctionKey
 from hepdask.validation import Layers, Named, Read, find_key, model_of, validate
 
 Positive = Annotated[float, Field(gt=0)]
@@ -219,11 +220,11 @@ class Physics(Section):
     leptons: tuple[Literal["electron", "muon"], ...] = Field(
         ("electron", "muon"), min_length=1, description="flavours that may select an event"
     )
-    selections: dict[Name, str] = Field(
+    selections: dict[Name, FunctionKey] = Field(
         default_factory=dict,
         description="{name: function}: further selections, `module:function` or `file.py:function`, events to bools",
     )
-    features: dict[Name, str] = Field(
+    features: dict[Name, FunctionKey] = Field(
         default_factory=dict,
         description="{name: function}: further high-level features, functions from selected events to numbers",
     )

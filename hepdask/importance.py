@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,9 @@ PARTICLES = "particles."
 _SHUFFLED = 2000
 
 
-def features(inputs: dict[str, list[int]], high_level: Sequence[str], stored: Sequence[str]) -> list[str]:
+def features(
+    inputs: Mapping[Any, Sequence[int]], high_level: Sequence[str], stored: Sequence[str]
+) -> list[str]:
     """Name the features that can be shuffled: high-level ones, and the stored columns of particles.
 
     What is computed of a column follows it: with ``particles.Pt`` the momentum is shuffled too.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask import source
-from hepdask.artifacts import read_json
 from hepdask.config import Config, Physics
 from hepdask.errors import InputError
 from hepdask.features import branches
@@ -40,7 +38,7 @@ class Scored:
     reason: NDArray[np.int16]
 
 
-def score_chunk(chunk: source.Chunk, folder: Path, key: str, config: Config) -> Scored | Lost:
+def score_chunk(chunk: source.Chunk, folder: Path, identity: str, config: Config) -> Scored | Lost:
     """Score the entries of a chunk.
 
     Parameters
@@ -49,8 +47,8 @@ def score_chunk(chunk: source.Chunk, folder: Path, key: str, config: Config) -> 
         Which entries of which file.
     folder : Path
         Of the model, readable from every worker.
-    key : str
-        Which training of the model is meant.
+    identity : str
+        Which training of the model is meant: `ModelRecord.identity`.
     config : Config
         Physics and reading.
 
@@ -69,13 +67,19 @@ def score_chunk(chunk: source.Chunk, folder: Path, key: str, config: Config) -> 
     except InputError as error:
         return Lost(chunk.file.path, chunk.start, chunk.stop, str(error))
     with _loading:
-        classifier = _load(folder, key, physics.model_dump_json())
+        classifier = _load(folder, identity, physics)
     return Scored(*classifier.judge(events))
 
 
-@lru_cache(maxsize=1)
-def _load(folder: Path, key: str, physics: str) -> Any:
+#: The last model that was loaded here, and what it was loaded for.
+_last: tuple[tuple[Path, str, Physics], Any] | None = None
+
+
+def _load(folder: Path, identity: str, physics: Physics) -> Any:
     """Load a model once in a worker; TensorFlow shares its processor with other workers there."""
+    global _last
+    if _last and _last[0] == (folder, identity, physics):
+        return _last[1]
     for name, value in (
         ("TF_CPP_MIN_LOG_LEVEL", "3"),
         ("TF_NUM_INTRAOP_THREADS", "1"),
@@ -84,8 +88,11 @@ def _load(folder: Path, key: str, physics: str) -> Any:
     ):
         os.environ.setdefault(name, value)
     from hepdask.classifier import Classifier
+    from hepdask.models.record import read_record
 
-    record = read_json(folder / "training.json")
-    if record is None or record["key"] != key:
+    record = read_record(folder)
+    if record is None or record.identity != identity:
         raise InputError(f"{folder}: the model was replaced while it was used; start again")
-    return Classifier(folder, record, Physics.model_validate_json(physics))
+    found = Classifier(folder, record, physics)
+    _last = (folder, identity, physics), found
+    return found

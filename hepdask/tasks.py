@@ -29,6 +29,7 @@ def completed(
     *arguments: Any,
     name: str,
     worker_timeout: float,
+    workers: Sequence[str] | None = None,
 ) -> Generator[tuple[Item, Any], None, None]:
     """Run ``function(item, *arguments)`` for every item and yield results as they come.
 
@@ -49,6 +50,8 @@ def completed(
         Name of the tasks on the dashboard.
     worker_timeout : float
         Longest time without any worker [s].
+    workers : sequence of str, optional
+        Addresses of those that may do it; by default any.
 
     Yields
     ------
@@ -89,6 +92,7 @@ def completed(
                     item,
                     *arguments,
                     pure=False,
+                    workers=workers,
                     key=f"{name}-{id(item):x}-{time.monotonic_ns()}",
                 )
                 running[future] = item  # type: ignore[assignment]

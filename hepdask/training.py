@@ -9,7 +9,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,15 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask import models
-from hepdask.batches import Batches, Reading
+from hepdask.batches import Batch, Batches, Reading
 from hepdask.compiled.rules import Rule
 from hepdask.config import Config
 from hepdask.distributed import Checkpoint
 from hepdask.errors import TrainingError
 from hepdask.learners import Particles, Result, choose
+from hepdask.models.record import ModelRecord
 from hepdask.store import Store, open_store
 
 _PROGRESS_EVERY = 0.5
+
+#: Seconds between two lines about scoring, less than any bound of silence that makes sense.
+_SCORING_EVERY = 60.0
 
 #: Events of a batch that is only watched.
 _WATCHED = 1024
@@ -147,8 +151,13 @@ def train_rank(
     history: list[dict[str, float]] = []
     best: list[NDArray] = []
     if checkpoint and (saved := checkpoint.load()):
-        history, best = saved.shared["history"], saved.shared["best"]
-        set_values(state, saved.shared["state"])
+        try:
+            history, best = saved.shared["history"], saved.shared["best"]
+            set_values(state, saved.shared["state"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise TrainingError(
+                f"{checkpoint.folder}: what is there is no checkpoint of this network ({error}); remove the folder"
+            ) from None
     assert_synchronised(state)
 
     particles = "particles" in inputs
@@ -254,14 +263,14 @@ class Judged:
     cpu_s: float
 
 
-def judge_rank(keras_file: bytes, record: dict[str, Any], store_path: Path) -> Judged:
+def judge_rank(keras_file: bytes, record: ModelRecord, store_path: Path) -> Judged:
     """Score this rank's share of the events, and shuffle its share of the features.
 
     Parameters
     ----------
     keras_file : bytes
         Contents of the ``.keras`` file.
-    record : dict
+    record : ModelRecord
         What ``training.json`` holds.
     store_path : Path
         The store.
@@ -276,19 +285,30 @@ def judge_rank(keras_file: bytes, record: dict[str, Any], store_path: Path) -> J
 
     rank, size = collective.rank(), collective.size()
     store = open_store(store_path)
-    network = SavedNetwork(keras_file, record, store.max_particles)
-    inputs, high_level = record["inputs"], store.features["hlf"]
+    network = SavedNetwork(keras_file, record, record.file)
+    inputs, high_level = record.inputs, store.features["hlf"]
 
     def scores(sample: Literal["test", "fit"]) -> NDArray[np.float32]:
         batches = Batches(
             Reading(store, sample, _SCORING_BYTES, "particles" in inputs),
             network.high_level_scaler, network.high_level, 512 * size, rank=rank, size=size,
         )  # fmt: skip
-        return network.of_batches(batches.in_order())
+        return network.of_batches(_signs_of_life(batches.in_order(), sample))
 
     mine = importance.features(inputs, high_level, list(store.particle_dtypes))[rank::size]
     lost = importance.importances(network, importance.sample(store), mine, high_level, store.classes)
     return Judged(scores("test"), scores("fit"), lost, time.process_time())
+
+
+def _signs_of_life(batches: Iterable[Batch], sample: str) -> Iterator[Batch]:
+    """Say now and then how far scoring is: a rank that is silent for `training.silence_timeout` counts as dead."""
+    told, done = time.monotonic(), 0
+    for batch in batches:
+        yield batch
+        done += batch.size
+        if time.monotonic() > told + _SCORING_EVERY:
+            told = time.monotonic()
+            print(f"scored {done:,} events ({sample})", flush=True)
 
 
 def _policy(precision: str) -> str:

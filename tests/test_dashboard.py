@@ -63,7 +63,7 @@ def test_page_shows_what_prepare_and_train_do(horovod, page, make_config, tmp_pa
         (trained,) = here.train(config)
         page.wait(f"{MODELS}.some(m => m.text == 'Events/s by rank: hlf, epoch 2')")
         page.wait(f"{SOURCES}.find(m => m.data.rank).data.rank.length == 2")
-        history = trained.record["history"]
+        history = trained.record.history
         loss = source(page, "curve")
         assert loss["curve"] == ["hlf, fit", "hlf, validation"]
         assert loss["x"] == [[1, 2], [1, 2]]

@@ -345,7 +345,8 @@ def test_tf_distribute(client, stub, mark):
         assert all(first <= int(address.split(":")[1]) <= first + 40 for address in workers)
 
 
-def test_ranks_find_each_other_without_tensorflow(client, stub, mark):
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_ranks_find_each_other_without_tensorflow(client, stub, mark, ranks):
     """Each sends its number to the next, on connections of its own."""
 
     def pass_on():
@@ -364,8 +365,8 @@ def test_ranks_find_each_other_without_tensorflow(client, stub, mark):
             peers.barrier("heard", 60)
         return came, "tensorflow" in sys.modules
 
-    found = run(pass_on, client=client, ranks=3, backend="tf.distribute", env=stub | mark)
-    assert found == [(2, False), (0, False), (1, False)]
+    found = run(pass_on, client=client, ranks=ranks, backend="tf.distribute", env=stub | mark)
+    assert found == [((rank - 1) % ranks, False) for rank in range(ranks)]
 
 
 def test_only_such_ranks_have_addresses(monkeypatch):

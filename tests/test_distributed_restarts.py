@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import pickle
@@ -23,6 +24,7 @@ from ranks import BOUND, marked, pids, rank
 from waiting import until
 
 from hepdask.distributed import Checkpoint, CheckpointDamaged, RankFailed, run, submit
+from hepdask.distributed import checkpoint as checkpoints
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -47,12 +49,54 @@ def test_checkpoint_gives_back_what_was_saved(tmp_path):
     state = {"epoch": 3, "step": 7, "weights": [np.arange(6.0).reshape(2, 3)], "order": (1, 2)}
     generator = np.random.default_rng(5)
     generator.random(10)
-    checkpoint.save(state, generator)
+    checkpoint.save(state, generator.bit_generator.state)
     going_on = generator.random(4)
     saved = pickle.loads(pickle.dumps(checkpoint)).load()
     assert (saved.shared["epoch"], saved.shared["step"], saved.shared["order"]) == (3, 7, (1, 2))
     np.testing.assert_array_equal(saved.shared["weights"][0], state["weights"][0])
-    np.testing.assert_array_equal(saved.per_rank[0].random(4), going_on)
+    generator.bit_generator.state = saved.per_rank[0]
+    np.testing.assert_array_equal(generator.random(4), going_on)
+
+
+@pytest.mark.parametrize("value", [np.random.default_rng(1), Path("x"), print, {"a": [ValueError("x")]}])
+def test_a_checkpoint_holds_data_alone(tmp_path, value):
+    with pytest.raises(TypeError, match="a checkpoint holds numbers"):
+        Checkpoint(tmp_path).save(value)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Runs:
+    """Does something when it is read from a pickle."""
+
+    def __init__(self, function, *words):
+        self.words = function, words
+
+    def __reduce__(self):
+        return self.words
+
+
+@pytest.mark.parametrize("way", ["os.system", "builtins.exec", "numpy", "nested"])
+def test_a_checkpoint_of_somebody_else_runs_nothing(tmp_path, way, capsys):
+    """A file with a right checksum that would make another one when it is read."""
+    marker, folder = tmp_path / "ran", tmp_path / "checkpoints"
+    folder.mkdir()
+    bad = {
+        "os.system": Runs(os.system, f"touch {marker}"),
+        "builtins.exec": Runs(exec, f"open({str(marker)!r}, 'w')"),
+        "numpy": Runs(np.memmap, str(marker), "u1", "w+", 0, (1,)),
+        "nested": np.array([Runs(os.mkdir, str(marker))], object),
+    }[way]
+    content = pickle.dumps(({"state": bad}, [None]))
+    good = Checkpoint(folder)
+    good.save("before")
+    (folder / "checkpoint-00000002").write_bytes(
+        checkpoints.HEAD + hashlib.blake2b(content, digest_size=checkpoints.DIGEST).digest() + content
+    )
+    assert good.load().shared == "before"
+    assert "checkpoint-00000002 is damaged" in capsys.readouterr().out
+    assert not marker.exists()
+    pickle.loads(content)  # the attack itself works
+    assert marker.exists()
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path):
@@ -348,7 +392,7 @@ def learn(folder=None, checkpoint=None):
     losses, order_of = [], np.random.default_rng(9)
     epoch, step, order = 0, 0, order_of.permutation(len(x))
     if checkpoint and (saved := checkpoint.load()):
-        epoch, step, order, losses, order_of = saved.shared["where"]
+        epoch, step, order, losses, order_of.bit_generator.state = saved.shared["where"]
         hkeras.set_values(variables, saved.shared["variables"])
 
     while epoch < EPOCHS:
@@ -360,7 +404,7 @@ def learn(folder=None, checkpoint=None):
             losses.append(float(collective.allreduce(loss, "sum", "loss")))
             step += 1
             if checkpoint:
-                where = (epoch, step, order, losses, order_of)
+                where = (epoch, step, order, losses, order_of.bit_generator.state)
                 checkpoint.save({"where": where, "variables": hkeras.get_values(variables)})
             if folder is not None and (epoch, step) == (1, 2) and not (folder / "gone").exists():
                 if collective.rank() == 0:

@@ -1,7 +1,5 @@
 """Exported models against Keras: physical features in, the same scores out."""
 
-import json
-
 import keras
 import numpy as np
 import onnxruntime
@@ -11,6 +9,7 @@ from hepdask import export, models
 from hepdask.config import Config
 from hepdask.errors import ConfigError, HepdaskError, InputError
 from hepdask.exchange import networks
+from hepdask.models.record import ModelRecord, file_digest, write_model
 from hepdask.names import HIGH_LEVEL, PARTICLE
 
 CASES = {
@@ -39,14 +38,17 @@ def save(folder, case):
         return {"shift": rng.normal(0, 5, width).tolist(), "factor": factor.tolist()}
 
     folder.mkdir()
-    model.save(folder / "model.keras")
-    record = {
-        "key": "0", "model": name, "classes": ["qcd", "ttbar", "wjets"], "inputs": inputs,
-        "physics": config.physics.model_dump(mode="json"),
+    model.save(folder / "saved.keras")
+    content = (folder / "saved.keras").read_bytes()
+    document = {
+        "key": "0", "model": name, "file": "model.keras", "file_digest": file_digest(content),
+        "classes": ["qcd", "ttbar", "wjets"], "inputs": inputs, "settings": CASES[case], "study": None,
+        "physics": config.physics.model_dump(mode="json"), "code": [], "imported": False, "mantissa_bits": 23,
         "scaling": {"high_level": scaling(len(HIGH_LEVEL)), "particles": scaling(len(PARTICLE))},
+        "history": [], "importances": {}, "facts": {},
     }  # fmt: skip
-    (folder / "training.json").write_text(json.dumps(record))
-    return model, record
+    write_model(folder, ModelRecord.model_validate(document), content)
+    return model, document
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "transformer" not in case])

@@ -71,8 +71,8 @@ def test_networks_train_on_it_as_on_the_store_it_came_from(exported, tmp_path, c
     config = importing(tmp_path)
     import_published(config, files)
     first = train(config, client=client)
-    assert "compiled recurrent kernel" in first[1].record["facts"]["computed by"]
-    assert first[1].record["facts"]["training events"] > 50
+    assert "compiled recurrent kernel" in first[1].record.facts["computed by"]
+    assert first[1].record.facts["training events"] > 50
     report = evaluate(config, client)
     assert set(json.loads(report.metrics.read_text())["models"]) == {"hlf", "inclusive"}
     with pytest.raises(InputError, match="nobody knows how those were scaled"):

@@ -80,7 +80,7 @@ def test_prometheus_sees_what_the_run_did_and_every_panel_has_data(
     already = read_from_disk(served)
     prepared = hepdask.prepare(config, client)
     (trained,) = hepdask.train(config, client=client)
-    last = trained.record["history"][-1]
+    last = trained.record.history[-1]
 
     def value(expression):
         found = prometheus(expression)

@@ -79,6 +79,8 @@ def test_a_new_project_with_other_classes_and_branches(tmp_path):
         "predict",
         "run/models/forest",
         "data/zprime/one.root",
+        "--code",
+        "analysis.py",
         "--tree",
         "events",
         "--out",
@@ -93,17 +95,18 @@ def test_a_new_project_with_other_classes_and_branches(tmp_path):
     assert np.mean(selected["score_zprime"] > 0.5) > 0.9
 
 
-def test_the_project_as_it_comes(tmp_path):
+def test_the_project_as_it_comes(tmp_path, monkeypatch):
     """Only files are missing: configuration and functions are right as they are, and tell of every missing thing."""
     project = package.new(tmp_path / "as-it-comes")
-    config = package.load_config(project / "config.yaml")
+    monkeypatch.chdir(project)
+    config = package.load_config("config.yaml")
     assert list(config.physics.features) == ["leading_jet_pt"]
     events = made.to_awkward(made.random_events(20, 3))
     from hepdask.features import custom
 
     for kind in ("selections", "features"):
         for reference in getattr(config.physics, kind).values():
-            assert len(custom.apply(f"{project}/{reference}", events, kind.removesuffix("s"))) == 20
+            assert len(custom.apply(reference, events, kind.removesuffix("s"))) == 20
     done = hepdask("run", "config.yaml", cwd=project)
     assert done.returncode == 1
     assert "data/signal/*.root" in done.stderr

@@ -166,8 +166,8 @@ def test_two_ranks_train_as_one_does(config, client, name, optimizer):
         )
         trained = train(alone, name, client)[0]
         assert trained.fresh
-        assert len(trained.record["history"]) == getattr(dropping.models, name).epochs
-        weights.append(weights_of(trained.keras_file))
+        assert len(trained.record.history) == getattr(dropping.models, name).epochs
+        weights.append(weights_of(trained.file))
     for one, two in zip(*weights, strict=True):
         assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
 
@@ -318,7 +318,7 @@ def test_a_network_takes_the_features_it_is_told(config, client):
     few = config.models.hlf.model_copy(update={"features": ("MET", "HT")})
     chosen = config.model_copy(update={"models": config.models.model_copy(update={"hlf": few})})
     trained = train(with_training(chosen, models=("hlf",)), client=client)[0]
-    assert trained.record["inputs"] == {"high_level": [1, 0]}
+    assert trained.record.inputs == {"high_level": (1, 0)}
     assert evaluate(with_training(chosen, models=("hlf",)), client).fresh
     wrong = few.model_copy(update={"features": ("METT",)})
     with pytest.raises(
@@ -334,7 +334,7 @@ def test_a_network_takes_the_features_it_is_told(config, client):
 def test_the_published_form_is_trained_on_all_rows(make_config, client):
     config = make_config(physics={"convention": "reference"}, **SMALL)
     store = prepare(config, client).store
-    assert train(config, "inclusive", client)[0].record["scaling"]["particles"] is None
+    assert train(config, "inclusive", client)[0].record.scaling.particles is None
     batch = next(batches_of(store, "test", 4).in_order())
     assert padded(batch, None, list(range(19)), 801).shape == (4, 801, 19)
 
@@ -376,7 +376,7 @@ def test_a_store_or_model_of_another_configuration_is_not_used(config, client):
     smaller = config.models.model_copy(update={"hlf": config.models.hlf.model_copy(update={"hidden": (3,)})})
     with pytest.raises(TrainingError, match="with other settings than the configuration says"):
         evaluate(alone.model_copy(update={"models": smaller}), client)
-    trained.keras_file.unlink()
+    trained.file.unlink()
     with pytest.raises(TrainingError, match="model hlf is not trained"):
         evaluate(alone, client)
     assert train(alone, client=client)[0].fresh

@@ -253,8 +253,8 @@ def test_tune_finds_what_was_planted_and_train_uses_it(planted, client):
 
     winner = config.model_copy(update={"training": config.training.model_copy(update={"from_study": True})})
     (trained,) = train(winner, client=client)
-    assert trained.record["settings"]["learning_rate"] == more.best.parameters["learning_rate"]
-    assert trained.record["study"] == more.best.parameters
+    assert trained.record.settings["learning_rate"] == more.best.parameters["learning_rate"]
+    assert trained.record.study == more.best.parameters
     assert require_trained(config, open_store(config.store_path), "hlf").record == trained.record, (
         "evaluate takes it"
     )

@@ -1,9 +1,14 @@
-"""Where a run goes on after a failure: whole files with a checksum, of which the last good ones are kept."""
+"""Where a run goes on after a failure: whole files with a checksum, of which the last good ones are kept.
+
+A folder of checkpoints may come from somebody else, so a file holds numbers, text, containers and NumPy arrays, and
+nothing that would be run when it is read.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import pickle
 import re
@@ -11,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hepdask.distributed import collective
 from hepdask.distributed.errors import CheckpointDamaged
 
 KEPT = 2  # files: should the disk spoil the last one, the one before is still there
-HEAD = b"hepdask checkpoint 1\n"
+HEAD = b"hepdask checkpoint 2\n"
 DIGEST = 16  # bytes
 NAME = re.compile(r"checkpoint-(\d{8})")
 
@@ -60,18 +67,20 @@ class Checkpoint:
         Parameters
         ----------
         shared : object
-            Anything that can be pickled; rank 0's is kept.
+            Numbers, text, None, NumPy arrays, and lists, tuples, sets and dicts of these; rank 0's is kept.
         per_rank : object
-            Anything that can be pickled; every rank's is kept.
+            The same; every rank's is kept.
 
         Raises
         ------
+        TypeError
+            On rank 0, if there is anything else.
         OSError
             On rank 0, if the folder is not there or cannot be written.
         """
         gathered = collective.gather(per_rank)
         if collective.rank() == 0:
-            self._write(pickle.dumps(Saved(shared, gathered), protocol=pickle.HIGHEST_PROTOCOL))
+            self._write(_packed((shared, gathered)))
 
     def load(self) -> Saved | None:
         """Return the last good state, the same on all ranks; None if none was saved. All ranks must call this.
@@ -118,13 +127,58 @@ class Checkpoint:
             start = len(HEAD) + DIGEST
             digest = hashlib.blake2b(content[start:], digest_size=DIGEST).digest()
             if content[:start] == HEAD + digest:
-                return pickle.loads(content[start:])
+                with contextlib.suppress(Exception):  # it is whole, and not what `save` writes
+                    return Saved(*_Reader(io.BytesIO(content[start:])).load())
             print(f"{path} is damaged: going back to the checkpoint before it", flush=True)
         if files:
             raise CheckpointDamaged(
                 f"all checkpoints in {self.folder} are damaged; remove them to start from the beginning"
             )
         return None
+
+
+def _packed(value: Any) -> bytes:
+    file = io.BytesIO()
+    _Writer(file, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    return file.getvalue()
+
+
+#: What a pickle of NumPy's arrays and numbers names, in NumPy 1 and 2.
+_NAMED = {("numpy", "ndarray"), ("numpy", "dtype"), ("builtins", "complex")} | {
+    (f"numpy.{core}.{module}", name)
+    for core in ("core", "_core")
+    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+}
+
+
+class _Writer(pickle.Pickler):
+    """Refuses what `_Reader` would refuse."""
+
+    def reducer_override(self, value: Any) -> Any:
+        array = type(value) is np.ndarray and not value.dtype.hasobject
+        number = isinstance(value, np.generic | np.dtype | complex)
+        if (
+            array
+            or number
+            or (
+                callable(value)
+                and (getattr(value, "__module__", None), getattr(value, "__name__", None)) in _NAMED
+            )
+        ):
+            return NotImplemented
+        raise TypeError(
+            f"a checkpoint holds numbers, text, NumPy arrays, and lists, tuples, sets and dicts of these, not "
+            f"{type(value).__module__}.{type(value).__qualname__}"
+        )
+
+
+class _Reader(pickle.Unpickler):
+    """Makes numbers, text, containers and arrays, and finds nothing else by its name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _NAMED:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a checkpoint")
+        return super().find_class(module, name)
 
 
 def _flush(folder: Path) -> None:

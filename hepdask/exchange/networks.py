@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.artifacts import write_bytes
-from hepdask.classifier import model_file
 from hepdask.errors import ConfigError, HepdaskError, MissingDependency
 from hepdask.exchange.onnx import onnx_model
+from hepdask.models.file import load_network
+from hepdask.models.record import ModelRecord, read_model
 from hepdask.names import PARTICLE
 from hepdask.scaling import Scaler
 
@@ -44,14 +45,14 @@ class ExportedModel:
     max_difference: float
 
 
-def write_network(folder: Path, record: Mapping[str, Any], format: str, out: Path) -> ExportedModel:
+def write_network(folder: Path, record: ModelRecord, format: str, out: Path) -> ExportedModel:
     """Write a trained network, and make sure that it gives the scores that Keras gives.
 
     Parameters
     ----------
     folder : Path
         Of the model.
-    record : mapping
+    record : ModelRecord
         Its ``training.json``.
     format : {"onnx", "savedmodel"}
         ONNX takes physical features and scales them itself (see `onnx_model`); a SavedModel takes what the network
@@ -74,16 +75,14 @@ def write_network(folder: Path, record: Mapping[str, Any], format: str, out: Pat
     """
     if out.exists():
         raise ConfigError(f"{out}: there is something already; remove it or give another name")
-    file = model_file(folder)
+    file = folder / record.file
     if file.suffix != ".keras":
         raise ConfigError(f"{file}: is no network; only networks can be written as {format}")
-    import keras
-
-    model = keras.models.load_model(file, compile=False)
+    model = load_network(read_model(folder, record), file)
     physical, lengths, ready = _events(record)
     expected = np.asarray(model(ready, training=False))
     if format == "onnx":
-        content = onnx_model(model, record, record["classes"]).SerializeToString()
+        content = onnx_model(model, record).SerializeToString()
         difference = _difference(_run_onnx(content, physical, lengths), expected, out)
         write_bytes(out, content)
     else:
@@ -97,27 +96,27 @@ def write_network(folder: Path, record: Mapping[str, Any], format: str, out: Pat
     return ExportedModel(out, difference)
 
 
-def _events(record: Mapping[str, Any]) -> tuple[Inputs, NDArray[np.int32], Inputs]:
+def _events(record: ModelRecord) -> tuple[Inputs, NDArray[np.int32], Inputs]:
     """Draw events as physical features, and as the network takes them: scaled, with zeros behind the particles."""
     rng = np.random.default_rng(1)
-    takes, scaling = record["inputs"], record["scaling"]
+    takes, scaling = record.inputs, record.scaling
     physical, ready = {}, {}
     lengths = rng.integers(1, _LONGEST + 1, _EVENTS).astype(np.int32)
     lengths[:2] = 1, _LONGEST
     if "high_level" in takes:
-        scaler = Scaler.from_json(scaling["high_level"])
+        scaler = scaling.high_level.scaler()
         values = _physical(rng.uniform(0, 1, (_EVENTS, len(scaler.shift))), scaler)
         physical["high_level"] = values
-        ready["high_level"] = scaler(values)[:, takes["high_level"]]
+        ready["high_level"] = scaler(values)[:, list(takes["high_level"])]
     if "particles" in takes:
         width = len(PARTICLE)
-        found = Scaler.from_json(scaling["particles"]) if scaling["particles"] else None
+        found = scaling.particles.scaler() if scaling.particles else None
         scaler = found or Scaler(np.zeros(width, np.float32), np.ones(width, np.float32))
         values = _physical(rng.normal(0, 1, (_EVENTS, _LONGEST, width)), scaler)
         real = np.arange(_LONGEST) < lengths[:, np.newaxis]
         physical["particles"] = values
         ready["particles"] = np.where(real[..., np.newaxis], scaler(values), np.float32(0))[
-            ..., takes["particles"]
+            ..., list(takes["particles"])
         ]
     return physical, lengths, ready
 

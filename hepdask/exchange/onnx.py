@@ -5,13 +5,15 @@ Layers of Keras are translated one by one; what each becomes stands in `_LAYERS`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.errors import ConfigError, MissingDependency
+from hepdask.models.record import ModelRecord, Scaling
+from hepdask.names import PARTICLE
 
 #: Version of the operators, old enough for every runtime of the last years.
 _OPSET = 17
@@ -39,24 +41,22 @@ class _Graph:
         self.nodes.append(self._onnx.helper.make_node(operator, list(inputs), names, **settings))
         return names[used]
 
-    def scaled(self, values: str, shift: Sequence[float], factor: Sequence[float], chosen: list[int]) -> str:
+    def scaled(self, values: str, scaling: Scaling, chosen: list[int]) -> str:
         """Choose features along the last axis and scale them."""
         values = self.add("Gather", values, self.constant(np.array(chosen, np.int64)), axis=-1)
-        values = self.add("Sub", values, self.constant(np.array(shift, np.float32)[chosen]))
-        return self.add("Mul", values, self.constant(np.array(factor, np.float32)[chosen]))
+        values = self.add("Sub", values, self.constant(np.array(scaling.shift, np.float32)[chosen]))
+        return self.add("Mul", values, self.constant(np.array(scaling.factor, np.float32)[chosen]))
 
 
-def onnx_model(model: Any, record: Mapping[str, Any], classes: Sequence[str]) -> Any:
+def onnx_model(model: Any, record: ModelRecord) -> Any:
     """Translate a network.
 
     Parameters
     ----------
     model : keras.Model
         As training saved it.
-    record : mapping
+    record : ModelRecord
         What ``training.json`` holds.
-    classes : sequence of str
-        Names of the classes, in the order of the scores.
 
     Returns
     -------
@@ -77,28 +77,27 @@ def onnx_model(model: Any, record: Mapping[str, Any], classes: Sequence[str]) ->
     graph = _Graph(onnx)
     helper, real = onnx.helper, onnx.TensorProto.FLOAT
     inputs, values = [], {}
-    scaling, takes = record["scaling"], record["inputs"]
+    scaling, takes = record.scaling, record.inputs
     if "particles" in takes:
-        scaler = scaling["particles"]
-        width = len(scaler["shift"]) if scaler else _all_features()
+        width = len(PARTICLE)
+        scaler = scaling.particles or Scaling(shift=(0.0,) * width, factor=(1.0,) * width)
         inputs.append(helper.make_tensor_value_info("particles", real, ["events", "longest", width]))
         inputs.append(helper.make_tensor_value_info("lengths", onnx.TensorProto.INT32, ["events"]))
-        scaler = scaler or {"shift": [0.0] * width, "factor": [1.0] * width}
-        values["particles"] = graph.scaled("particles", **scaler, chosen=takes["particles"])
+        values["particles"] = graph.scaled("particles", scaler, list(takes["particles"]))
     if "high_level" in takes:
-        scaler = scaling["high_level"]
-        inputs.append(helper.make_tensor_value_info("high_level", real, ["events", len(scaler["shift"])]))
-        values["high_level"] = graph.scaled("high_level", **scaler, chosen=takes["high_level"])
+        scaler = scaling.high_level
+        inputs.append(helper.make_tensor_value_info("high_level", real, ["events", len(scaler.shift)]))
+        values["high_level"] = graph.scaled("high_level", scaler, list(takes["high_level"]))
     scores = _translate(model, graph, values)
     graph.nodes.append(helper.make_node("Identity", [scores], ["scores"]))
-    output = helper.make_tensor_value_info("scores", real, ["events", len(classes)])
+    output = helper.make_tensor_value_info("scores", real, ["events", len(record.classes)])
     made = helper.make_model(
-        helper.make_graph(graph.nodes, f"hepdask_{record['model']}", inputs, [output], graph.constants),
+        helper.make_graph(graph.nodes, f"hepdask_{record.model}", inputs, [output], graph.constants),
         opset_imports=[helper.make_opsetid("", _OPSET)],
         ir_version=8,
         producer_name="hepdask",
     )
-    helper.set_model_props(made, {"classes": ",".join(classes), "training": record["key"]})
+    helper.set_model_props(made, {"classes": ",".join(record.classes), "training": record.key})
     onnx.checker.check_model(made, full_check=True)
     return made
 
@@ -112,12 +111,6 @@ def _package() -> Any:
     except ImportError:
         raise MissingDependency("ONNX needs the package onnx: pip install 'hepdask[onnx]'") from None
     return onnx
-
-
-def _all_features() -> int:
-    from hepdask.names import PARTICLE
-
-    return len(PARTICLE)
 
 
 def _translate(model: Any, graph: _Graph, values: Mapping[str, str]) -> str:

@@ -2,59 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-from typing import Any
-
 import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.errors import ConfigError
+from hepdask.user_functions import UserFunction, resolve
 
 
-@cache
-def load(reference: str) -> Callable[[ak.Array], Any]:
-    """Find a function.
-
-    Parameters
-    ----------
-    reference : str
-        ``"package.module:function"`` or ``"path/to/file.py:function"``.
-
-    Raises
-    ------
-    ConfigError
-        There is no such file, module or function.
-    """
-    where, _, name = reference.rpartition(":")
-    try:
-        if where.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(where)
-        return getattr(module, name)
-    except (ImportError, FileNotFoundError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{reference!r} is not a function that can be loaded ({error}); give package.module:function or "
-            "path/to/file.py:function"
-        ) from None
-
-
-def apply(reference: str, events: ak.Array, kind: str) -> NDArray:
+def apply(function: UserFunction | str, events: ak.Array, kind: str) -> NDArray:
     """Call a user's function on events and check what it gives.
 
     Parameters
     ----------
-    reference : str
-        Which function; see `load`.
+    function : UserFunction or str
+        Which function, or its reference: ``"path/to/file.py:function"`` or ``"package.module:function"``.
     events : ak.Array
         Record array of events.
     kind : "selection" or "feature"
@@ -67,22 +29,22 @@ def apply(reference: str, events: ak.Array, kind: str) -> NDArray:
     Raises
     ------
     ConfigError
-        It gives something else, or a feature that is not finite.
+        It cannot be loaded, or gives something else, or a feature that is not finite.
     """
+    function = resolve(function) if isinstance(function, str) else function
+    call = function.load()
     try:
-        found = np.asarray(ak.to_numpy(load(reference)(events)))
-    except ConfigError:
-        raise
+        found = np.asarray(ak.to_numpy(call(events)))
     except Exception as error:
-        raise ConfigError(f"{reference} failed: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{function} failed: {type(error).__name__}: {error}") from error
     wanted = "b" if kind == "selection" else "biuf"
     if found.shape != (len(events),) or found.dtype.kind not in wanted:
         raise ConfigError(
-            f"{reference} must give one {'bool' if kind == 'selection' else 'number'} an event, shape "
+            f"{function} must give one {'bool' if kind == 'selection' else 'number'} an event, shape "
             f"({len(events)},); it gave shape {found.shape} of {found.dtype}"
         )
     if kind == "feature" and not np.isfinite(found).all():
         raise ConfigError(
-            f"{reference} gave a NaN or infinite value for event {np.flatnonzero(~np.isfinite(found))[0]}"
+            f"{function} gave a NaN or infinite value for event {np.flatnonzero(~np.isfinite(found))[0]}"
         )
     return found if kind == "selection" else found.astype(np.float64)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.batches import Batch
+from hepdask.errors import InputError
 from hepdask.learners import Particles, choose
-from hepdask.scaling import Scaler
+from hepdask.models.file import load_network
+from hepdask.models.record import ModelRecord
 from hepdask.store import Events
 
 #: Events that are scored at once.
@@ -27,26 +26,35 @@ class SavedNetwork:
     ----------
     keras_file : bytes
         Contents of the ``.keras`` file.
-    record : mapping
+    record : ModelRecord
         What ``training.json`` holds: the features the network takes and how they were scaled.
-    longest : int
-        Longest possible particle list.
+    where : str or Path
+        The file, for messages.
+
+    Raises
+    ------
+    InputError
+        The file is no network of this project, or not one of what the record says.
     """
 
-    def __init__(self, keras_file: bytes, record: Mapping[str, Any], longest: int) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "model.keras"
-            file.write_bytes(keras_file)
-            model = keras.models.load_model(file, compile=False)
-        inputs, scaling = record["inputs"], record["scaling"]
+    def __init__(self, keras_file: bytes, record: ModelRecord, where: str | Path) -> None:
+        model = load_network(keras_file, where)
+        inputs, scaling = record.inputs, record.scaling
+        self._classes = len(record.classes)
+        found = {one.name: int(one.shape[-1]) for one in model.inputs}, model.output_shape
+        wanted = {name: len(places) for name, places in inputs.items()}, (None, self._classes)
+        if found != wanted:
+            raise InputError(
+                f"{where}: a network from {found[0]} features to scores of shape {found[1]}; the record beside it says "
+                f"{wanted[0]} and {wanted[1]}"
+            )
         particles = None
         if "particles" in inputs:
-            scaler = Scaler.from_json(scaling["particles"]) if scaling["particles"] else None
-            particles = Particles(scaler, inputs["particles"], longest)
+            scaler = scaling.particles.scaler() if scaling.particles else None
+            particles = Particles(scaler, list(inputs["particles"]), record.physics.max_particles)
         self._learner, _ = choose(model, None, particles, kernel=True, threads=1)
-        self._classes = int(model.output_shape[-1])
-        self.high_level_scaler = Scaler.from_json(scaling["high_level"])
-        self.high_level: list[int] = inputs.get("high_level", [])
+        self.high_level_scaler = scaling.high_level.scaler()
+        self.high_level = list(inputs.get("high_level", ()))
 
     def scores(self, events: Events) -> NDArray[np.float32]:
         """Give class probabilities (n, classes) of events."""

@@ -46,11 +46,11 @@ def load_weights(model: keras.Model, path: str | Path) -> None:
 
 
 def _of_keras(path: Path) -> list[list[NDArray]]:
-    import keras
+    from hepdask.models.file import load_network
 
     try:
-        stored = keras.models.load_model(path, compile=False)
-    except (OSError, ValueError) as error:
+        stored = load_network(path.read_bytes(), path)
+    except OSError as error:
         raise InputError(f"{path}: cannot be read as a Keras model: {error}") from None
     return [layer.get_weights() for layer in stored.layers if layer.weights]
 

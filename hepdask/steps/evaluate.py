@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import hashlib
 import platform
 import time
 from dataclasses import dataclass
@@ -15,17 +15,19 @@ from numpy.typing import NDArray
 
 from hepdask import artifacts, clusters, distributed, histograms
 from hepdask.config import Config
-from hepdask.errors import TrainingError
+from hepdask.errors import HepdaskError, TrainingError
 from hepdask.evaluation import ModelResult, RunFacts, write_report
 from hepdask.models import TREES
+from hepdask.models.record import read_model
 from hepdask.performance import Recording
 from hepdask.progress import say
 from hepdask.steps import trees
-from hepdask.steps.prepare import open_prepared
+from hepdask.steps.prepare import identity, open_prepared
 from hepdask.steps.train import Trained, load_trained, training_key
 from hepdask.store import Store
 from hepdask.training import ENVIRONMENT, Judged, judge_rank
 from hepdask.tuning.space import applied
+from hepdask.versions import versions
 
 _PACKAGES = (
     "hepdask", "awkward", "coffea", "dask", "distributed", "horovod", "keras", "numpy", "pythia8mc",
@@ -88,10 +90,11 @@ def evaluate_recorded(config: Config, client: Client | None, recording: Recordin
     result = Evaluated(folder / "report.html", folder / "metrics.json", fresh=False)
     steps = artifacts.read_json(folder / "steps.json") or {}
     key = artifacts.digest(
-        [_REPORT, store.fingerprint, [model.record["key"] for model in trained], config.to_yaml()]
-    )
-    before = artifacts.read_json(folder / "evaluation.json") or {}
-    if before.get("key") == key and result.report.exists() and result.metrics.exists():
+        [_REPORT, versions(_PACKAGES), store.fingerprint, identity(config),
+         [model.record.identity for model in trained], config.to_yaml()]
+    )  # fmt: skip
+    before = artifacts.read_sealed(folder / "evaluation.json")
+    if before == {"key": key, "files": _digests(result)}:
         say(f"{result.report}: up to date")
         return result
 
@@ -103,7 +106,7 @@ def evaluate_recorded(config: Config, client: Client | None, recording: Recordin
     labels, train_labels = store.labels("test"), store.labels("fit")
     models = [
         ModelResult(
-            model.name, labels, judged[model.name].test, model.record["history"], model.record["facts"],
+            model.name, labels, judged[model.name].test, list(model.record.history), model.record.facts,
             train_labels, judged[model.name].fit, judged[model.name].importances,
         )
         for model in trained
@@ -112,7 +115,7 @@ def evaluate_recorded(config: Config, client: Client | None, recording: Recordin
     steps["evaluate"] = {"wall_s": time.monotonic() - begin, "cpu_s": cpu}
     run_facts = _run_facts(config, store, steps, performance.name if has_performance else "")
     write_report(folder, run_facts, models)
-    artifacts.write_json(folder / "evaluation.json", {"key": key})
+    artifacts.write_sealed(folder / "evaluation.json", {"key": key, "files": _digests(result)})
     for line in _headlines(artifacts.read_json(result.metrics)):
         say(line)
     say(f"report: {result.report}")
@@ -131,9 +134,9 @@ def _require(config: Config, store: Store, name: str) -> Trained:
         raise TrainingError(
             f"{config.folder}: model {name} is not trained; run: hepdask train CONFIG --model {name}"
         )
-    if trained.record.get("study"):
-        config = applied(config, name, trained.record["study"])
-    if trained.record["key"] != training_key(store, config, name):
+    if trained.record.study:
+        config = applied(config, name, trained.record.study)
+    if trained.record.key != training_key(store, config, name):
         raise TrainingError(
             f"{trained.folder}: trained on other events or with other settings than the configuration says; run: "
             f"hepdask train CONFIG --model {name}"
@@ -143,14 +146,16 @@ def _require(config: Config, store: Store, name: str) -> Trained:
 
 def _judge(model: Trained, store: Store, config: Config, client: Client) -> Judged:
     """Score all events: ranks with a network, tasks with trees."""
+    content = read_model(model.folder, model.record)
     if model.name in TREES:
-        return trees.judge(model.file.read_bytes(), model.record, store, config, client)
+        return trees.judge(content, model.record, store, config, client)
     training = config.training
     shares: list[Judged] = distributed.run(
-        judge_rank, model.keras_file.read_bytes(), model.record, store.path.absolute(),
+        judge_rank, content, model.record, store.path.absolute(),
         client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
         gpus_per_rank=training.gpus_per_rank, interface=training.interface,
         timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
+        silence_timeout=training.silence_timeout, give_up_on=HepdaskError,
         on_output=lambda rank, line: say(f"[{model.name} rank {rank}] {line}"),
     )  # fmt: skip
     importances: dict[str, float] = {}
@@ -187,7 +192,7 @@ def _run_facts(config: Config, store: Store, steps: dict[str, Any], performance:
         selection=store.manifest["selection"],
         notes=store.manifest["notes"],
         configuration=config.to_yaml(),
-        versions={"python": platform.python_version()} | _versions(),
+        versions={"python": platform.python_version()} | versions(_PACKAGES),
         steps=[{"step": step, **facts} for step, facts in steps.items()],
         histograms=_histograms(store),
         performance=performance,
@@ -205,14 +210,12 @@ def _histograms(store: Store) -> dict[str, histograms.Document]:
     return by_class
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def _digests(result: Evaluated) -> dict[str, str | None]:
+    """Digest the files of a report; None for one that is not there."""
+    return {
+        file.name: hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest() if file.exists() else None
+        for file in (result.report, result.metrics)
+    }
 
 
 def _headlines(metrics: Any) -> list[str]:

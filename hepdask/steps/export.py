@@ -79,7 +79,7 @@ def _export_model(source: str | Path, format: str, out: Path) -> ExportedModel:
     folder, record = classifier.find(source)
     exported = write_network(folder, record, format, out)
     say(
-        f"{out}: {record['model']}, its scores agree with those of Keras to {exported.max_difference:.1g} "
+        f"{out}: {record.model}, its scores agree with those of Keras to {exported.max_difference:.1g} "
         "on random events"
     )
     return exported

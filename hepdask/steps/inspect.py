@@ -9,9 +9,10 @@ import uproot
 
 from hepdask import artifacts
 from hepdask.config import Physics
-from hepdask.errors import InputError
+from hepdask.errors import HepdaskError, InputError
 from hepdask.features import branches
 from hepdask.folders import folder
+from hepdask.models.record import read_model, read_record
 from hepdask.paths import address, split_tree
 from hepdask.source import branch_names
 from hepdask.store import open_store
@@ -145,19 +146,43 @@ def _describe_store(facts: dict[str, Any]) -> list[str]:
 
 def _run(path: Path, deep: bool) -> dict[str, Any]:
     store = path / "store.zarr"
-    models: dict[str, Any] = {
-        file.parent.name: artifacts.read_json(file) for file in sorted(path.glob("models/*/training.json"))
-    }
-    if not models and not store.exists():
+    folders = sorted(found for found in (path / "models").glob("*") if found.is_dir())
+    if not folders and not store.exists():
         raise InputError(f"{path}: neither a store, a run nor a ROOT file")
     return {
         "kind": "run",
         "path": str(path),
         "store": _store(store, deep) if (store / "manifest.json").exists() else None,
-        "models": {name: {"facts": m["facts"], "last_epoch": m["history"][-1]} for name, m in models.items()},
+        "models": {found.name: _model(found) for found in folders},
         "metrics": artifacts.read_json(path / "metrics.json"),
         "report": str(path / "report.html") if (path / "report.html").exists() else None,
     }
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    """Say what is known of a model; one whose training has not ended, or that is damaged, has no facts."""
+    try:
+        record = read_record(folder)
+        if record is not None:
+            read_model(folder, record)
+    except HepdaskError as error:
+        return {"facts": None, "epochs": 0, "last_epoch": None, "problem": str(error)}
+    if record is None:
+        problem = "not trained to its end; go on with: hepdask train CONFIG"
+        return {"facts": None, "epochs": 0, "last_epoch": None, "problem": problem}
+    last = record.history[-1] if record.history else None
+    return {"facts": record.facts, "epochs": len(record.history), "last_epoch": last, "problem": None}
+
+
+def _describe_model(name: str, model: dict[str, Any]) -> str:
+    if model["problem"]:
+        return f"  model {name}: {model['problem']}"
+    facts, last = model["facts"], model["last_epoch"]
+    words = [f"{facts[what]:,} {what}" for what in ("parameters", "trees", "nodes") if what in facts]
+    if last:
+        words.append(f"{model['epochs']} {'epochs' if 'parameters' in facts else 'rounds'}")
+        words.append(f"loss {last['loss']:.4f}, accuracy {last['accuracy']:.4f}")
+    return f"  model {name}: {', '.join(words)}"
 
 
 def _describe_run(facts: dict[str, Any]) -> list[str]:
@@ -167,11 +192,6 @@ def _describe_run(facts: dict[str, Any]) -> list[str]:
         if facts["store"]
         else ["  no complete store"]
     )
-    for name, model in facts["models"].items():
-        last = model["last_epoch"]
-        lines.append(
-            f"  model {name}: {model['facts']['parameters']:,} parameters, {last['epoch']} epochs, "
-            f"loss {last['loss']:.4f}, accuracy {last['accuracy']:.4f}"
-        )
+    lines += [_describe_model(name, model) for name, model in facts["models"].items()]
     lines.append(f"  report: {facts['report']}" if facts["report"] else "  not evaluated yet")
     return lines

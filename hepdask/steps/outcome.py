@@ -18,12 +18,12 @@ class Outcome:
         One entry an epoch, or a round of boosting.
     facts : dict
         Lines of the report.
-    more : dict
-        Further entries of ``training.json``.
+    importances : dict of float
+        Of trees, see `ModelRecord`.
     """
 
     file_name: str
     file: bytes
     history: list[dict[str, float]]
     facts: dict[str, Any]
-    more: dict[str, Any] = field(default_factory=dict)
+    importances: dict[str, float] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from hepdask.errors import ConfigError, InputError
 from hepdask.exchange.scores import Format, columns, write_scores
 from hepdask.features import reasons
 from hepdask.fileset import expand
+from hepdask.models.record import ModelRecord, read_model
 from hepdask.outputs import require_folder
 from hepdask.paths import address, is_url, local_path, split_tree
 from hepdask.prediction import Scored, score_chunk
@@ -61,6 +62,7 @@ def predict(
     tree: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     client: Client | None = None,
+    code: Sequence[str | Path] = (),
 ) -> Predicted:
     """Score every event of ROOT files with a trained model.
 
@@ -83,6 +85,8 @@ def predict(
         and ``cluster``, as in `load_config`.
     client : distributed.Client, optional
         Where the tasks run; by default on the cluster of `overrides`, else on this machine.
+    code : sequence of str or Path
+        Where the model needs functions of the user: their files or modules, as in `load_model`.
 
     Returns
     -------
@@ -93,7 +97,8 @@ def predict(
     InputError
         There is no such model, a pattern matches nothing, or files could not be read; all others are written.
     ConfigError
-        An override is not allowed, or two output files would have one name, or that of an input file.
+        An override is not allowed, code is needed that `code` does not name, or is another, or two output files would
+        have one name, or that of an input file.
     OutputError
         The scores cannot be written; said before any file is read.
     ClusterError
@@ -101,7 +106,8 @@ def predict(
     """
     begin = time.monotonic()
     folder, record = classifier.find(model)
-    config = classifier.configuration(record, overrides)
+    config = classifier.configuration(folder, record, overrides, code)
+    read_model(folder, record)  # a damaged file is told before a cluster starts
     inputs = _inputs([files] if isinstance(files, str | Path) else files, tree, config)
     targets = _targets(list(inputs), local_path(out), format)
     for place in {target.parent for target in targets.values()}:
@@ -115,7 +121,7 @@ def predict(
             chunks += outputs.expect(content)
         with track("predict", sum(chunk.stop - chunk.start for chunk in chunks), "events") as tracker:
             tasks = completed(
-                client, _score_and_count, chunks, folder.absolute(), record["key"], config,
+                client, _score_and_count, chunks, folder.absolute(), record.identity, config,
                 name="predict", worker_timeout=config.store.worker_timeout,
             )  # fmt: skip
             with closing(tasks):
@@ -136,16 +142,16 @@ def _describe_and_count(file: InputFile, config: Config) -> tuple[FileContent | 
 
 
 def _score_and_count(
-    chunk: Chunk, folder: Path, key: str, config: Config
+    chunk: Chunk, folder: Path, identity: str, config: Config
 ) -> tuple[Scored | Lost, dict[str, int]]:
     """Score a chunk on a worker; give the scores, and the bytes read by server."""
-    return score_chunk(chunk, folder, key, config), traffic.take()
+    return score_chunk(chunk, folder, identity, config), traffic.take()
 
 
 class _Outputs:
     """Gathers the chunks of each file, and writes the file when all are there."""
 
-    def __init__(self, targets: Mapping[str, Path], record: Mapping[str, Any], config: Config) -> None:
+    def __init__(self, targets: Mapping[str, Path], record: ModelRecord, config: Config) -> None:
         self._targets, self._record = targets, record
         self._words = reasons.words(config.physics)
         self._contents: dict[str, FileContent] = {}
@@ -193,7 +199,7 @@ class _Outputs:
         )
 
     def _write(self, content: FileContent, pieces: Sequence[Scored]) -> None:
-        classes = self._record["classes"]
+        classes = list(self._record.classes)
         scores = np.concatenate(
             [*(piece.scores for piece in pieces), np.empty((0, len(classes)), np.float32)]
         )
@@ -203,8 +209,8 @@ class _Outputs:
             "file": content.file.path,
             "uuid": content.uuid,
             "tree": content.file.tree,
-            "model": self._record["model"],
-            "training": self._record["key"],
+            "model": self._record.model,
+            "training": self._record.key,
             "classes": classes,
             "reasons": self._words,
             "hepdask": hepdask.__version__,

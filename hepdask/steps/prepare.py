@@ -171,6 +171,12 @@ def identity(config: Config) -> dict[str, Any]:
     split = {"split.seed": config.split.seed, "split.test_fraction": config.split.test_fraction}
     physics = config.physics.model_dump(mode="json")
     collections = physics.pop("collections")
+    for key in (
+        "selections",
+        "features",
+    ):  # as a list, for the order counts; by their source, wherever it lies
+        functions = getattr(config.physics, key).items()
+        physics[key] = [f"{name}: {function.identity}" for name, function in functions]
     return {
         **{f"physics.{key}": value for key, value in physics.items()},
         **{f"physics.collections.{key}": value for key, value in collections.items()},

@@ -46,7 +46,7 @@ def run(config: Config, client: Client | None = None) -> Evaluated:
             _record(config, "prepare", prepared.wall_s, prepared.cpu_s)
         for model in train(config, client=client):
             if model.fresh:
-                facts = model.record["facts"]
+                facts = model.record.facts
                 _record(config, f"train {model.name}", facts["wall_s"], facts["cpu_s"])
         return evaluate_recorded(config, client, recording)
 

@@ -18,16 +18,29 @@ import numpy as np
 from distributed import Client
 
 from hepdask import artifacts, clusters, distributed, metrics, models
-from hepdask.config import Config
+from hepdask.config import Config, Physics
 from hepdask.errors import HepdaskError, MissingDependency, TrainingError
+from hepdask.models.record import (
+    CODE,
+    KeptCode,
+    ModelRecord,
+    Scaling,
+    Scalings,
+    file_digest,
+    read_model,
+    read_record,
+    write_model,
+)
 from hepdask.progress import Tracker, say, track
 from hepdask.steps import trees
 from hepdask.steps.outcome import Outcome
-from hepdask.steps.prepare import open_prepared
+from hepdask.steps.prepare import identity, open_prepared
 from hepdask.steps.tune import tuned
 from hepdask.store import Store
 from hepdask.training import TrainedModel, environment, train_rank
 from hepdask.tuning.space import applied
+from hepdask.user_functions import codes
+from hepdask.versions import versions
 
 #: Settings of training on which the weights depend.
 _DECISIVE = {
@@ -36,6 +49,14 @@ _DECISIVE = {
 
 #: ... those of trees; settings of the model say the rest.
 _DECISIVE_OF_TREES = {"seed", "class_weights"}
+
+#: Raised whenever the same events and settings give another model than before, or checkpoints hold something else.
+_TRAINING = 1
+
+#: What trains, and what a checkpoint of it is made for.
+_LIBRARIES = {
+    "networks": ("keras", "tensorflow-cpu", "tensorflow"), "trees": ("xgboost-cpu", "xgboost", "scikit-learn"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +69,7 @@ class Trained:
         Which model.
     folder : Path
         Holds the model (`file`) and ``training.json``.
-    record : dict
+    record : ModelRecord
         What ``training.json`` holds: history, scaling, settings, which of them a study chose, facts, key; for
         trees also importances.
     fresh : bool
@@ -57,18 +78,13 @@ class Trained:
 
     name: str
     folder: Path
-    record: dict[str, Any]
+    record: ModelRecord
     fresh: bool
 
     @property
     def file(self) -> Path:
         """The saved model: ``model.keras``, XGBoost's ``model.ubj``, or ``model.npz`` (a forest of scikit-learn)."""
-        return self.folder / self.record.get("file", "model.keras")
-
-    @property
-    def keras_file(self) -> Path:
-        """The saved Keras model."""
-        return self.folder / "model.keras"
+        return self.folder / self.record.file
 
 
 def train(config: Config, model: str | None = None, client: Client | None = None) -> list[Trained]:
@@ -103,12 +119,12 @@ def train(config: Config, model: str | None = None, client: Client | None = None
     and when the same training is asked for again after a kill, it goes on from there.
     """
     names: Sequence[str] = (model,) if model else config.training.models
-    studies = tuned(config, names) if config.training.from_study else {}
-    for name, parameters in studies.items():
-        config = applied(config, name, parameters)
     if set(names) & set(models.NETWORKS):
         require_horovod(config)
     store = open_prepared(config)
+    studies = tuned(config, store, names) if config.training.from_study else {}
+    for name, parameters in studies.items():
+        config = applied(config, name, parameters)
     _check(store, config, names)
     for name in names:
         models.inputs(
@@ -116,13 +132,13 @@ def train(config: Config, model: str | None = None, client: Client | None = None
         )  # refuses unknown features before anything starts
     found = [load_trained(config, name) for name in names]
     wanted = [training_key(store, config, name) for name in names]
-    if all(old and old.record["key"] == key for old, key in zip(found, wanted, strict=True)):
+    if all(old and old.record.key == key for old, key in zip(found, wanted, strict=True)):
         say(f"models: up to date, {', '.join(names)}")
         return [old for old in found if old]
     with clusters.connect(config.cluster, client) as client:
         return [
             old
-            if old and old.record["key"] == key
+            if old and old.record.key == key
             else _train_one(name, key, store, config, client, studies.get(name))
             for name, key, old in zip(names, wanted, found, strict=True)
         ]
@@ -139,11 +155,13 @@ def require_horovod(config: Config) -> None:
 
 
 def load_trained(config: Config, name: str) -> Trained | None:
-    """Find a model that was trained before; None where there is none."""
+    """Find a model that was trained before; None where there is none, a HepdaskError where it is damaged."""
     folder = config.folder / "models" / name
-    record = artifacts.read_json(folder / "training.json")
-    found = Trained(name, folder, record, fresh=False) if record else None
-    return found if found and found.file.exists() else None
+    record = read_record(folder)
+    if record is None or not (folder / record.file).exists():
+        return None
+    read_model(folder, record)
+    return Trained(name, folder, record, fresh=False)
 
 
 def _train_one(
@@ -152,43 +170,61 @@ def _train_one(
     train_it = trees.train if name in models.TREES else _train_network
     begin = time.monotonic()
     outcome = train_it(name, key, store, config, client)
-    record = {
-        "key": key,
-        "model": name,
-        "file": outcome.file_name,
-        "classes": store.classes,
-        "inputs": models.inputs(name, config.models, store.features["hlf"]),
-        "settings": models.settings(name, config.models).model_dump(mode="json"),
-        "study": study,
-        "physics": store.manifest["physics"],
-        "imported": store.imported,
-        "mantissa_bits": config.store.mantissa_bits,
-        "scaling": {
-            "high_level": store.high_level_scaler.to_json(),
-            "particles": store.particle_scaler.to_json() if store.particle_scaler else None,
-        },
-        "history": outcome.history,
-        **outcome.more,
-        "facts": {
+    folder = config.folder / "models" / name
+    particles = store.particle_scaler
+    record = ModelRecord(
+        key=key,
+        model=name,
+        file=outcome.file_name,
+        file_digest=file_digest(outcome.file),
+        classes=tuple(store.classes),
+        inputs=models.inputs(name, config.models, store.features["hlf"]),
+        settings=models.settings(name, config.models).model_dump(mode="json"),
+        study=study,
+        physics=config.physics.model_dump(mode="json"),
+        code=keep_code(config.physics, folder / CODE),
+        imported=store.imported,
+        mantissa_bits=config.store.mantissa_bits,
+        scaling=Scalings(
+            high_level=Scaling.of(store.high_level_scaler),
+            particles=Scaling.of(particles) if particles else None,
+        ),
+        history=outcome.history,
+        importances=outcome.importances,
+        facts={
             "training events": len(store.labels("fit")),
             "wall_s": time.monotonic() - begin,
             **outcome.facts,
         },
-    }
-    folder = config.folder / "models" / name
-    (folder / "training.json").unlink(missing_ok=True)  # a new model never stands beside an old record
-    artifacts.write_bytes(folder / outcome.file_name, outcome.file)
-    artifacts.write_json(folder / "training.json", record)
+    )
+    write_model(folder, record, outcome.file)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return Trained(name, folder, record, fresh=True)
+
+
+def keep_code(physics: Physics, folder: Path) -> list[KeptCode]:
+    """Keep the source of the user's functions with the model: that of one file in the folder, of others below it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    kept: dict[str, KeptCode] = {}
+    for reference, code in codes((*physics.selections.values(), *physics.features.values())).items():
+        number = sum(one.kept is not None for one in kept.values())
+        below = Path(str(number + 1) if number else "")
+        for path, text in code.files:
+            artifacts.write_bytes(folder / below / path, text.encode())
+        kept[reference] = KeptCode(
+            reference=reference, name=code.name, digest=code.digest,
+            kept=str(Path(CODE, below, code.name)) if code.is_file else None,
+        )  # fmt: skip
+    return list(kept.values())
 
 
 def _train_network(name: str, key: str, store: Store, config: Config, client: Client) -> Outcome:
     folder = config.folder / "models" / name
     training = config.training
     checkpoint, table = _own_checkpoint(folder / "checkpoint", key), folder / "history.csv"
-    if not checkpoint.exists():  # else this training goes on from there, and so does its table
+    if not checkpoint.exists():  # else this training goes on from there, and so do its table and its curves
         table.unlink(missing_ok=True)
+        shutil.rmtree(folder / "logs" / "tensorboard", ignore_errors=True)
     with (
         clusters.reserved(client, training.ranks, training.cores_per_rank, training.gpus_per_rank),
         Listener(name, table, client) as listener,
@@ -227,14 +263,18 @@ def _own_checkpoint(folder: Path, key: str) -> Path:
 
 def training_key(store: Store, config: Config, name: str) -> str:
     """Digest of everything a trained model depends on."""
+    trees_alone = name in models.TREES
     return artifacts.digest(
         [
+            _TRAINING,
+            versions(_LIBRARIES["trees" if trees_alone else "networks"]),
             store.fingerprint,
+            identity(config),  # the split, and the user's functions by their source
             config.split.model_dump(mode="json"),
+            list(store.features["hlf"]),
+            store.classes,
             models.settings(name, config.models).model_dump(mode="json"),
-            config.training.model_dump(
-                mode="json", include=_DECISIVE_OF_TREES if name in models.TREES else _DECISIVE
-            ),
+            config.training.model_dump(mode="json", include=_DECISIVE_OF_TREES if trees_alone else _DECISIVE),
         ]
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hepdask import clusters, importance, models
 from hepdask.config import Config, Forest
+from hepdask.models.record import ModelRecord
 from hepdask.progress import say
 from hepdask.steps.outcome import Outcome
 from hepdask.store import Store, open_store
@@ -20,7 +21,7 @@ from hepdask.store.reader import Sample
 from hepdask.tasks import completed
 from hepdask.training import Judged
 from hepdask.trees import boosted, devices, fitted, forest
-from hepdask.trees.fitted import Fitted, load_trees
+from hepdask.trees.fitted import Fitted
 from hepdask.trees.rows import Rows, load_rows, shared_out
 from hepdask.trees.saved import SavedTrees
 
@@ -51,12 +52,12 @@ def train(name: str, key: str, store: Store, config: Config, client: Client) -> 
         if isinstance(settings, Forest) and settings.library == "sklearn":
             where = None
             if settings.device == "cuda":
-                where = [devices.require_cuml(client.run(devices.missing_for_cuml))]
-            future = client.submit(
-                _grow, store.path.absolute(), columns, weights, settings, training.seed, pure=False,
-                key=f"forest-{key}", workers=where,
+                found = client.run(devices.missing_for_cuml)
+                where = [devices.require_cuml(found)]
+            grown: Fitted = _one(
+                client, _grow, store.path.absolute(), columns, weights, settings, training.seed,
+                name="grow-forest", worker_timeout=config.store.worker_timeout, workers=where,
             )  # fmt: skip
-            grown: Fitted = future.result()
         else:
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
             counts = {"fit": store.counts("fit"), "validation": store.counts("validation")}
@@ -89,25 +90,33 @@ def train(name: str, key: str, store: Store, config: Config, client: Client) -> 
         "importances": [f"{feature} {share:.3f}" for feature, share in importances.items()],
     }
     file_name = "model.npz" if grown.file.startswith(b"PK") else "model.ubj"
-    return Outcome(file_name, grown.file, grown.history, facts, {"importances": importances})
+    return Outcome(file_name, grown.file, grown.history, facts, importances)
 
 
-def judge(file: bytes, record: dict[str, Any], store: Store, config: Config, client: Client) -> Judged:
+def judge(file: bytes, record: ModelRecord, store: Store, config: Config, client: Client) -> Judged:
     """Score all events with trained trees, and shuffle their features: what ranks do for networks."""
     before = clusters.cpu_seconds(client)
-    columns = record["inputs"]["high_level"]
-    lost = client.submit(_importances, store.path.absolute(), file, record["inputs"], pure=False)
-    test, fit = (_scores(sample, file, columns, store, config, client) for sample in ("test", "fit"))
-    return Judged(test, fit, lost.result(), clusters.cpu_seconds(client) - before)
+    test, fit = (_scores(sample, file, record, store, config, client) for sample in ("test", "fit"))
+    lost = _one(
+        client, _importances, store.path.absolute(), file, record,
+        name="importances", worker_timeout=config.store.worker_timeout,
+    )  # fmt: skip
+    return Judged(test, fit, lost, clusters.cpu_seconds(client) - before)
+
+
+def _one(client: Client, function: Callable[..., Any], path: Path, *arguments: Any, **options: Any) -> Any:
+    """Run a function once on a worker, with the bounds of `completed`."""
+    ((_, result),) = completed(client, function, [path], *arguments, **options)
+    return result
 
 
 def _scores(
-    sample: Sample, file: bytes, columns: list[int], store: Store, config: Config, client: Client
+    sample: Sample, file: bytes, record: ModelRecord, store: Store, config: Config, client: Client
 ) -> NDArray[np.float32]:
     parts = np.flatnonzero(store.counts(sample)).tolist()
     blocks = [parts[first : first + _PARTS] for first in range(0, len(parts), _PARTS)]
     found = completed(
-        client, _score, blocks, store.path.absolute(), sample, file, columns,
+        client, _score, blocks, store.path.absolute(), sample, file, record,
         name="score-trees", worker_timeout=config.store.worker_timeout,
     )  # fmt: skip
     scores = {tuple(block): result for block, result in found}
@@ -135,15 +144,16 @@ def _grow(
 
 
 def _score(
-    parts: list[int], path: Path, sample: Sample, file: bytes, columns: list[int]
+    parts: list[int], path: Path, sample: Sample, file: bytes, record: ModelRecord
 ) -> NDArray[np.float32]:
-    return load_trees(file).scores(load_rows(path, sample, columns, parts=parts).features)
+    trees = SavedTrees(file, record, record.file).trees
+    return trees.scores(load_rows(path, sample, record.inputs["high_level"], parts=parts).features)
 
 
-def _importances(path: Path, file: bytes, inputs: dict[str, list[int]]) -> dict[str, float]:
+def _importances(path: Path, file: bytes, record: ModelRecord) -> dict[str, float]:
     store = open_store(path)
     high_level = store.features["hlf"]
-    chosen = importance.features(inputs, high_level, ())
+    chosen = importance.features(record.inputs, high_level, ())
     return importance.importances(
-        SavedTrees(file, inputs["high_level"]), importance.sample(store), chosen, high_level, store.classes
+        SavedTrees(file, record, record.file), importance.sample(store), chosen, high_level, store.classes
     )

@@ -23,7 +23,7 @@ from hepdask.config import Config
 from hepdask.distributed.future import RunFuture
 from hepdask.errors import ClusterError, ConfigError, HepdaskError, TrainingError
 from hepdask.progress import say, track
-from hepdask.steps.prepare import open_prepared
+from hepdask.steps.prepare import identity, open_prepared
 from hepdask.store import Store
 from hepdask.training import TrainedModel, environment, train_rank
 from hepdask.tuning import space
@@ -40,7 +40,9 @@ _ENDING = 20.0
 _SHOWN = 5
 
 #: Keys of `training` on which what a setting gives depends, beside the model's own.
-_DECISIVE = {"seed", "class_weights", "early_stopping", "ranks", "window", "memory_gib", "rate_per_rank"}
+_DECISIVE = {
+    "seed", "class_weights", "early_stopping", "ranks", "window", "memory_gib", "rate_per_rank", "precision",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,22 +110,31 @@ def search(config: Config, store: Store, client: Client | None = None) -> Tuned:
         else:
             with clusters.connect(config.cluster, client) as client, _runner(config, store, client) as runner:
                 _keep_busy(study, config, runner)
-        return _written(study, folder, key, config)
+        return _written(study, folder, key, _events(config, store), config)
 
 
-def tuned(config: Config, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Give the best settings found for each of these models that was tuned.
+def tuned(config: Config, store: Store, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Give the best settings found for each of these models that was tuned on these events.
 
     Raises
     ------
     ConfigError
-        None of them was.
+        None of them was, or one on other events.
+    HepdaskError
+        What a study wrote is damaged.
     """
     found = {}
     for name in names:
-        best = artifacts.read_json(config.folder / "tuning" / name / "best.json")
-        if best is not None:
-            found[name] = best["parameters"]
+        file = config.folder / "tuning" / name / "best.json"
+        best = artifacts.read_sealed(file)
+        if best is None:
+            continue
+        if best.get("events") != _events(config, store):
+            raise ConfigError(
+                f"{file}: found on other events than are in {store.path} now (files, selection, features or split have "
+                "changed); run: hepdask tune CONFIG"
+            )
+        found[name] = best["parameters"]
     if not found:
         raise ConfigError(
             f"{config.folder / 'tuning'}: no study of {' or '.join(names)} is complete; run: hepdask tune CONFIG"
@@ -138,9 +149,15 @@ def _key(config: Config, store: Store) -> str:
         mode="json", exclude=set(tuning["parameters"])
     )
     training = config.training.model_dump(mode="json", include=_DECISIVE)
+    return artifacts.digest([_events(config, store), settings, training, tuning])[:16]
+
+
+def _events(config: Config, store: Store) -> str:
+    """Digest of what is searched on: the events, what was selected and computed by which functions, and the split."""
+    split = config.split.model_dump(mode="json")
     return artifacts.digest(
-        [store.fingerprint, config.split.model_dump(mode="json"), settings, training, tuning]
-    )[:16]
+        [store.fingerprint, list(store.features["hlf"]), store.classes, identity(config), split]
+    )
 
 
 class _Future(Protocol):
@@ -360,7 +377,7 @@ def _table(ranked: list[Trial], metric: str) -> list[str]:
     ]
 
 
-def _written(study: Study, folder: Path, key: str, config: Config) -> Tuned:
+def _written(study: Study, folder: Path, key: str, events: str, config: Config) -> Tuned:
     """Write the table of all settings, the best of them, and the page."""
     trials, ranked, metric = study.trials(), study.ranked(), config.tuning.metric
     failed = [trial for trial in trials if trial.state == "failed"]
@@ -380,10 +397,10 @@ def _written(study: Study, folder: Path, key: str, config: Config) -> Tuned:
             ]
         )  # fmt: skip
     artifacts.write_bytes(folder / "trials.csv", table.getvalue().encode())
-    artifacts.write_json(
+    artifacts.write_sealed(
         folder / "best.json",
-        {"key": key, "parameters": best.parameters, "metric": metric, "value": best.value, "error": best.error,
-         "folds": best.folds, "number": best.number},
+        {"key": key, "events": events, "parameters": best.parameters, "metric": metric, "value": best.value,
+         "error": best.error, "folds": best.folds, "number": best.number},
     )  # fmt: skip
     title = f"{config.folder.name}: settings of {config.tuning.model}"
     write_page(folder, title, metric, config.tuning.parameters, trials, ranked, study.importances())

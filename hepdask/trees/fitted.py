@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,6 +49,9 @@ class Trees(Protocol):
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give class probabilities (n, classes) of physical features (n, n_features)."""
 
+    def check(self, features: int, classes: int) -> None:
+        """Raise a ValueError where they cannot score events of so many features into so many classes."""
+
 
 def load_trees(file: bytes) -> Trees:
     """Read what `Fitted.file` holds."""
@@ -73,7 +77,18 @@ class Boosted:
     """
 
     def __init__(self, file: bytes) -> None:
+        if not (file.startswith(b"{") and file.endswith(b"}")):  # XGBoost ends the process on other files
+            raise ValueError("not trees as XGBoost saves them")
         self.booster = xgboost().Booster(model_file=bytearray(file))
+
+    def check(self, features: int, classes: int) -> None:
+        """Compare what it was trained on."""
+        settings = json.loads(self.booster.save_config())["learner"]
+        found = int(settings["learner_model_param"]["num_class"]), self.booster.num_features()
+        if found != (classes, features) or settings["objective"]["name"] != "multi:softprob":
+            raise ValueError(
+                f"they score {found[1]} features into {found[0]} classes, not {features} into {classes}"
+            )
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give class probabilities (n, classes)."""
@@ -116,6 +131,36 @@ class Forest:
         file = io.BytesIO()
         np.savez_compressed(file, **{name: getattr(self, name) for name in self.__dataclass_fields__})
         return file.getvalue()
+
+    def check(self, features: int, classes: int) -> None:
+        """Look at every node: a way through a tree must end, and lead nowhere else."""
+        nodes = np.arange(len(self.feature))
+        inner = self.feature >= 0
+        for name, kind in (
+            ("root", "i"),
+            ("feature", "i"),
+            ("threshold", "f"),
+            ("left", "i"),
+            ("right", "i"),
+        ):
+            array = getattr(self, name)
+            if array.dtype.kind != kind or array.ndim != 1:
+                raise ValueError(f"{name} is {array.dtype}, in {array.ndim} dimensions")
+            if name != "root" and len(array) != len(nodes):
+                raise ValueError(f"{name} has {len(array)} nodes, feature {len(nodes)}")
+        if self.value.shape != (len(nodes), classes) or self.value.dtype.kind != "f":
+            raise ValueError(
+                f"value has shape {self.value.shape}, there are {len(nodes)} nodes and {classes} classes"
+            )
+        if not np.isfinite(self.value).all():
+            raise ValueError("a value is not a finite number")
+        if not len(self.root) or self.root.min() < 0 or self.root.max() >= len(nodes):
+            raise ValueError("a root is none of its nodes")
+        if len(nodes) and self.feature.max() >= features:
+            raise ValueError(f"a node looks at feature {self.feature.max()} of {features}, counted from 0")
+        for child in (self.left[inner], self.right[inner]):
+            if (child <= nodes[inner]).any() or (child >= len(nodes)).any():
+                raise ValueError("a node leads back, or out of the forest")
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give the mean over the trees of the shares in the leaf an event falls into, (n, classes)."""
