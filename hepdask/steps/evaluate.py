@@ -17,6 +17,7 @@ from hepdask import artifacts, clusters, distributed, histograms
 from hepdask.config import Config
 from hepdask.errors import TrainingError
 from hepdask.evaluation import ModelResult, RunFacts, write_report
+from hepdask.lock import owns_output
 from hepdask.models import TREES
 from hepdask.performance import Recording
 from hepdask.progress import say
@@ -77,6 +78,7 @@ def evaluate(config: Config, client: Client | None = None) -> Evaluated:
     return evaluate_recorded(config, client, None)
 
 
+@owns_output("evaluating")
 def evaluate_recorded(config: Config, client: Client | None, recording: Recording | None) -> Evaluated:
     """Evaluate as `evaluate`; the performance report begins with a recording that was started before."""
     begin = time.monotonic()
