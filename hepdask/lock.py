@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from hepdask.config import Config
 from hepdask.errors import HepdaskError
@@ -44,12 +44,12 @@ _SETTLED_AFTER = 1.0  # seconds in which two who took over one lock find out
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_held: ContextVar[frozenset[str]] = ContextVar("held", default=frozenset())
+_held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 
 
 @contextmanager
 def locked(folder: Path, doing: str, error: type[HepdaskError] = HepdaskError) -> Iterator[None]:
-    """Own a folder for the block; a block within, that owns it already, goes on.
+    """Own a folder for the block.
 
     Parameters
     ----------
@@ -67,30 +67,32 @@ def locked(folder: Path, doing: str, error: type[HepdaskError] = HepdaskError) -
     OutputError
         The folder cannot be written.
     """
-    key = str(folder.absolute()) if is_local(folder) else str(folder)
-    if key in _held.get():
-        yield
-        return
     with _file_lock(folder, doing, error) if is_local(folder) else _renewed_lock(folder / LOCK, doing, error):
-        before = _held.set(_held.get() | {key})
-        try:
-            yield
-        finally:
-            _held.reset(before)
+        yield
 
 
 def owns_output(
     doing: str,
 ) -> Callable[[Callable[Concatenate[Config, P], T]], Callable[Concatenate[Config, P], T]]:
-    """Make a step own the output of its configuration while it works; what it is `doing` is told to others."""
+    """Make a step own the output of its configuration while it works; what it is `doing` is told to others.
+
+    Steps that it calls are part of it.
+    """
 
     def decorate(step: Callable[Concatenate[Config, P], T]) -> Callable[Concatenate[Config, P], T]:
         @wraps(step)
         def owner(config: Config, *args: P.args, **kwargs: P.kwargs) -> T:
-            with locked(config.folder, f"{doing} in this output"):
+            folder = config.folder.absolute()
+            if folder in _held.get():
                 return step(config, *args, **kwargs)
+            with locked(folder, f"{doing} in this output"):
+                before = _held.set(_held.get() | {folder})
+                try:
+                    return step(config, *args, **kwargs)
+                finally:
+                    _held.reset(before)
 
-        return owner
+        return cast(Callable[Concatenate[Config, P], T], owner)
 
     return decorate
 

@@ -206,14 +206,14 @@ class PartFile(AbstractContextManager["PartFile"]):
             raise BadPart(f"{name}: has the shape {_short(about.get('shape'))}, not {list(shape)}")
         if about.get("data_type") != dtype or dtype not in _NUMBERS:
             raise BadPart(f"{name}: holds {_short(about.get('data_type'))}, not numbers of the type {dtype}")
-        codecs = about.get("codecs")
-        names = [codec.get("name") for codec in codecs if isinstance(codec, dict)] if _is_list(codecs) else []
+        codecs = [codec for codec in _list(about.get("codecs")) if isinstance(codec, dict)]
+        names = [codec.get("name") for codec in codecs]
         if names != ["bytes", "blosc"] or about.get("storage_transformers"):
             raise BadPart(f"{name}: is coded with {_short(names)}, and only bytes and blosc are read")
         order = _configuration(codecs[0]).get("endian", "little")
         separator = _configuration(about.get("chunk_key_encoding")).get("separator", "/")
-        chunk = _configuration(about.get("chunk_grid")).get("chunk_shape")
-        if order != "little" or separator != "/" or not _is_list(chunk) or len(chunk) != len(shape):
+        chunk = _list(_configuration(about.get("chunk_grid")).get("chunk_shape"))
+        if order != "little" or separator != "/" or len(chunk) != len(shape):
             raise BadPart(f"{name}: is not laid out as hepdask writes it")
         if chunk[1:] != list(shape[1:]) or type(chunk[0]) is not int or chunk[0] < 1:
             raise BadPart(f"{name}: has chunks of {_short(chunk)}, not of whole rows")
@@ -293,8 +293,8 @@ def _configuration(named: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _short(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -370,7 +371,9 @@ class Store:
             raise StoreError(f"{place}: this part is missing; {again}") from None
         except BadPart as error:
             where = (
-                f"{name}/{error}" if str(error).split(":")[0] in self._shapes(index) else f"{name}: {error}"
+                f"{name}/{error}"
+                if re.split("[:/]", str(error))[0] in self._shapes(index)
+                else f"{name}: {error}"
             )
             raise StoreError(f"{where}; remove {place} and {again}") from None
 
