@@ -44,7 +44,7 @@ def owner():
 
 @pytest.mark.parametrize("step", [train, tune, evaluate, run], ids=lambda step: step.__name__)
 def test_every_step_is_refused_while_another_works_in_its_output(make_config, owner, step):
-    config = make_config()
+    config = make_config(tuning={"parameters": {"epochs": [1, 2]}}, training={"ranks": 1})
     other = owner(config.folder, "training in this output")
     before = sorted(config.folder.rglob("*"))
     with pytest.raises(
@@ -175,9 +175,9 @@ def test_a_user_without_a_name_is_told_by_number(tmp_path, monkeypatch, missing)
         raise missing
 
     monkeypatch.setattr(getpass, "getuser", nobody)
-    with locked(tmp_path, "training in this output"):
-        with pytest.raises(HepdaskError, match=f"of user {os.getuid()} on"), locked(tmp_path, "x"):
-            pass
+    refused = pytest.raises(HepdaskError, match=f"of user {os.getuid()} on")
+    with locked(tmp_path, "training in this output"), refused, locked(tmp_path, "x"):
+        pass
 
 
 @pytest.mark.parametrize("what", ["a file", "below a file", "link to nothing"])

@@ -1,4 +1,4 @@
-"""Whatever becomes of the bytes of a store, and whoever made it: the right events, or a sentence that says what is wrong."""
+"""Whatever becomes of the bytes of a store, and whoever made it: the right events, or a sentence that says why not."""
 
 import json
 import os
@@ -125,7 +125,8 @@ def test_no_byte_of_a_part_changes_a_result(original, store):
     inside = members(part_file(original.path, name))
     for gone in [key for key in inside if key != "zarr.json"]:  # what it says of itself only `prepare` reads
         pack(file, {key: value for key, value in inside.items() if key != gone})
-        assert not right_or_said(store, truth, f"without {gone}", f"{name}/{gone}")
+        named = f"{gone} is missing" if "/c/" in gone else f"{name}/{gone}: is missing"
+        assert not right_or_said(store, truth, f"without {gone}", named)
 
 
 @pytest.mark.parametrize("name", [MANIFEST, ROOT, INPUTS])
@@ -165,7 +166,9 @@ def test_other_numbers_are_noticed_whoever_asks_first(original, store, column, a
     try:
         found = ask(open_store(store))
     except StoreError as error:
-        assert f"/{column}: not what was written; remove {store}" in str(error)
+        found = error
+    if isinstance(found, StoreError):
+        assert f"/{column}: not what was written; remove {store}" in str(found)
     else:
         assert repr(found) == repr(ask(original))
 
@@ -259,9 +262,7 @@ class TestStrangers:
         with pytest.raises(StoreError, match=f"{said}.*remove {file}"):
             open_store(store).events()
 
-    @pytest.mark.parametrize(
-        "codec", ["pickle", "numcodecs.pickle", "numcodecs.json2", "vlen-utf8", "sharding_indexed"]
-    )
+    @pytest.mark.parametrize("codec", ["pickle", "numcodecs.pickle", "numcodecs.json2", "vlen-utf8"])
     def test_codecs_that_run_something(self, store, tmp_path, codec):
         file = altered(store, "Pt", codecs=[{"name": codec, "configuration": {}}])
         inside = members(file)

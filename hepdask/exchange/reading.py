@@ -176,7 +176,7 @@ def _vectors(column: Any, width: int, where: str) -> NDArray[np.float32]:
     if (np.asarray(sparse.field("size")) != width).any():
         raise InputError(f"{where} does not hold {width} numbers in each row")
     lists = indices.null_count == values.null_count == 0 and pa.types.is_integer(indices.type.value_type)
-    counts = np.asarray(pc.list_value_length(indices)) if lists else np.empty(0)
+    counts = np.asarray(pc.list_value_length(indices)) if lists else np.empty(0, np.int32)
     if not lists or (counts != np.asarray(pc.list_value_length(values))).any():
         raise InputError(f"{where} holds sparse vectors without a place for each number")
     flat = indices.flatten()
