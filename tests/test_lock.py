@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hepdask import evaluate, lock, prepare, run, train, tune
+from hepdask import evaluate, lock, run, train, tune
 from hepdask.errors import HepdaskError, OutputError
 from hepdask.lock import LOCK, RENEWED_LOCK, locked, owns_output
 
@@ -122,12 +122,6 @@ def test_without_flock_a_renewed_file_stands_for_it(no_flock, tmp_path, capsys):
     assert not (folder / RENEWED_LOCK).exists()
 
 
-def test_a_store_is_prepared_without_flock(no_flock, make_config, client, request):
-    if "ENOSYS" not in request.node.name:
-        pytest.skip("once is enough")
-    assert len(prepare(make_config(), client).store)
-
-
 def test_a_renewed_lock_of_the_dead_is_taken_over_and_one_of_the_living_is_not(
     no_flock, tmp_path, monkeypatch
 ):
@@ -138,7 +132,6 @@ def test_a_renewed_lock_of_the_dead_is_taken_over_and_one_of_the_living_is_not(
     for stale in (
         mine | {"pid": child.pid},
         mine | {"host": "elsewhere", "renewed": time.time() - 100},
-        mine | {"pid": "?", "renewed": 0},
     ):
         file.write_text(json.dumps(stale))
         with locked(tmp_path, "x"):
