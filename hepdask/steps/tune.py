@@ -63,6 +63,7 @@ class Tuned:
     trials: list[Trial]
 
 
+@owns_output("tuning")
 def tune(config: Config, client: Client | None = None) -> Tuned:
     """Search for the best settings of one model by cross-validation.
 
