@@ -68,7 +68,7 @@ def make_store(path: Path, particles: NDArray[np.int64], seed: int = 1, parts: i
             "schema": writer.SCHEMA, "classes": classes, "high_level_features": list(names.HIGH_LEVEL),
             "max_particles": MOST, "split": config.split.model_dump(mode="json"),
             "physics": config.physics.model_dump(mode="json"), "moments": merged, "selection": [], "notes": [],
-            "lost": [], "parts": attributes, "versions": {},
+            "lost": [], "parts": attributes, "versions": {}, "written": "",
         },
     )  # fmt: skip
     return open_store(path)

@@ -76,6 +76,8 @@ def read_json(path: Path) -> Any:
         return None
     try:
         return json.loads(path.read_text())
+    except OSError as error:
+        raise HepdaskError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise HepdaskError(
             f"{path}: damaged ({error}); remove it and run the step that writes it again"
@@ -84,7 +86,7 @@ def read_json(path: Path) -> Any:
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON object with the digest of all else that is in it, by which `read_sealed` notices damage."""
-    write_json(path, {**value, _SEAL: _seal(value)})
+    write_json(path, sealed(value))
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
@@ -98,11 +100,25 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
     value = read_json(path)
     if value is None and not path.exists():
         return None
-    if not isinstance(value, dict) or value.pop(_SEAL, None) != _seal(value):
+    found = unsealed(value)
+    if found is None:
         raise HepdaskError(
             f"{path}: damaged, it is not what was written; remove it and run the step that writes it again"
         )
-    return value
+    return found
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """Add the digest of all else that is in an object."""
+    return {**value, _SEAL: _seal(value)}
+
+
+def unsealed(value: Any) -> dict[str, Any] | None:
+    """Give what `sealed` was given; None where this is something else."""
+    if not isinstance(value, dict):
+        return None
+    rest = {key: item for key, item in value.items() if key != _SEAL}
+    return rest if value.get(_SEAL) == _seal(rest) else None
 
 
 def _seal(value: dict[str, Any]) -> str:

@@ -6,9 +6,8 @@ Both are used through the same paths: `pathlib.Path`, or `upath.UPath`, which ha
 from __future__ import annotations
 
 import pathlib
-import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from hepdask.errors import MissingDependency
 from hepdask.paths import is_url, local_path
@@ -40,22 +39,3 @@ def folder(address: str | Path) -> Path:
 def is_local(path: Path) -> bool:
     """Say whether a path is one of a file system, on which files can be renamed and locked."""
     return isinstance(path, pathlib.Path)
-
-
-def zarr_store(path: Path) -> Any:
-    """Give what zarr opens groups on."""
-    if is_local(path):
-        return path
-    import zarr.storage
-
-    remote = cast(Any, path)
-    return zarr.storage.FsspecStore.from_url(str(remote), storage_options=dict(remote.storage_options))
-
-
-def remove(path: Path) -> None:
-    """Remove a folder and all in it; nothing happens where there is none."""
-    if is_local(path):
-        shutil.rmtree(path, ignore_errors=True)
-    elif path.exists():
-        remote = cast(Any, path)
-        remote.fs.rm(remote.path, recursive=True)

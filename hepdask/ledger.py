@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from hepdask.artifacts import write_json
+from hepdask.artifacts import write_sealed
 from hepdask.config import Config
 from hepdask.errors import InputError
 from hepdask.preparation import Lost
@@ -46,7 +46,7 @@ class Ledger:
         if not self.lost or cost <= allowed * self._total:
             return
         file = self._config.store_path / LEDGER
-        write_json(file, [asdict(item) for item in self.lost])
+        write_sealed(file, {"lost": [asdict(item) for item in self.lost]})
         reasons = "\n  ".join(item.reason for item in self.lost[:5])
         more = f"\n  and {len(self.lost) - 5} more, all of them in {file}" if len(self.lost) > 5 else ""
         raise InputError(

@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import require
+from stores import members, pack
 
 from hepdask import export, names, prepare
 from hepdask.config import Config
 from hepdask.errors import ConfigError, StoreError
 from hepdask.exchange import folder as exchange
 from hepdask.exchange import tfrecord
+from hepdask.store.layout import part_file
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +151,9 @@ def test_nothing_is_overwritten(store, tmp_path):
 
 def test_a_damaged_store_leaves_nothing_behind(make_config, client, tmp_path):
     store = prepare(make_config(), client).store
-    last = store.path / "parts" / store.parts[-1]["name"] / "Pt" / "c" / "0"
-    content = bytearray(last.read_bytes())
-    content[-1] ^= 0xFF
-    last.write_bytes(content)
+    last = part_file(store.path, store.parts[-1]["name"])
+    inside = members(last)
+    pack(last, inside | {"Pt/c/0": inside["Pt/c/0"][:-1] + bytes([inside["Pt/c/0"][-1] ^ 0xFF])})
     with pytest.raises(StoreError, match="Pt"):
         export(store.path, "parquet", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

@@ -1,6 +1,9 @@
 """Events in the published layout come back as a store, and networks train on it."""
 
+import contextlib
 import json
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +12,7 @@ import pytest
 
 from hepdask import evaluate, export, import_published, load_model, open_store, prepare, train
 from hepdask.config import Config
-from hepdask.errors import ConfigError, InputError, StoreError
+from hepdask.errors import ConfigError, HepdaskError, InputError, StoreError
 from hepdask.exchange import reading
 from hepdask.names import PARTICLE
 
@@ -153,6 +156,94 @@ def test_a_killed_import_goes_on(exported, tmp_path, monkeypatch):
         assert sorted(mine.tolist()) == sorted(theirs.tolist())
 
 
+@pytest.fixture
+def small(exported):
+    """Give a few rows of the published layout."""
+    return pq.read_table(exported[1][0]).slice(0, 6)
+
+
+def test_no_byte_of_a_file_gives_a_raw_error(small, tmp_path):
+    file = tmp_path / "small.parquet"
+    pq.write_table(small, file, compression="zstd")
+    content = file.read_bytes()
+    said = 0
+    places = {
+        *range(4),
+        *range(len(content) - 300, len(content), 11),
+        *range(4, len(content), len(content) // 25),
+    }
+    for place in sorted(places):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        with contextlib.suppress(InputError):
+            reading.identity(file)
+            list(reading.blocks(file, 14, 801, 3))
+            said -= 1
+        said += 1
+    for place in (0, 4, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:place])
+        with pytest.raises(InputError, match="not a readable Parquet file"):
+            import_published(importing(tmp_path / "cut"), [file])
+    assert said > 20
+
+
+def test_sparse_vectors_that_lead_elsewhere(small, tmp_path):
+    hlf = np.stack(small["HLF_input"].to_numpy())
+    rows = spark(hlf, np.ones(len(hlf), bool)).to_pylist()
+    places = (([-1, 2], "none of 0 to 13"), ([3, 14], "none of 0 to 13"), ([5, 5], "a place twice"))
+    for at, what in places:
+        rows[4] |= {"indices": at, "values": [1.0, 2.0]}
+        check(small, rows, what, tmp_path)
+    rows[4] |= {"indices": [1], "values": [1.0, 2.0]}
+    check(small, rows, "without a place for each number", tmp_path)
+    rows[4] |= {"indices": None}
+    check(small, rows, "without a place for each number", tmp_path)
+    rows[4] |= {"type": 7}
+    check(small, rows, "neither dense nor sparse", tmp_path)
+    rows[4] = None
+    check(small, rows, "gaps", tmp_path)
+
+
+def check(table, rows, match, folder):
+    kind = spark(np.ones((1, 1)), [True]).type
+    place = table.column_names.index("HLF_input")
+    pq.write_table(table.set_column(place, "HLF_input", pa.array(rows, kind)), folder / "sparse.parquet")
+    with pytest.raises(InputError, match=rf"sparse\.parquet: rows 0 to 5: HLF_input .*{match}"):
+        import_published(importing(folder), [folder / "sparse.parquet"])
+
+
+class Brings:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+def test_types_of_others_bring_no_code(small, tmp_path):
+    fields = []
+    for field in small.schema:
+        about = {
+            b"ARROW:extension:name": b"arrow.py_extension_type",
+            b"ARROW:extension:metadata": pickle.dumps(Brings(tmp_path / "trace")),
+        }
+        fields.append(field.with_metadata(about))
+    pq.write_table(small.cast(pa.schema(fields)), tmp_path / "typed.parquet")
+    with contextlib.suppress(HepdaskError):
+        import_published(importing(tmp_path), [tmp_path / "typed.parquet"])
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_file_that_is_changed_in_place_is_another(small, tmp_path):
+    file = tmp_path / "a.parquet"
+    pq.write_table(small, file, compression="none", write_statistics=False, use_dictionary=False)
+    before, content = reading.identity(file), bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # far from the footer
+    file.write_bytes(content)
+    assert reading.identity(file) != before
+
+
 def test_what_cannot_be_imported_is_named(exported, tmp_path):
     _, files = exported
     table = pq.read_table(files[0])
@@ -180,6 +271,9 @@ def test_what_cannot_be_imported_is_named(exported, tmp_path):
     half = pa.array(np.full((len(table), 3), 0.5).tolist())
     refused("encoded_label does not say one class of 3", changed("encoded_label", half))
     refused("there are no events", table.slice(0, 0))
+    refused(
+        r"HLF_input.* holds \d+ numbers in \d+ rows", changed("HLF_input", pa.array(np.tile(hlf, 9).tolist()))
+    )
     (tmp_path / "bad.parquet").write_bytes(b"no Parquet at all")
     refused("not a readable Parquet file")
     refused(

@@ -19,7 +19,7 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
-from stores import assert_equal, columns
+from stores import assert_equal, columns, members, pack, rewrite
 
 from hepdask import names, open_store, preparation, prepare
 from hepdask.config import Config
@@ -28,7 +28,7 @@ from hepdask.features import BadEvent
 from hepdask.fileset import input_files
 from hepdask.scaling import Moments
 from hepdask.source import cut
-from hepdask.store.layout import MANIFEST, PARTS
+from hepdask.store.layout import DTYPES, MANIFEST, PARTS, part_file
 
 SIZES = {"ttbar": (70, 11), "wjets": (60, 12), "qcd": (50, 13)}
 
@@ -62,9 +62,15 @@ def test_the_store_holds_what_a_plain_loop_finds(make_config, client, truth):
 
 def test_plain_zarr_and_awkward_can_read_it(make_config, client):
     store = prepare(make_config(), client).store
-    group = zarr.open_group(store.path, mode="r")["parts"][store.parts[0]["name"]]
-    lists = ak.unflatten(group["Pt"][:], np.diff(group["offsets"][:]))
+    archive = zarr.storage.ZipStore(part_file(store.path, store.parts[0]["name"]), mode="r")
+    with archive:
+        group = zarr.open_group(archive, mode="r", zarr_format=3)
+        lists = ak.unflatten(group["Pt"][:], np.diff(group["offsets"][:]))
+        assert set(group) == set(DTYPES)
+        assert group.attrs["uuid"] == store.parts[0]["uuid"]
     assert lists.tolist() == store.arrays()[: store.parts[0]["events"]].particles.Pt.tolist()
+    root = zarr.open_group(store.path, mode="r", zarr_format=3)
+    assert root.attrs["hepdask"]["identity"]["split.seed"] == store.split.seed
 
 
 def test_scaling_is_fitted_on_the_training_split(make_config, client):
@@ -185,7 +191,7 @@ def test_a_half_written_part_is_not_believed(make_config, client):
     config = make_config()
     whole = prepare(config, client).store
     expected = columns(whole)
-    part = config.store_path / PARTS / whole.parts[0]["name"]
+    part = part_file(config.store_path, whole.parts[0]["name"])
     part.rename(part.with_name(".writing-0123"))
     (config.store_path / MANIFEST).unlink()
     with pytest.raises(StoreError, match="not complete"):
@@ -239,21 +245,24 @@ def test_balance_and_validation_can_be_changed_without_new_parts(make_config, cl
     assert len(other.store.labels("train")) > len(balanced.labels("train"))
 
 
-def test_a_part_that_is_gone_is_made_again(make_config, client):
+def test_a_part_that_is_gone_is_made_again(make_config, client, capsys):
     config = make_config()
     before = prepare(config, client).store
-    gone = config.store_path / PARTS / before.parts[1]["name"]
-    shutil.rmtree(gone)
-    gone.mkdir()  # a folder without its end, as a lost machine may leave it
+    gone = part_file(config.store_path, before.parts[1]["name"])
+    gone.write_bytes(gone.read_bytes()[:-1])  # a file without its end, as a lost machine may leave it
     again = prepare(config, client)
     assert again.tasks == 1
     assert again.store.fingerprint == before.fingerprint
+    assert f"{gone}: is no complete archive" in capsys.readouterr().err
 
 
 def test_damaged_data_are_not_used(make_config, client):
     store = prepare(make_config(), client).store
-    next((store.path / PARTS / store.parts[0]["name"] / "Pt" / "c").rglob("*")).unlink()
-    with pytest.raises(StoreError, match=rf"{store.parts[0]['name']}/Pt: not what was written"):
+    file = part_file(store.path, store.parts[0]["name"])
+    pack(file, {name: content for name, content in members(file).items() if name != "Pt/c/0"})
+    with pytest.raises(
+        StoreError, match=rf"{store.parts[0]['name']}/Pt: Pt/c/0 is missing; remove .* hepdask prepare"
+    ):
         store.events()
     (store.path / MANIFEST).write_text("{")
     with pytest.raises(HepdaskError, match=r"manifest\.json: damaged"):
@@ -263,14 +272,16 @@ def test_damaged_data_are_not_used(make_config, client):
 def test_damage_is_found(make_config, client):
     store = prepare(make_config(), client).store
     assert store.damaged_parts() == []
-    part = store.path / PARTS / store.parts[0]["name"]
-    group = zarr.open_group(part, mode="r+")
-    group["Pt"][0] = 12345.0
+    values = store.events(parts=[0]).particles["Pt"].copy()
+    values[0] = 12345.0
+    manifest = (store.path / MANIFEST).read_bytes()
+    rewrite(store.path, store.parts[0]["name"], {"Pt": values})
+    (store.path / MANIFEST).write_bytes(manifest)
     assert store.damaged_parts() == [f"{store.parts[0]['name']}/Pt"]
 
 
 def parts_of(config):
-    return list(config.store_path.glob(f"{PARTS}/*-*-*/zarr.json"))
+    return list(config.store_path.glob(f"{PARTS}/*.zip"))
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.5, 1.5])

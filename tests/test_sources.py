@@ -27,10 +27,10 @@ from hepdask import inspect, load_config, open_store, prepare
 from hepdask.config import Config, Physics, Reading
 from hepdask.errors import ConfigError, InputError, StoreError
 from hepdask.features import branches
+from hepdask.lock import locked
 from hepdask.retries import address_of, read_with_retries
 from hepdask.source import InputFile, inspect_file, read
 from hepdask.steps.prepare import summary
-from hepdask.store.lock import locked
 
 
 @pytest.fixture
@@ -315,7 +315,7 @@ class TestAgain:
         with pytest.raises(InputError, match=r"and 3 more, all of them in .*lost\.json"):
             prepare(config, client)
         ledger = json.loads((config.store_path / "lost.json").read_text())
-        assert [item["path"] for item in ledger] == files
+        assert [item["path"] for item in ledger["lost"]] == files
 
 
 class TestLock:
@@ -323,8 +323,8 @@ class TestLock:
         config = make_config()
         prepare(config, client)
         code = (
-            "import sys; from pathlib import Path; from hepdask.store.lock import locked\n"
-            "with locked(Path(sys.argv[1])):\n  print('have it', flush=True); sys.stdin.read()"
+            "import sys; from pathlib import Path; from hepdask.lock import locked\n"
+            "with locked(Path(sys.argv[1]), 'writing this store'):\n  print('have it', flush=True); sys.stdin.read()"
         )
         with subprocess.Popen(
             [sys.executable, "-c", code, str(config.store_path)],
@@ -412,7 +412,7 @@ class TestObjectStore:
         config = remote()
         store = prepare(config).store
         name = store.parts[0]["name"]
-        (config.store_path / "parts" / name / "zarr.json").unlink()
+        (config.store_path / "parts" / f"{name}.zip").write_bytes(b"PK")
         (config.store_path / "manifest.json").unlink()
         again = prepare(config)
         assert again.tasks == 1
@@ -420,15 +420,18 @@ class TestObjectStore:
 
     def test_the_second_driver_is_refused(self, remote, bucket):
         config = remote()
-        with locked(config.store_path), pytest.raises(StoreError, match="is writing this store"):
+        with (
+            locked(config.store_path, "writing this store"),
+            pytest.raises(StoreError, match="is writing this store"),
+        ):
             prepare(config)
         prepare(config)
 
     def test_the_lock_of_a_dead_driver_is_taken_over(self, remote):
         config = remote()
         code = (
-            "import sys, os; from hepdask.folders import folder; from hepdask.store.lock import locked\n"
-            "with locked(folder(sys.argv[1])):\n  os.kill(os.getpid(), 9)"
+            "import sys, os; from hepdask.folders import folder; from hepdask.lock import locked\n"
+            "with locked(folder(sys.argv[1]), 'writing this store'):\n  os.kill(os.getpid(), 9)"
         )
         died = subprocess.run([sys.executable, "-c", code, str(config.store.path)], check=False)
         assert died.returncode == -9

@@ -118,7 +118,10 @@ def write_folder(
             f"{store.path}: there is no event to export" + (f" in the split {split}" if split else "")
         )
     temporary = folder / _TEMPORARY
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+    except FileExistsError:
+        raise ConfigError(f"{folder}: another export is writing here; give another folder") from None
     try:
         paths = _write_files(store, FORMATS[format], temporary, split, file_bytes, advance)
         rows = {path.name: FORMATS[format].count(path) for path in paths}

@@ -17,6 +17,7 @@ from hepdask import artifacts, clusters, distributed, histograms
 from hepdask.config import Config
 from hepdask.errors import HepdaskError, TrainingError
 from hepdask.evaluation import ModelResult, RunFacts, write_report
+from hepdask.lock import owns_output
 from hepdask.models import TREES
 from hepdask.models.record import read_model
 from hepdask.performance import Recording
@@ -79,6 +80,7 @@ def evaluate(config: Config, client: Client | None = None) -> Evaluated:
     return evaluate_recorded(config, client, None)
 
 
+@owns_output("evaluating")
 def evaluate_recorded(config: Config, client: Client | None, recording: Recording | None) -> Evaluated:
     """Evaluate as `evaluate`; the performance report begins with a recording that was started before."""
     begin = time.monotonic()

@@ -16,7 +16,7 @@ from hepdask.config import Config, Dataset
 from hepdask.errors import ConfigError, InputError, StoreError
 from hepdask.exchange import reading
 from hepdask.features.conventions import CONVENTIONS
-from hepdask.folders import is_local
+from hepdask.lock import locked
 from hepdask.names import HIGH_LEVEL, PARTICLE
 from hepdask.progress import say, track
 from hepdask.scaling import Moments
@@ -25,7 +25,6 @@ from hepdask.split import is_test
 from hepdask.steps.prepare import Prepared, identity, summary
 from hepdask.store import open_store, writer
 from hepdask.store.layout import MANIFEST
-from hepdask.store.lock import locked
 from hepdask.store.manifest import manifest
 
 
@@ -61,9 +60,7 @@ def import_published(config: Config, files: Sequence[str | Path]) -> Prepared:
     paths = _found(files)
     path = config.store_path
     writer.refuse_strangers(path)
-    if is_local(path):
-        path.mkdir(parents=True, exist_ok=True)
-    with locked(path):
+    with locked(path, "writing this store", StoreError):
         if (path / MANIFEST).exists():
             raise StoreError(f"{path}: there is a complete store; remove it, or give another store.path")
         writer.start_store(path, identity(config))

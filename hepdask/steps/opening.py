@@ -9,11 +9,11 @@ from pathlib import Path
 from distributed import Client
 
 from hepdask import preparation
-from hepdask.artifacts import read_json
+from hepdask.artifacts import read_sealed
 from hepdask.config import Config, XRootD
-from hepdask.errors import InputError
+from hepdask.errors import HepdaskError, InputError
 from hepdask.preparation import Lost
-from hepdask.progress import track
+from hepdask.progress import say, track
 from hepdask.source import FileContent, InputFile, file_stamp
 from hepdask.store.layout import INPUTS
 from hepdask.tasks import completed
@@ -22,7 +22,12 @@ from hepdask.tasks import completed
 def inputs_known(path: Path) -> dict[str, FileContent]:
     """Read what the files held when they were last opened, by path."""
     known = {}
-    for item in read_json(path / INPUTS) or []:
+    try:
+        before = read_sealed(path / INPUTS) or {"files": []}
+    except HepdaskError:
+        say(f"{path / INPUTS}: damaged; the input files are opened again")
+        before = {"files": []}
+    for item in before["files"]:
         file = InputFile(**item["file"] | {"steps": _pairs(item["file"]["steps"])})
         known[file.path] = FileContent(file, item["uuid"], _pairs(item["bounds"]) or (), item["stamp"])
     return known

@@ -15,19 +15,18 @@ from typing import Any
 from distributed import Client
 
 from hepdask import clusters, features, metrics, preparation, traffic
-from hepdask.artifacts import read_json, write_json
+from hepdask.artifacts import read_sealed, write_sealed
 from hepdask.config import Config
-from hepdask.errors import InputError, StoreError
+from hepdask.errors import HepdaskError, InputError, StoreError
 from hepdask.fileset import input_files
-from hepdask.folders import is_local
 from hepdask.ledger import Ledger
+from hepdask.lock import locked
 from hepdask.preparation import Lost
 from hepdask.progress import say, track
 from hepdask.source import Chunk
 from hepdask.steps.opening import inputs_known, open_all, refuse_copies
 from hepdask.store import Store, open_store, writer
 from hepdask.store.layout import INPUTS, LEDGER, MANIFEST
-from hepdask.store.lock import locked
 from hepdask.store.manifest import manifest
 from hepdask.tasks import completed
 
@@ -89,15 +88,13 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
     with ExitStack() as stack:
         cluster = _Cluster(config, client, stack)
         writer.refuse_strangers(path)
-        if is_local(path):
-            path.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(locked(path))
+        stack.enter_context(locked(path, "writing this store", StoreError))
         writer.start_store(path, identity(config))
-        before = read_json(path / MANIFEST) or {}
+        before = _manifest_before(path)
         accepted = [] if retry_lost else [Lost(**item) for item in before.get("lost", [])]
         contents, unopened = open_all(files, config, cluster.client, inputs_known(path), accepted)
         refuse_copies(contents)
-        write_json(path / INPUTS, [asdict(content) for content in contents if content.stamp])
+        write_sealed(path / INPUTS, {"files": [asdict(content) for content in contents if content.stamp]})
 
         plan = [chunk for content in contents for chunk in content.chunks]
         there = writer.parts(path)
@@ -136,6 +133,15 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
     for line in summary(store):
         say(line)
     return Prepared(store, len(missing), time.monotonic() - begin, cpu)
+
+
+def _manifest_before(path: Path) -> dict[str, Any]:
+    """Read the manifest of an earlier run; one that is damaged is told, and made again from the parts."""
+    try:
+        return read_sealed(path / MANIFEST) or {}
+    except HepdaskError:
+        say(f"{path / MANIFEST}: damaged; it is made again from the parts, and what was lost is tried again")
+        return {}
 
 
 class _Cluster:

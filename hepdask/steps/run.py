@@ -6,6 +6,7 @@ from distributed import Client
 
 from hepdask import artifacts, clusters
 from hepdask.config import Config
+from hepdask.lock import owns_output
 from hepdask.models import NETWORKS
 from hepdask.performance import Recording
 from hepdask.steps.evaluate import Evaluated, evaluate_recorded
@@ -14,6 +15,7 @@ from hepdask.steps.simulate import simulate_samples
 from hepdask.steps.train import require_horovod, train
 
 
+@owns_output("running")
 def run(config: Config, client: Client | None = None) -> Evaluated:
     """Simulate, prepare, train and evaluate.
 

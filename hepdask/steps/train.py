@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from distributed import Client
 from hepdask import artifacts, clusters, distributed, metrics, models
 from hepdask.config import Config, Physics
 from hepdask.errors import HepdaskError, MissingDependency, TrainingError
+from hepdask.lock import owns_output
 from hepdask.models.record import (
     CODE,
     KeptCode,
@@ -87,6 +88,7 @@ class Trained:
         return self.folder / self.record.file
 
 
+@owns_output("training")
 def train(config: Config, model: str | None = None, client: Client | None = None) -> list[Trained]:
     """Train models on the store.
 
@@ -198,7 +200,9 @@ def _train_one(
         },
     )
     write_model(folder, record, outcome.file)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    shutil.rmtree(folder / "checkpoint" / key, ignore_errors=True)
+    with suppress(OSError):  # there are those of other settings
+        (folder / "checkpoint").rmdir()
     return Trained(name, folder, record, fresh=True)
 
 
@@ -221,7 +225,7 @@ def keep_code(physics: Physics, folder: Path) -> list[KeptCode]:
 def _train_network(name: str, key: str, store: Store, config: Config, client: Client) -> Outcome:
     folder = config.folder / "models" / name
     training = config.training
-    checkpoint, table = _own_checkpoint(folder / "checkpoint", key), folder / "history.csv"
+    checkpoint, table = folder / "checkpoint" / key, folder / "history.csv"
     if not checkpoint.exists():  # else this training goes on from there, and so do its table and its curves
         table.unlink(missing_ok=True)
         shutil.rmtree(folder / "logs" / "tensorboard", ignore_errors=True)
@@ -251,14 +255,6 @@ def _train_network(name: str, key: str, store: Store, config: Config, client: Cl
         "computed by": trained.way,
     }
     return Outcome("model.keras", trained.keras_file, trained.history, facts)
-
-
-def _own_checkpoint(folder: Path, key: str) -> Path:
-    """Give this training's folder of checkpoints; those of other settings are of no use and removed."""
-    for other in folder.glob("*"):
-        if other.name != key:
-            shutil.rmtree(other)
-    return folder / key
 
 
 def training_key(store: Store, config: Config, name: str) -> str:

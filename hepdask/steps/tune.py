@@ -22,6 +22,7 @@ from hepdask.compiled.build import KernelMissing, library
 from hepdask.config import Config
 from hepdask.distributed.future import RunFuture
 from hepdask.errors import ClusterError, ConfigError, HepdaskError, TrainingError
+from hepdask.lock import owns_output
 from hepdask.progress import say, track
 from hepdask.steps.prepare import identity, open_prepared
 from hepdask.store import Store
@@ -64,6 +65,7 @@ class Tuned:
     trials: list[Trial]
 
 
+@owns_output("tuning")
 def tune(config: Config, client: Client | None = None) -> Tuned:
     """Search for the best settings of one model by cross-validation.
 
@@ -98,6 +100,7 @@ def tune(config: Config, client: Client | None = None) -> Tuned:
     return search(config, open_prepared(config), client)
 
 
+@owns_output("tuning")
 def search(config: Config, store: Store, client: Client | None = None) -> Tuned:
     """Search on a store that is at hand; as `tune`."""
     tuning, name = config.tuning, config.tuning.model

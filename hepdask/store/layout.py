@@ -7,7 +7,7 @@
     STORE/inputs.json            what the input files held when they were last opened
     STORE/lost.json              what a run that failed could not read
     STORE/lock.json              who is writing
-    STORE/parts/NAME/            group, one for each chunk of input, written by one task
+    STORE/parts/NAME.zip         group in an archive, one for each chunk of input, written by one task
         offsets      int64   (n + 1,)     particles of event i are offsets[i]:offsets[i + 1]
         entry        int64   (n,)         entry in the input file
         group        int64   (n,)         events of one group stay in one split
@@ -19,13 +19,15 @@ A store of imported events keeps in place of the last ones the rows of sequences
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from hepdask import names
 
-SCHEMA = 4
+SCHEMA = 5
 
 #: Type of each flat particle column.
 PARTICLE_DTYPES = {name: "int8" if name in ("kind", "Charge") else "float32" for name in names.STORED}
@@ -39,10 +41,40 @@ _EVENT_DTYPES = {"offsets": "int64", "entry": "int64", "group": "int64", "high_l
 DTYPES = _EVENT_DTYPES | PARTICLE_DTYPES
 IMPORTED_DTYPES = _EVENT_DTYPES | GIVEN_DTYPES
 
+ROOT = "zarr.json"
 MANIFEST = "manifest.json"
 INPUTS = "inputs.json"
 LEDGER = "lost.json"
 PARTS = "parts"
+SUFFIX = ".zip"
+
+
+def part_file(store: Path, name: str) -> Path:
+    """Give the path of a part."""
+    return store / PARTS / f"{name}{SUFFIX}"
+
+
+def shapes(events: int, particles: int, width: int, imported: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Say of which type and shape each array of a part is.
+
+    Parameters
+    ----------
+    events, particles : int
+        How many the part holds.
+    width : int
+        High-level features.
+    imported : bool
+        Whether its events are imported.
+
+    Returns
+    -------
+    dict of (str, tuple of int)
+    """
+    dtypes = IMPORTED_DTYPES if imported else DTYPES
+    found = {
+        name: (dtype, (events,) if name in _EVENT_DTYPES else (particles,)) for name, dtype in dtypes.items()
+    }
+    return found | {"offsets": ("int64", (events + 1,)), "high_level": ("float32", (events, width))}
 
 
 def checksum(values: NDArray) -> str:

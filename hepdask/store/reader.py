@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import awkward as ak
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from hepdask import names
-from hepdask.artifacts import read_json
+from hepdask.artifacts import read_json, unsealed
 from hepdask.config import Split
-from hepdask.errors import StoreError
+from hepdask.errors import HepdaskError, StoreError
 from hepdask.features import expand_columns, sequences
 from hepdask.features.conventions import CONVENTIONS, Convention
-from hepdask.folders import folder, zarr_store
+from hepdask.folders import folder
 from hepdask.scaling import Moments, Scaler
 from hepdask.split import balanced, event_hash, is_test, is_validation
 from hepdask.split import folds as divide
-from hepdask.store.layout import GIVEN_DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA, checksum
-
-_MEND = "remove the folder of this part and run: hepdask prepare CONFIG"
+from hepdask.store.checked import fault
+from hepdask.store.layout import (
+    GIVEN_DTYPES,
+    MANIFEST,
+    PARTICLE_DTYPES,
+    ROOT,
+    SCHEMA,
+    checksum,
+    part_file,
+    shapes,
+)
+from hepdask.store.part_file import BadPart, PartFile
 
 Sample = Literal["train", "test", "fit", "validation"]
 
@@ -82,15 +92,23 @@ def open_store(path: str | Path, fold: tuple[int, int] | None = None) -> Store:
         There is no store, it is not complete, or another version wrote it.
     """
     path = folder(path)
-    if not (path / "zarr.json").exists():
+    if not (path / ROOT).exists():
         raise StoreError(f"{path}: there is no store; make it with: hepdask prepare CONFIG")
-    if not (path / MANIFEST).exists():
+    file = path / MANIFEST
+    try:
+        document = read_json(file)
+    except HepdaskError as error:
+        raise StoreError(f"{error} (hepdask prepare CONFIG)") from None
+    if document is None and not file.exists():
         raise StoreError(f"{path}: not complete; go on with: hepdask prepare CONFIG")
-    manifest = read_json(path / MANIFEST)
-    if manifest["schema"] != SCHEMA:
+    if isinstance(document, dict) and document.get("schema") != SCHEMA:
         raise StoreError(
-            f"{path}: schema {manifest['schema']}, this version reads {SCHEMA}; prepare it again"
+            f"{path}: schema {document.get('schema')}, this version reads {SCHEMA}; prepare it again"
         )
+    manifest = unsealed(document)
+    wrong = "it is not what was written" if manifest is None else fault(manifest)
+    if manifest is None or wrong:
+        raise StoreError(f"{file}: damaged: {wrong}; remove it and run: hepdask prepare CONFIG")
     return Store(path, manifest, fold)
 
 
@@ -112,7 +130,7 @@ class Store:
         self.manifest = manifest
         self.fold = fold
         self._marked: dict[Sample | None, list[NDArray[np.bool_]]] = {}
-        self._intact: set[tuple[str, str]] = set()  # arrays whose checksum was right once
+        self._intact: set[tuple[int, str]] = set()  # arrays whose checksum was right once
 
     def __len__(self) -> int:
         return sum(part["events"] for part in self.parts)
@@ -258,8 +276,10 @@ class Store:
             Fold of each event of ``"train"``, in the order of the store; events of one parent share one.
         """
         hashes = [
-            event_hash(self.split.seed, "folds", part["dataset"], part["uuid"], _read(group, "group"))[mask]
-            for group, part, mask in zip(self._groups(), self.parts, self._members("train"), strict=True)
+            event_hash(self.split.seed, "folds", part["dataset"], part["uuid"], self._column(index, "group"))[
+                mask
+            ]
+            for index, (part, mask) in enumerate(zip(self.parts, self._members("train"), strict=True))
         ]
         return divide(self.labels("train"), np.concatenate(hashes), count)
 
@@ -314,34 +334,91 @@ class Store:
         if not -len(self) <= index < len(self):
             raise IndexError(f"event {index} of a store of {len(self)}")
         index %= len(self)
-        for group, part in zip(self._groups(), self.parts, strict=True):
+        for place, part in enumerate(self.parts):
             if index < part["events"]:
-                mine = np.arange(part["events"]) == index
-                arrays = _load(group, mine, part, self.particle_dtypes, True, set())
+                arrays = self._load(place, np.arange(part["events"]) == index, True)
                 stored = {name: arrays[name] for name in self.particle_dtypes}
                 return sequences(stored, arrays["offsets"], self.max_particles, self.particle_scaler)[0]
             index -= part["events"]
         raise AssertionError("unreachable: the index was checked")
 
     def damaged_parts(self) -> list[str]:
-        """Compute all checksums again; list the arrays that differ from what was written."""
+        """Compute all checksums again; list the arrays that differ from what was written, or parts."""
         wrong = []
-        for group, part in zip(self._groups(), self.parts, strict=True):
-            for array in part["checksums"]:
-                try:
-                    _read_checked(group, array, part)
-                except StoreError:
-                    wrong.append(f"{part['name']}/{array}")
+        for index, part in enumerate(self.parts):
+            expected = self._shapes(index)
+            try:
+                with self._open(index) as file:
+                    for name in expected:
+                        try:
+                            self._checked(file, index, name)
+                        except BadPart:
+                            wrong.append(f"{part['name']}/{name}")
+            except StoreError:
+                wrong.append(part["name"])
         return wrong
 
-    def _groups(self) -> Iterator[zarr.Group]:
-        for part in self.parts:
-            yield zarr.open_group(zarr_store(self.path / PARTS / part["name"]), mode="r")
+    @contextmanager
+    def _open(self, index: int) -> Iterator[PartFile]:
+        """Open a part; what is wrong with it becomes a sentence that says what to do."""
+        name = self.parts[index]["name"]
+        place = part_file(self.path, name)
+        again = "make the store again" if self.imported else "run: hepdask prepare CONFIG"
+        try:
+            with PartFile(place) as file:
+                yield file
+        except FileNotFoundError:
+            raise StoreError(f"{place}: this part is missing; {again}") from None
+        except BadPart as error:
+            where = (
+                f"{name}/{error}"
+                if re.split("[:/]", str(error))[0] in self._shapes(index)
+                else f"{name}: {error}"
+            )
+            raise StoreError(f"{where}; remove {place} and {again}") from None
+
+    def _shapes(self, index: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        part = self.parts[index]
+        return shapes(part["events"], part["particles"], len(self.features["hlf"]), self.imported)
+
+    def _column(self, index: int, name: str) -> NDArray:
+        """Read one array of a part."""
+        with self._open(index) as file:
+            return self._read(file, index, name)
+
+    def _read(self, file: PartFile, index: int, name: str) -> NDArray:
+        """Read an array; the first time it is compared with its checksum, and with what the others say."""
+        known = (index, name)
+        if known in self._intact:
+            return file.read(name, *self._shapes(index)[name])
+        values = self._checked(file, index, name)
+        self._intact.add(known)
+        return values
+
+    def _checked(self, file: PartFile, index: int, name: str) -> NDArray:
+        part = self.parts[index]
+        values = file.read(name, *self._shapes(index)[name])
+        if checksum(values) != part["checksums"].get(name):
+            raise BadPart(f"{name}: not what was written")
+        if name == "offsets":
+            if values[0] != 0 or values[-1] != part["particles"] or (values[1:] < values[:-1]).any():
+                raise BadPart(f"{name}: does not divide {part['particles']} particles into events")
+            if np.diff(values).max(initial=0) > self.max_particles:
+                raise BadPart(f"{name}: an event has more than {self.max_particles} particles")
+        return values
 
     def _load(self, index: int, keep: NDArray[np.bool_], particles: bool) -> dict[str, NDArray]:
-        part = self.parts[index]
-        group = zarr.open_group(zarr_store(self.path / PARTS / part["name"]), mode="r")
-        return _load(group, keep, part, self.particle_dtypes, particles, self._intact)
+        """Load the chosen events of a part."""
+        columns = self.particle_dtypes
+        with self._open(index) as file:
+            loaded = {name: self._read(file, index, name)[keep] for name in ("entry", "high_level")}
+            if not particles:
+                nothing = {name: np.empty(0, dtype) for name, dtype in columns.items()}
+                return loaded | nothing | {"offsets": np.zeros(keep.sum() + 1, np.int64)}
+            counts = np.diff(self._read(file, index, "offsets"))
+            loaded["offsets"] = np.concatenate(([0], np.cumsum(counts[keep])))
+            rows = slice(None) if keep.all() else np.repeat(keep, counts)
+            return loaded | {name: self._read(file, index, name)[rows] for name in columns}
 
     def _members(self, sample: Sample | None) -> list[NDArray[np.bool_]]:
         """Mark the events of a sample in each part."""
@@ -353,11 +430,12 @@ class Store:
         if sample is None:
             return [np.ones(part["events"], bool) for part in self.parts]
         keep, order = [], []
-        for group, part in zip(self._groups(), self.parts, strict=True):
-            identity = part["dataset"], part["uuid"], _read(group, "group")
-            test = is_test(self.split, *identity)
+        for index, part in enumerate(self.parts):
+            with self._open(index) as file:
+                group, entry = (self._read(file, index, name) for name in ("group", "entry"))
+            test = is_test(self.split, part["dataset"], part["uuid"], group)
             keep.append(test if sample == "test" else ~test)
-            order.append(event_hash(self.split.seed, "balance", *identity[:2], _read(group, "entry")))
+            order.append(event_hash(self.split.seed, "balance", part["dataset"], part["uuid"], entry))
         if sample == "test":
             return keep
         if self.split.balance:
@@ -377,8 +455,8 @@ class Store:
                 mask[mask] = chosen if sample == "validation" else ~chosen
             return keep
         watched = [
-            is_validation(self.split, part["dataset"], part["uuid"], _read(group, "group"))
-            for group, part in zip(self._groups(), self.parts, strict=True)
+            is_validation(self.split, part["dataset"], part["uuid"], self._column(index, "group"))
+            for index, part in enumerate(self.parts)
         ]
         return [
             mask & (aside if sample == "validation" else ~aside)
@@ -391,49 +469,6 @@ class Store:
         return ak.Array(
             ak.contents.IndexedArray(index, words.layout, parameters={"__array__": "categorical"})
         )
-
-
-def _read(group: zarr.Group, name: str) -> NDArray:
-    return np.asarray(cast(zarr.Array, group[name])[:])
-
-
-def _read_checked(group: zarr.Group, name: str, part: dict[str, Any]) -> NDArray:
-    """Read an array, and make sure that it is what was written."""
-    try:
-        values = np.ascontiguousarray(_read(group, name))
-    except Exception as error:
-        raise StoreError(f"{part['name']}/{name}: cannot be read ({error}); {_MEND}") from None
-    if checksum(values) != part["checksums"][name]:
-        raise StoreError(f"{part['name']}/{name}: not what was written; {_MEND}")
-    return values
-
-
-def _load(
-    group: zarr.Group,
-    keep: NDArray[np.bool_],
-    part: dict[str, Any],
-    columns: dict[str, str],
-    wanted: bool,
-    intact: set[tuple[str, str]],
-) -> dict[str, NDArray]:
-    """Load the chosen events of a part; an array is compared with its checksum the first time."""
-
-    def read(name: str) -> NDArray:
-        known = (part["name"], name)
-        if known in intact:
-            return _read(group, name)
-        values = _read_checked(group, name, part)
-        intact.add(known)
-        return values
-
-    loaded = {name: read(name)[keep] for name in ("entry", "high_level")}
-    if not wanted:
-        nothing = {name: np.empty(0, dtype) for name, dtype in columns.items()}
-        return loaded | nothing | {"offsets": np.zeros(keep.sum() + 1, np.int64)}
-    counts = np.diff(read("offsets"))
-    loaded["offsets"] = np.concatenate(([0], np.cumsum(counts[keep])))
-    rows = slice(None) if keep.all() else np.repeat(keep, counts)
-    return loaded | {name: read(name)[rows] for name in columns}
 
 
 def _nothing(width: int, columns: dict[str, str]) -> dict[str, NDArray]:

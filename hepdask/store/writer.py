@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
-import tempfile
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -13,19 +13,32 @@ from typing import Any
 
 import numpy as np
 import zarr
+import zarr.storage
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from hepdask.artifacts import read_json, write_json
-from hepdask.errors import StoreError
-from hepdask.folders import is_local, remove, zarr_store
-from hepdask.store.layout import DTYPES, IMPORTED_DTYPES, MANIFEST, PARTICLE_DTYPES, PARTS, SCHEMA, checksum
-from hepdask.store.lock import LOCK
+from hepdask.artifacts import read_json, sealed, unsealed, write_json, write_sealed
+from hepdask.errors import HepdaskError, StoreError
+from hepdask.folders import is_local
+from hepdask.lock import LOCKS
+from hepdask.outputs import writing
+from hepdask.progress import say
+from hepdask.store.layout import (
+    DTYPES,
+    IMPORTED_DTYPES,
+    MANIFEST,
+    PARTICLE_DTYPES,
+    PARTS,
+    ROOT,
+    SCHEMA,
+    SUFFIX,
+    checksum,
+    part_file,
+)
+from hepdask.store.part_file import CHUNK_BYTES, BadPart, PartFile, write_archive
 
-_CHUNK_BYTES = 64 << 20  # a column is nearly always one chunk: nothing here reads less than a whole one
 _ZSTD_BLOCK = 1 << 20
 _TEMPORARY = ".writing-"
-_REMOVED = ".removed-"
 _READERS = 16
 
 
@@ -44,44 +57,38 @@ def start_store(path: Path, identity: Mapping[str, Any]) -> None:
     StoreError
         The store was made with other settings (each is named).
     """
-    if not (path / "zarr.json").exists():
-        root = zarr.create_group(
-            store=zarr_store(path), attributes={"hepdask": {"schema": SCHEMA, "identity": dict(identity)}}
-        )
-        root.create_group(PARTS)
+    if not (path / ROOT).exists():
+        about = sealed({"schema": SCHEMA, "identity": dict(identity)})
+        write_json(path / ROOT, {"zarr_format": 3, "node_type": "group", "attributes": {"hepdask": about}})
         return
     refuse_others(path, identity)
     tidy(path)
 
 
 def tidy(path: Path) -> None:
-    """Remove what tasks that died have left.
-
-    One that only seemed dead must not move a half-empty folder into place: the folder gets another name first.
-    """
+    """Remove what tasks that died have left; one that only seemed dead finds that its file is gone, and says so."""
     if not is_local(path):
         return
     for leftover in (path / PARTS).glob(_TEMPORARY + "*"):
         with suppress(FileNotFoundError):
-            os.rename(leftover, path / PARTS / f"{_REMOVED}{uuid.uuid4().hex}")
-    for leftover in (path / PARTS).glob(_REMOVED + "*"):
-        remove(leftover)
+            leftover.unlink()
 
 
 def refuse_strangers(path: Path) -> None:
     """Raise a StoreError where a folder holds something that is not a store."""
-    if not path.exists() or (path / "zarr.json").exists():
+    if not path.exists() or (path / ROOT).exists():
         return
-    if not path.is_dir() or any(found.name != LOCK for found in path.iterdir()):
+    if not path.is_dir() or any(found.name not in LOCKS for found in path.iterdir()):
         raise StoreError(f"{path}: not a hepdask store, and not empty; give another store.path")
 
 
 def refuse_others(path: Path, identity: Mapping[str, Any]) -> None:
     """Raise a StoreError that names each setting in which a store differs from `identity`."""
-    attributes: dict[str, Any] = zarr.open_group(zarr_store(path), mode="r").attrs.asdict()
-    found: dict[str, Any] = attributes.get("hepdask", {})
+    found = _root(path)
     if found.get("schema") != SCHEMA:
-        raise StoreError(f"{path}: its schema is {found.get('schema')}, this version has {SCHEMA}; remove it")
+        raise StoreError(
+            f"{path}: its schema is {found.get('schema')}, this version has {SCHEMA}; remove it, and prepare it again"
+        )
     before = found["identity"]
     differing = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
     if differing:
@@ -93,24 +100,56 @@ def refuse_others(path: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
+def _root(path: Path) -> dict[str, Any]:
+    """Read what a store says of itself."""
+    try:
+        document = read_json(path / ROOT)
+        found = document["attributes"]["hepdask"]
+        if found["schema"] != SCHEMA:
+            return found
+        found = unsealed(found)
+    except (HepdaskError, KeyError, TypeError):
+        found = None
+    if not found or not isinstance(found.get("identity"), dict):
+        raise StoreError(
+            f"{path / ROOT}: damaged, and nothing else says how the store was made; {_again(path)}"
+        )
+    return found
+
+
+def _again(path: Path) -> str:
+    return f"remove {path} and make it again: hepdask prepare CONFIG, or hepdask import CONFIG FILE"
+
+
 def parts(path: Path) -> dict[str, dict[str, Any]]:
-    """Read what all complete parts of a store say of themselves, by name."""
+    """Read what all parts of a store say of themselves, by name; those that are damaged are told and left out."""
     folder = path / PARTS
-    names = [
-        part.name
+    if not folder.exists():
+        return {}
+    names = sorted(
+        part.name.removesuffix(SUFFIX)
         for part in folder.iterdir()
-        if not part.name.startswith((_TEMPORARY, _REMOVED, "zarr.json"))
-    ]
+        if part.name.endswith(SUFFIX) and not part.name.startswith(_TEMPORARY)
+    )
     with ThreadPoolExecutor(_READERS) as pool:
         found = zip(names, pool.map(lambda name: part_attributes(path, name), names), strict=True)
         return {name: attributes for name, attributes in found if attributes is not None}
 
 
 def part_attributes(path: Path, name: str) -> dict[str, Any] | None:
-    """Read what a part says of itself; None where it is not there or not complete."""
-    document = read_json(path / PARTS / name / "zarr.json") or {}
-    attributes = document.get("attributes", {})
-    return attributes if "checksums" in attributes else None
+    """Read what a part says of itself; None where it is not there, or damaged, which is told: it will be made again."""
+    place = part_file(path, name)
+    try:
+        with PartFile(place) as part:
+            attributes = part.attributes()
+            if attributes.get("name", name) == name and "checksums" in attributes:
+                return attributes
+        raise BadPart("does not say what it is")
+    except FileNotFoundError:
+        return None
+    except BadPart as error:
+        say(f"{place}: {error}; it is made again")
+        return None
 
 
 def write_part(
@@ -145,43 +184,51 @@ def write_part(
 
     Notes
     -----
-    Where another task has written the same part meanwhile, that one stays: both are the same. An object store cannot
-    rename: there the part is made on a local disk and copied, what makes it complete last. Two tasks that copy the
-    same part at once copy the same bytes.
+    A part that is there already is replaced: by the same bytes, or it was damaged. An object store cannot rename;
+    there an object appears whole by itself.
     """
-    place = path / PARTS / name
-    if is_local(path):
-        temporary = path / PARTS / f"{_TEMPORARY}{uuid.uuid4().hex}"
-        written = _write_group(temporary, arrays, attributes, codec, mantissa_bits)
-        _move(temporary, place, arrays)
+    members, written = _members(arrays, attributes, codec, mantissa_bits)
+    place = part_file(path, name)
+    if not is_local(path):
+        content = io.BytesIO()
+        write_archive(content, members)
+        place.write_bytes(content.getvalue())
         return written
-    with tempfile.TemporaryDirectory(prefix="hepdask-") as made:
-        written = _write_group(Path(made), arrays, attributes, codec, mantissa_bits)
-        _copy(Path(made), place)
+    temporary = place.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+    with writing(place):
+        place.parent.mkdir(exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                write_archive(file, members)
+            try:
+                os.replace(temporary, place)
+            except FileNotFoundError:
+                raise StoreError(f"{temporary}: removed by another driver while it was written") from None
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
     return written
 
 
-def _write_group(
-    place: Path, arrays: Mapping[str, NDArray], attributes: Mapping[str, Any], codec: str, mantissa_bits: int
-) -> dict[str, Any]:
-    checksums = {}
-    group = zarr.create_group(store=place)
+def _members(
+    arrays: Mapping[str, NDArray], attributes: Mapping[str, Any], codec: str, mantissa_bits: int
+) -> tuple[dict[str, memoryview], dict[str, Any]]:
+    """Make the group of a part in memory: its files by name, and its attributes."""
+    checksums, ready = {}, {}
     for array, dtype in (DTYPES if "kind" in arrays else IMPORTED_DTYPES).items():
         values = np.ascontiguousarray(arrays[array], dtype=dtype)
         if values.dtype == np.float32 and array in PARTICLE_DTYPES:
             values = round_mantissa(values, mantissa_bits)
         checksums[array] = checksum(values)
-        _write_array(group, array, values, codec)
+        ready[array] = values
     written = {**attributes, "checksums": checksums}
-    group.update_attributes(written)  # at once: `attrs.update` writes the file again for each key
-    return written
-
-
-def _copy(made: Path, place: Path) -> None:
-    """Copy a group into an object store, its attributes last."""
-    files = [file for file in made.rglob("*") if file.is_file()]
-    for file in sorted(files, key=lambda file: file == made / "zarr.json"):
-        (place / file.relative_to(made).as_posix()).write_bytes(file.read_bytes())
+    files: dict[str, Any] = {}
+    group = zarr.create_group(
+        store=zarr.storage.MemoryStore(store_dict=files), attributes=written, zarr_format=3
+    )
+    for array, values in ready.items():
+        _write_array(group, array, values, codec)
+    return {name: memoryview(content.as_numpy_array()) for name, content in files.items()}, written
 
 
 def round_mantissa(values: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
@@ -198,27 +245,13 @@ def round_mantissa(values: NDArray[np.float32], bits: int) -> NDArray[np.float32
     return (rounded & ~np.uint32((1 << drop) - 1)).view(np.float32)
 
 
-def _move(temporary: Path, place: Path, arrays: Iterable[str]) -> None:
-    if not all((temporary / array / "zarr.json").exists() for array in arrays):
-        remove(temporary)
-        raise StoreError(f"{temporary}: removed by another driver while it was written")
-    try:
-        os.rename(temporary, place)
-    except OSError:
-        if (read_json(place / "zarr.json") or {}).get("attributes", {}).get("checksums"):
-            remove(temporary)
-            return
-        remove(place)  # what a lost machine left of a part
-        os.rename(temporary, place)
-
-
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """Put the manifest in place: from now on the store is complete."""
-    write_json(path / MANIFEST, manifest)
+    write_sealed(path / MANIFEST, dict(manifest))
 
 
 def _write_array(group: zarr.Group, name: str, values: NDArray, codec: str) -> None:
-    pieces = max(1, -(-values.nbytes // _CHUNK_BYTES))
+    pieces = max(1, -(-values.nbytes // CHUNK_BYTES))
     rows = max(1, -(-len(values) // pieces))
     group.create_array(
         name,

@@ -6,7 +6,6 @@ that were under way are tried again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import warnings
@@ -19,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from hepdask.config import Range, Tuning
-from hepdask.errors import HepdaskError, MissingDependency
+from hepdask.errors import MissingDependency
+from hepdask.lock import locked
 from hepdask.tuning import space
 
 #: Settings that must be finished before others are compared with their median.
@@ -212,14 +212,7 @@ def open_study(path: Path, name: str, tuning: Tuning, seed: int) -> Iterator[Stu
         raise MissingDependency("Optuna is not installed: pip install 'hepdask[tune]'") from None
     optuna.logging.set_verbosity(logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as journal:
-        try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise HepdaskError(
-                f"{path}: another driver works on this study; wait for it, or end it"
-            ) from None
+    with locked(path.parent, "working on this study"), path.open("a+b") as journal:
         _mend(journal)
         path.with_name(path.name + ".lock").unlink(missing_ok=True)  # of a driver that was killed
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
