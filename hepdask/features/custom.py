@@ -67,7 +67,7 @@ def apply(reference: str, events: ak.Array, kind: str) -> NDArray:
     Raises
     ------
     ConfigError
-        It gives something else, or a feature that is not finite.
+        It gives something else.
     """
     try:
         found = np.asarray(ak.to_numpy(load(reference)(events)))
@@ -80,9 +80,5 @@ def apply(reference: str, events: ak.Array, kind: str) -> NDArray:
         raise ConfigError(
             f"{reference} must give one {'bool' if kind == 'selection' else 'number'} an event, shape "
             f"({len(events)},); it gave shape {found.shape} of {found.dtype}"
-        )
-    if kind == "feature" and not np.isfinite(found).all():
-        raise ConfigError(
-            f"{reference} gave a NaN or infinite value for event {np.flatnonzero(~np.isfinite(found))[0]}"
         )
     return found if kind == "selection" else found.astype(np.float64)

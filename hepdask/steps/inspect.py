@@ -12,7 +12,7 @@ from hepdask.config import Physics
 from hepdask.errors import InputError
 from hepdask.features import branches
 from hepdask.folders import folder
-from hepdask.source import branch_names
+from hepdask.source import branch_names, missing_branches, trees
 from hepdask.store import open_store
 
 
@@ -54,28 +54,23 @@ def describe(facts: dict[str, Any]) -> list[str]:
 
 def _file(path: str) -> dict[str, Any]:
     wanted = branches(Physics())
-    trees = []
+    found_trees = []
     try:
         with uproot.open(path) as file:
-            for name, kind in file.classnames(cycle=False).items():
-                if not kind.endswith(("TTree", "RNTuple")):
-                    continue
-                found = branch_names(file[name])
-                missing = [
-                    f"{c}.{f}" for c, fields in wanted.items() for f in fields if f"{c}.{f}" not in found
-                ]
-                trees.append(
+            for name in trees(file):
+                tree = file[name]
+                found_trees.append(
                     {
                         "name": name,
-                        "entries": int(file[name].num_entries),
-                        "branches": sorted(found),
-                        "missing": missing,
+                        "entries": int(tree.num_entries),
+                        "branches": sorted(branch_names(tree)),
+                        "missing": missing_branches(tree, wanted, {}),
                     }
                 )
             uuid = str(file.file.uuid)
     except Exception as error:
         raise InputError(f"{path}: neither a store, a run nor a readable ROOT file: {error}") from None
-    return {"kind": "file", "path": path, "uuid": uuid, "trees": trees}
+    return {"kind": "file", "path": path, "uuid": uuid, "trees": found_trees}
 
 
 def _describe_file(facts: dict[str, Any]) -> list[str]:

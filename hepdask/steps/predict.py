@@ -23,7 +23,7 @@ from hepdask.fileset import expand
 from hepdask.prediction import Scored, score_chunk
 from hepdask.preparation import Lost
 from hepdask.progress import say, track
-from hepdask.source import Chunk, FileContent, InputFile
+from hepdask.source import Chunk, FileContent, InputFile, look
 from hepdask.tasks import completed
 
 _SUFFIXES: dict[str, Format] = {".root": "root", ".parquet": "parquet"}
@@ -196,7 +196,7 @@ class _Outputs:
         target = self._targets[content.file.path]
         description = {
             "file": content.file.path,
-            "uuid": content.uuid,
+            "uuid": content.identity.uuid,
             "tree": self._tree,
             "model": self._record["model"],
             "training": self._record["key"],
@@ -257,7 +257,7 @@ def _stem(path: str) -> str:
 
 def _open(paths: Sequence[str], tree: str, config: Config, client: Client) -> list[FileContent | Lost]:
     """Say what each file holds, in their order."""
-    files = [InputFile("", 0, path, tree) for path in paths]
+    files = [InputFile("", 0, path, tree, seen=look(path)) for path in paths]
     found: dict[str, FileContent | Lost] = {}
     with track("open files", len(files), "files") as tracker:
         tasks = completed(

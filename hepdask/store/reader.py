@@ -258,7 +258,7 @@ class Store:
             Fold of each event of ``"train"``, in the order of the store; events of one parent share one.
         """
         hashes = [
-            event_hash(self.split.seed, "folds", part["dataset"], part["uuid"], _read(group, "group"))[mask]
+            event_hash(self.split.seed, "folds", part["dataset"], part["origin"], _read(group, "group"))[mask]
             for group, part, mask in zip(self._groups(), self.parts, self._members("train"), strict=True)
         ]
         return divide(self.labels("train"), np.concatenate(hashes), count)
@@ -323,6 +323,29 @@ class Store:
             index -= part["events"]
         raise AssertionError("unreachable: the index was checked")
 
+    def column(self, index: int, name: str) -> NDArray:
+        """Load one array of a part.
+
+        Parameters
+        ----------
+        index : int
+            Which part.
+        name : str
+            One of `layout.DTYPES`.
+
+        Returns
+        -------
+        number (n,) or (n, features)
+
+        Raises
+        ------
+        StoreError
+            It is not what was written.
+        """
+        part = self.parts[index]
+        group = zarr.open_group(zarr_store(self.path / PARTS / part["name"]), mode="r")
+        return _read_checked(group, name, part)
+
     def damaged_parts(self) -> list[str]:
         """Compute all checksums again; list the arrays that differ from what was written."""
         wrong = []
@@ -354,7 +377,7 @@ class Store:
             return [np.ones(part["events"], bool) for part in self.parts]
         keep, order = [], []
         for group, part in zip(self._groups(), self.parts, strict=True):
-            identity = part["dataset"], part["uuid"], _read(group, "group")
+            identity = part["dataset"], part["origin"], _read(group, "group")
             test = is_test(self.split, *identity)
             keep.append(test if sample == "test" else ~test)
             order.append(event_hash(self.split.seed, "balance", *identity[:2], _read(group, "entry")))
@@ -377,7 +400,7 @@ class Store:
                 mask[mask] = chosen if sample == "validation" else ~chosen
             return keep
         watched = [
-            is_validation(self.split, part["dataset"], part["uuid"], _read(group, "group"))
+            is_validation(self.split, part["dataset"], part["origin"], _read(group, "group"))
             for group, part in zip(self._groups(), self.parts, strict=True)
         ]
         return [
