@@ -169,8 +169,8 @@ def _read(chunk: source.Chunk, config: Config) -> ak.Array | Lost:
 
 def _prepare(chunk: source.Chunk, events: ak.Array, config: Config, store: Path) -> dict[str, Any]:
     physics = config.physics
-    (extracted, parents), usable, dropped = on_usable(
-        lambda some: (extract(some, physics), _parents(some, physics.collections.generator)), events
+    (parents, extracted), usable, dropped = on_usable(
+        lambda some: (_parents(some, physics.collections.generator), extract(some, physics)), events
     )
     entry = chunk.start + usable[extracted.selected]
     group = entry if parents is None else parents[extracted.selected]

@@ -546,7 +546,7 @@ def final_errors(file: InputFile, address: str) -> Iterator[None]:
         final = isinstance(error, _FINAL) or error.errno in _FINAL_CODES
         if not final and not any(code in str(error) for code in codes):
             raise
-        elsewhere = f" on {socket.gethostname()}, though the driver sees it" if file.seen else ""
+        elsewhere = f" on {socket.gethostname()}, though the driver saw it" if file.seen else ""
         raise InputError(f"{address}: {_reason(error)}{elsewhere}; check {_named(file)}") from error
 
 
@@ -593,7 +593,7 @@ def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
             raise InputError(
                 f"{address}: the description of {file.tree} is damaged: {type(error).__name__}: {_reason(error)}"
             ) from None
-        kind = getattr(tree, "classname", type(tree).__name__)
+        kind = "folder" if isinstance(tree, uproot.ReadOnlyDirectory) else tree.classname
         if not _TREE.fullmatch(kind):
             raise InputError(
                 f"{address}: {file.tree} is a {kind}, no tree; there are: {', '.join(trees(opened)) or 'none'}"

@@ -132,9 +132,10 @@ def _pair(store: Store, twice: NDArray[np.uint64]) -> list[Shared]:
     order = np.lexsort((entry, file, value))
     value, file, entry = value[order], file[order], entry[order]
     first = np.flatnonzero(value[1:] == value[:-1])
-    pairs, example, counts = np.unique(
-        file[first] * len(names) + file[first + 1], return_index=True, return_counts=True
-    )
+    pair_of = file[first] * len(names) + file[first + 1]
+    order = np.lexsort((entry[first], pair_of))
+    first = first[order]
+    pairs, example, counts = np.unique(pair_of[order], return_index=True, return_counts=True)
     result = []
     for pair, at, count in zip(pairs.tolist(), first[example].tolist(), counts.tolist(), strict=True):
         one, other = divmod(pair, len(names))
