@@ -189,7 +189,7 @@ def _root_chunk(path: Path, events: ak.Array, codec: str) -> Chunk:
     made.write_root(path, events, CODECS[codec])
     file = InputFile("benchmark", 0, str(path), made.TREE)
     content = inspect_file(file, str(path), branches(PHYSICS), {}, Reading(chunk_memory=1 << 20))
-    return Chunk(content.file, content.uuid, 0, content.entries)
+    return Chunk(content.file, content.identity, 0, content.entries)
 
 
 def _scaling(size: Size) -> list[Row]:

@@ -19,7 +19,7 @@ from hepdask import order
 from hepdask.ahead import ahead
 from hepdask.errors import TrainingError
 from hepdask.features import sequences
-from hepdask.features.columns import first_not_finite
+from hepdask.features.columns import events_of, not_finite
 from hepdask.scaling import Scaler
 from hepdask.store import Events, Store
 from hepdask.store.reader import Sample
@@ -158,9 +158,9 @@ def _first_not_finite(events: Events) -> tuple[int, str] | None:
     if not finite.all():
         return int(np.argmin(finite)), "a high-level feature"
     for name, column in events.particles.items():
-        place = first_not_finite(column) if column.dtype.kind == "f" else -1
-        if place >= 0:
-            return int(np.searchsorted(events.offsets, place, side="right")) - 1, f"{name} of a particle"
+        wrong = not_finite(column) if column.dtype.kind == "f" else np.empty(0, np.int64)
+        if len(wrong):
+            return int(events_of(events.offsets, wrong[:1])[0]), f"{name} of a particle"
     return None
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hepdask.config import Config, Physics, load_config
 from hepdask.errors import ConfigError, InputError
-from hepdask.features import BadEvent, Extracted, extract, reasons
+from hepdask.features import Extracted, extract, on_usable, reasons
 from hepdask.models.record import CODE, RECORD, ModelRecord, read_model, read_record
 from hepdask.store import Events
 from hepdask.store.writer import round_mantissa
@@ -131,18 +131,11 @@ class Classifier:
         KeyError
             A collection or field is missing.
         """
-        try:
-            extracted = extract(events, self.physics)
-        except BadEvent:
-            if len(events) == 1:
-                return np.full((1, len(self.classes)), np.nan, np.float32), np.full(
-                    1, reasons.NOT_USABLE, np.int16
-                )
-            middle = len(events) // 2
-            halves = [self.judge(events[:middle]), self.judge(events[middle:])]
-            scores, reason = (np.concatenate(both) for both in zip(*halves, strict=True))
-            return scores, reason
-        return self._scored(extracted), extracted.reason
+        extracted, usable, _ = on_usable(lambda some: extract(some, self.physics), events)
+        scores = np.full((len(events), len(self.classes)), np.nan, np.float32)
+        reason = np.full(len(events), reasons.NOT_USABLE, np.int16)
+        scores[usable], reason[usable] = self._scored(extracted), extracted.reason
+        return scores, reason
 
     @property
     def reasons(self) -> list[str]:

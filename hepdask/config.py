@@ -78,7 +78,7 @@ class File(Section):
     steps: tuple[tuple[int, int], ...] | None = Field(
         None, description="ranges of entries to read, each at once; default all"
     )
-    uuid: str | None = Field(None, description="its UUID, without which the file is opened first")
+    uuid: str | None = Field(None, description="the UUID it must have")
     checksum: str | None = Field(
         None,
         pattern=r"^(adler32|md5|sha1|sha256|sha512):[0-9a-fA-F]+$",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 
 from hepdask.config import Config, Dataset, File, XRootD
 from hepdask.errors import ConfigError, InputError
 from hepdask.paths import is_url
-from hepdask.source import InputFile
+from hepdask.source import InputFile, look
 from hepdask.xrootd import is_xrootd, list_directory
 
 
@@ -36,18 +37,30 @@ def input_files(config: Config) -> list[InputFile]:
             file.uuid,
             file.num_entries,
             file.steps,
+            look(path),
         )
         for name, dataset in config.fileset.items()
         for path, tree, file in _expand(name, dataset, config.store.xrootd)
     ]
-    seen: set[tuple[str, str]] = set()
+    _refuse_twice(files)
+    return sorted(files, key=lambda file: (file.dataset, file.path, file.steps or ()))
+
+
+def _refuse_twice(files: list[InputFile]) -> None:
+    """Raise a ConfigError where one file stands in the fileset twice, unless its steps do not overlap."""
+    ranges: dict[tuple[str, str], list[tuple[float, float, str]]] = {}
     for file in files:
-        if (file.path, file.tree) in seen:
-            raise ConfigError(
-                f"fileset.{file.dataset}: {file.path} is listed twice; its events would count double"
-            )
-        seen.add((file.path, file.tree))
-    return sorted(files, key=lambda file: (file.dataset, file.path))
+        steps = [(0.0, float("inf"))] if file.steps is None else file.steps
+        ranges.setdefault((file.path, file.tree), []).extend((*step, file.dataset) for step in steps)
+    for (path, _), listed in ranges.items():
+        listed.sort()
+        for (_, stop, one), (start, _, other) in pairwise(listed):
+            if start < stop:
+                both = f"fileset.{one} and fileset.{other}" if one != other else f"fileset.{one}"
+                raise ConfigError(
+                    f"{both}: {path} is listed twice; its events would count double. Name it once, or give steps that "
+                    "do not overlap"
+                )
 
 
 def expand(pattern: str, bounds: XRootD) -> list[str]:

@@ -65,7 +65,7 @@ def score_chunk(chunk: source.Chunk, folder: Path, identity: str, config: Config
     try:
         events = read_with_retries(attempt, chunk.file.path, reading)
     except InputError as error:
-        return Lost(chunk.file.path, chunk.start, chunk.stop, str(error))
+        return Lost.chunk(chunk, str(error))
     with _loading:
         classifier = _load(folder, identity, physics)
     return Scored(*classifier.judge(events))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,39 +15,70 @@ from numpy.typing import NDArray
 from hepdask import histograms, source
 from hepdask.config import Config
 from hepdask.errors import InputError
-from hepdask.features import BadEvent, Extracted, branches, extract
+from hepdask.features import BadEvent, Dropped, Extracted, branches, extract, on_usable
 from hepdask.features.expand import expand
-from hepdask.names import PARTICLE
+from hepdask.features.fingerprint import fingerprints
+from hepdask.names import PARTICLE, STORED
 from hepdask.retries import read_with_retries
 from hepdask.scaling import Moments
 from hepdask.split import is_test
 from hepdask.store import writer
+
+#: Bad events of a file that are named for each reason; the others are counted.
+BAD_NAMED = 5
 
 _BLOCK = 1 << 14
 
 
 @dataclass(frozen=True)
 class Lost:
-    """Input that could not be read.
+    """Input that could not be read, or that no physics can be done with.
 
     Attributes
     ----------
+    dataset : str
+        Name of the dataset.
     path : str
         The file.
     start, stop : int
-        The entries it cost; both -1 where the file could not even be opened.
+        The entries among which it was; both -1 where the file could not even be opened.
+    events : int
+        How many of these entries are lost.
     reason : str
         What was wrong, and after how many attempts.
+    version : str
+        Of a chunk that could not be read: `Identity.version` of the file, so that one which has changed since is
+        tried again. Else empty.
     """
 
+    dataset: str
     path: str
     start: int
     stop: int
+    events: int
     reason: str
+    version: str = ""
+
+    @classmethod
+    def file(cls, file: source.InputFile, reason: str) -> Lost:
+        """Say that a file cannot be opened."""
+        return cls(file.dataset, file.path, -1, -1, 0, reason)
+
+    @classmethod
+    def chunk(cls, chunk: source.Chunk, reason: str) -> Lost:
+        """Say that a chunk cannot be read."""
+        start, stop = chunk.start, chunk.stop
+        version = chunk.identity.version
+        return cls(chunk.file.dataset, chunk.file.path, start, stop, stop - start, reason, version)
+
+    @property
+    def key(self) -> tuple[str, str, str, int, int]:
+        """What tells a loss from others."""
+        return self.dataset, self.path, self.version, self.start, self.stop
 
 
 def describe(
-    file: source.InputFile, config: Config, known: dict[str, source.FileContent]
+    file: source.InputFile, config: Config, known: Mapping[source.InputFile, source.FileContent]
 ) -> source.FileContent | Lost:
     """Say what a file holds.
 
@@ -57,8 +88,8 @@ def describe(
         Which file.
     config : Config
         Physics and reading.
-    known : dict
-        What files held when they were last opened, by path; a file that has not changed since is not opened again.
+    known : mapping
+        What files held when they were last opened; a file that has not changed since is not opened again.
 
     Returns
     -------
@@ -66,9 +97,12 @@ def describe(
     """
 
     def look(address: str) -> source.FileContent:
-        before = known.get(file.path)
-        if before is not None and before.stamp == source.file_stamp(address, config.store.xrootd):
-            return before
+        before = known.get(file)
+        if before is not None:
+            with source.final_errors(file, address):
+                stamp = source.file_stamp(address, config.store.xrootd)
+            if stamp is not None and stamp == before.stamp:
+                return before
         return source.inspect_file(
             file, address, branches(config.physics), config.physics.branches, config.store
         )
@@ -76,7 +110,7 @@ def describe(
     try:
         return read_with_retries(look, file.path, config.store)
     except InputError as error:
-        return Lost(file.path, -1, -1, str(error))
+        return Lost.file(file, str(error))
 
 
 def prepare_chunks(
@@ -130,44 +164,58 @@ def _read(chunk: source.Chunk, config: Config) -> ak.Array | Lost:
     try:
         return read_with_retries(attempt, chunk.file.path, config.store)
     except InputError as error:
-        return Lost(chunk.file.path, chunk.start, chunk.stop, str(error))
+        return Lost.chunk(chunk, str(error))
 
 
-def _prepare(chunk: source.Chunk, events: ak.Array, config: Config, store: Path) -> dict[str, Any] | Lost:
-    try:
-        extracted = extract(events, config.physics)
-        parents = _parents(events, config.physics.collections.generator)
-    except BadEvent as error:
-        return Lost(
-            chunk.file.path, chunk.start, chunk.stop,
-            f"{chunk.file.path}: entry {chunk.start + error.event}: {error.what}",
-        )  # fmt: skip
-    entry = chunk.start + np.flatnonzero(extracted.selected)
+def _prepare(chunk: source.Chunk, events: ak.Array, config: Config, store: Path) -> dict[str, Any]:
+    physics = config.physics
+    (parents, extracted), usable, dropped = on_usable(
+        lambda some: (_parents(some, physics.collections.generator), extract(some, physics)), events
+    )
+    entry = chunk.start + usable[extracted.selected]
     group = entry if parents is None else parents[extracted.selected]
     arrays = {
         "offsets": extracted.particles.offsets,
         "entry": entry,
         "group": group,
+        "fingerprint": fingerprints(
+            extracted.particles.offsets, (extracted.particles[name] for name in STORED), extracted.high_level
+        ),
         "high_level": extracted.high_level,
         **extracted.particles.values,
     }
-    training = ~is_test(config.split, chunk.file.dataset, chunk.uuid, group)
+    training = ~is_test(config.split, chunk.file.dataset, chunk.identity.origin, group)
     attributes = {
         "name": chunk.name,
         "dataset": chunk.file.dataset,
         "file": chunk.file.path,
         "tree": chunk.file.tree,
-        "uuid": chunk.uuid,
+        "uuid": chunk.identity.uuid,
+        "origin": chunk.identity.origin,
+        "version": chunk.identity.version,
         "start": chunk.start,
         "stop": chunk.stop,
         "events": len(entry),
         "particles": len(extracted.particles),
+        "bad": [_bad(chunk, one) for one in dropped],
         "moments": _moments(extracted, training),
         "histograms": histograms.fill(extracted, config.physics),
     }
     return writer.write_part(
         store, chunk.name, arrays, attributes, config.store.codec, config.store.mantissa_bits
     )
+
+
+def _bad(chunk: source.Chunk, dropped: Dropped) -> dict[str, Any]:
+    """Sum up the events that were dropped for one reason: how many, where, and the entries of the first few."""
+    entries = chunk.start + dropped.events
+    return {
+        "what": dropped.what,
+        "events": len(entries),
+        "start": int(entries[0]),
+        "stop": int(entries[-1]) + 1,
+        "first": entries[:BAD_NAMED].tolist(),
+    }
 
 
 def _parents(events: ak.Array, collection: str) -> NDArray[np.int64] | None:
@@ -177,7 +225,7 @@ def _parents(events: ak.Array, collection: str) -> NDArray[np.int64] | None:
     parents = events[collection].Parent
     counts = ak.to_numpy(ak.num(parents, axis=1))
     if (counts != 1).any():
-        raise BadEvent(int(np.flatnonzero(counts != 1)[0]), f"{collection}.Parent does not hold one number")
+        raise BadEvent(np.flatnonzero(counts != 1), f"{collection}.Parent does not hold one number")
     return ak.to_numpy(ak.flatten(parents)).astype(np.int64)
 
 

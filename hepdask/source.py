@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import os
+import queue
 import re
+import socket
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -27,6 +30,13 @@ from hepdask.xrootd import forget_connection, is_xrootd, set_bounds, stamp
 Fields = Mapping[str, tuple[str, ...]]
 
 _BLOCK = 1 << 22
+_HEAD_BYTES = 100  # the header of a ROOT file: its UUID, its end, where its keys lie
+_SAMPLE_BYTES = 1024  # looked at of the first basket of each branch that is read
+_TREE = re.compile(r"TTree|TNtupleD?|ROOT::(Experimental::)?RNTuple")
+
+#: What another attempt will not mend.
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_FINAL_CODES = (errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def _inflate(data: bytes, uncompressed_bytes: int) -> bytearray:
@@ -61,6 +71,8 @@ class InputFile:
         The entries it must have.
     steps : tuple of (int, int) or None
         Ranges of entries to read; None for all entries.
+    seen : str or None
+        What the driver sees at its path, see `look`; a worker must see the same.
     """
 
     dataset: str
@@ -71,6 +83,38 @@ class InputFile:
     uuid: str | None = None
     entries: int | None = None
     steps: tuple[tuple[int, int], ...] | None = None
+    seen: str | None = None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells a tree in a file from all others, found in the file itself: its copies share it wherever they lie.
+
+    A UUID alone does not tell: a file that is updated keeps it, and programs give the same one, or none, to many files.
+
+    Attributes
+    ----------
+    uuid : str
+        What ROOT calls the file.
+    origin : str
+        Digest of the UUID, the entries, and the uncompressed size of each branch. The split is decided from it: it
+        stays the same where the same events are written once more.
+    layout : str
+        Digest of the UUID and of the description of the tree with the places and sizes of all baskets (of an RNTuple
+        its checksums): another one whenever the tree is written again.
+    sample : str
+        Digest of the first bytes of the branches that are read: other values in the same places differ in it.
+    """
+
+    uuid: str
+    origin: str
+    layout: str
+    sample: str
+
+    @property
+    def version(self) -> str:
+        """All of it in one word."""
+        return f"{self.layout}{self.sample}"
 
 
 @dataclass(frozen=True)
@@ -81,8 +125,8 @@ class FileContent:
     ----------
     file : InputFile
         Which file.
-    uuid : str
-        The UUID that ROOT wrote into it: the identity of its events, wherever it lies.
+    identity : Identity
+        Which events these are.
     bounds : tuple of (int, int)
         The ranges of entries in which it is read.
     stamp : str or None
@@ -91,7 +135,7 @@ class FileContent:
     """
 
     file: InputFile
-    uuid: str
+    identity: Identity
     bounds: tuple[tuple[int, int], ...]
     stamp: str | None = None
 
@@ -103,7 +147,7 @@ class FileContent:
     @property
     def chunks(self) -> list[Chunk]:
         """The ranges as chunks."""
-        return [Chunk(self.file, self.uuid, start, stop) for start, stop in self.bounds]
+        return [Chunk(self.file, self.identity, start, stop) for start, stop in self.bounds]
 
 
 @dataclass(frozen=True)
@@ -111,17 +155,36 @@ class Chunk:
     """The entries ``start:stop`` of a file."""
 
     file: InputFile
-    uuid: str
+    identity: Identity
     start: int
     stop: int
 
     @property
     def name(self) -> str:
         """Name that no other chunk has, fit for a folder."""
-        identity = f"{self.file.dataset}\0{self.uuid}\0{self.file.tree}"
-        digest = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
-        dataset = re.sub(r"[^\w.-]", "_", self.file.dataset)
+        digest = _digest(self.file.dataset, self.identity.version, self.file.tree)
+        dataset = re.sub(r"[^\w.-]", "_", self.file.dataset, flags=re.ASCII)[:64]
         return f"{dataset}-{digest}-{self.start:012d}-{self.stop:012d}"
+
+
+def look(path: str) -> str | None:
+    """Say what lies at a local path: its size and a digest of its first bytes; None where nothing can be seen.
+
+    Of a ROOT file those bytes hold the UUID, the end, and the place of what was written last.
+    """
+    if "://" in path:
+        return None
+    try:
+        with open(path, "rb") as file:
+            return f"{os.fstat(file.fileno()).st_size} {_digest(file.read(_HEAD_BYTES))}"
+    except OSError:
+        return None
+
+
+def _digest(*content: str | bytes) -> str:
+    return hashlib.blake2b(
+        b"\0".join(part.encode() if isinstance(part, str) else part for part in content), digest_size=8
+    ).hexdigest()
 
 
 def inspect_file(
@@ -154,30 +217,83 @@ def inspect_file(
         stamp = file_stamp(address, reading.xrootd)
         if file.checksum is not None:
             _verify(file, address)
-        uuid, entries = str(tree.file.uuid), int(tree.num_entries)
+        entries = int(tree.num_entries)
         for what, expected, found in (
-            ("UUID", file.uuid, uuid),
+            ("UUID", file.uuid, str(tree.file.uuid)),
             ("number of entries", file.entries, entries),
         ):
             if expected is not None and expected != found:
                 raise InputError(
                     f"{address}: its {what} is {found}, the fileset (fileset.{file.dataset}) says {expected}"
                 )
+        keys = _keys(wanted, renamed)
+        try:
+            identity = identify(tree, keys)
+        except OSError:
+            raise
+        except Exception as error:
+            _raise_if_disconnected(error, address)
+            raise InputError(
+                f"{address}: the description of {file.tree} is damaged: {_reason(error)}"
+            ) from error
         if file.steps is not None:
             if file.steps and file.steps[-1][1] > entries:
                 raise InputError(
                     f"{address}: has {entries} entries, steps in fileset.{file.dataset} go to {file.steps[-1][1]}"
                 )
-            return FileContent(file, uuid, file.steps, stamp)
-        keys = {
-            _branch_of(renamed, collection, field)
-            for collection, fields in wanted.items()
-            for field in fields
-        }
+            return FileContent(file, identity, file.steps, stamp)
         size, edges = _size_and_clusters(tree, keys)
     most = max(1, int(reading.chunk_memory * 1e6 * entries / size)) if size else entries
     most = min(most, reading.chunk_events or most)
-    return FileContent(file, uuid, tuple(cut(edges, most)), stamp)
+    return FileContent(file, identity, tuple(cut(edges, most)), stamp)
+
+
+def identify(tree: Any, keys: set[str]) -> Identity:
+    """Tell an opened tree from all others; of the branches `keys`, the first bytes are looked at.
+
+    Parameters
+    ----------
+    tree : TTree or RNTuple
+        As uproot opens it.
+    keys : set of str
+        Names of branches.
+
+    Returns
+    -------
+    Identity
+    """
+    uuid, entries = str(tree.file.uuid), str(tree.num_entries)
+    if _is_rntuple(tree):
+        pages = [
+            column.pages[0].locator
+            for envelope in tree.page_list_envelopes[:1]
+            for cluster in envelope.pagelinklist[:1]
+            for column in cluster
+            if column.pages
+        ]
+        starts = [(int(page.offset), int(page.num_bytes)) for page in pages]
+        sizes = [*branch_names(tree)]
+    else:
+        branches = list(tree.itervalues(recursive=True))
+        starts = [
+            (int(branch.member("fBasketSeek")[0]), int(branch.member("fBasketBytes")[0]))
+            for branch in branches
+            if branch.name in keys and branch.num_baskets and branch.member("fBasketSeek")[0] > 0
+        ]
+        sizes = [f"{branch.name} {branch.uncompressed_bytes}" for branch in branches]
+    ranges = [(start, start + min(length, _SAMPLE_BYTES)) for start, length in sorted(starts) if length > 0]
+    chunks = tree.file.source.chunks(ranges, queue.Queue()) if ranges else []
+    sample = [bytes(chunk.raw_data) for chunk in chunks]
+    return Identity(uuid, _digest(uuid, entries, *sorted(sizes)), _layout(tree), _digest(*sample))
+
+
+def _layout(tree: Any) -> str:
+    """Digest the UUID of a file and what it says of a tree: where everything lies, and how large it is."""
+    uuid = str(tree.file.uuid)
+    if not _is_rntuple(tree):
+        return _digest(uuid, bytes(tree.chunk.raw_data))
+    checksums = [tree.footer.checksum, *(envelope.checksum for envelope in tree.page_list_envelopes)]
+    return _digest(uuid, repr(sorted(tree.all_members.items())), repr(checksums))
 
 
 def file_stamp(address: str, xrootd: XRootD) -> str | None:
@@ -190,7 +306,7 @@ def file_stamp(address: str, xrootd: XRootD) -> str | None:
     """
     if "://" not in address:
         found = os.stat(address)
-        return f"{found.st_size} {found.st_mtime_ns}"
+        return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"  # the last one cannot be set back
     if is_xrootd(address):
         return stamp(address, xrootd)
     path_fs, path = fsspec.core.url_to_fs(address)
@@ -289,23 +405,24 @@ def read(
     address = address or chunk.file.path
     renamed = renamed or {}
     with _tree(chunk.file, address, xrootd or XRootD()) as tree:
-        if str(tree.file.uuid) != chunk.uuid:
+        if _layout(tree) != chunk.identity.layout:
             raise InputError(
-                f"{address}: its UUID is {tree.file.uuid}, not {chunk.uuid}: the file was replaced while the run was "
-                "using it; start again"
+                f"{address}: not the file that was opened before (its UUID was {chunk.identity.uuid}): it was replaced "
+                "or changed while the run was using it; start again"
             )
         found = branch_names(tree)
         present = dict(wanted)
         for collection, fields in (optional or {}).items():
             if all(_branch_of(renamed, collection, field) in found for field in fields):
                 present[collection] = (*present.get(collection, ()), *fields)
-        keys = {
-            _branch_of(renamed, collection, field)
-            for collection, fields in present.items()
-            for field in fields
-        }
-        for key in sorted(keys):
-            _require_branch(chunk.file, address, found, key)
+        keys = _keys(present, renamed)
+        if missing := missing_branches(tree, present, renamed):
+            near = difflib.get_close_matches(missing[0], sorted(found), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(
+                f"{address}: tree {chunk.file.tree} has no branch {missing[0]}{hint} "
+                "(physics.collections and physics.branches set the names)"
+            )
         try:
             by_name = _arrays(tree, keys, chunk.start, chunk.stop)
         except (OSError, TimeoutError):
@@ -331,6 +448,12 @@ def _branch_of(renamed: Mapping[str, str], collection: str, field: str) -> str:
     return renamed.get(f"{collection}.{field}", f"{collection}.{field}")
 
 
+def _keys(wanted: Fields, renamed: Mapping[str, str]) -> set[str]:
+    return {
+        _branch_of(renamed, collection, field) for collection, fields in wanted.items() for field in fields
+    }
+
+
 def _is_rntuple(tree: Any) -> bool:
     return "RNTuple" in tree.classname
 
@@ -342,16 +465,37 @@ def branch_names(tree: Any) -> set[str]:
     )
 
 
+def missing_branches(tree: Any, wanted: Fields, renamed: Mapping[str, str]) -> list[str]:
+    """Name the branches of wanted fields that an opened tree does not have, in alphabetical order."""
+    return sorted(_keys(wanted, renamed) - branch_names(tree))
+
+
+def trees(opened: Any) -> list[str]:
+    """Name the trees and RNTuples of an opened file, those in folders too."""
+    return [name for name, kind in opened.classnames(cycle=False).items() if _TREE.fullmatch(kind)]
+
+
 def _arrays(tree: Any, keys: set[str], start: int, stop: int) -> dict[str, ak.Array]:
     """Read some branches, by name."""
     if _is_rntuple(tree):
         record = tree.arrays(filter_name=sorted(keys), entry_start=start, entry_stop=stop)
-        return {key: record[tuple(key.split("."))] for key in keys}
+        return {key: _field(record, key) for key in keys}
     arrays = tree.arrays(
         filter_branch=lambda branch: branch.name in keys,
         entry_start=start, entry_stop=stop, library="ak", how=dict,
     )  # fmt: skip
     return {name.rsplit("/", 1)[-1]: array for name, array in arrays.items()}
+
+
+def _field(record: ak.Array, key: str) -> ak.Array:
+    """Take a field by its path, in which dots separate the levels, or are part of a name."""
+    if key in record.fields:
+        return record[key]
+    for dot in (place for place, letter in enumerate(key) if letter == "."):
+        if key[:dot] in record.fields:
+            with suppress(KeyError):
+                return _field(record[key[:dot]], key[dot + 1 :])
+    raise KeyError(f"no field {key}")
 
 
 def _zip(address: str, collection: str, fields: dict[str, ak.Array]) -> ak.Array:
@@ -380,17 +524,57 @@ def _tree(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
 
 
 @contextmanager
+def final_errors(file: InputFile, address: str) -> Iterator[None]:
+    """Turn what another attempt would not mend into an InputError: no such file, no permission, not a file.
+
+    Parameters
+    ----------
+    file : InputFile
+        Which file.
+    address : str
+        Where it is opened.
+
+    Raises
+    ------
+    InputError
+        In place of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        codes = "[3010]", "[3011]"  # of XRootD: not authorised, not found
+        final = isinstance(error, _FINAL) or error.errno in _FINAL_CODES
+        if not final and not any(code in str(error) for code in codes):
+            raise
+        elsewhere = f" on {socket.gethostname()}, though the driver saw it" if file.seen else ""
+        raise InputError(f"{address}: {_reason(error)}{elsewhere}; check {_named(file)}") from error
+
+
+def _require_same(file: InputFile, address: str) -> None:
+    """Raise an InputError where something else lies at a local path than the driver sees there."""
+    if file.seen is None or address != file.path:
+        return
+    here = look(address)
+    if here is not None and here != file.seen:
+        raise InputError(
+            f"{address}: {socket.gethostname()} sees another file there ({here.split()[0]} bytes) than the driver "
+            f"({file.seen.split()[0]} bytes): the path means something else there, or the file was changed while the "
+            f"run was using it; check {_named(file)}, and start again"
+        )
+
+
+@contextmanager
 def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
     if is_xrootd(address):
         set_bounds(xrootd)
     try:
-        # arrays that uproot keeps would live on in the closed file until Python looks for cycles of garbage
-        opened = uproot.open({address: None}, array_cache=None)  # as a dict: a colon is part of the name
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise InputError(f"{address}: {_reason(error)}; check {_named(file)}") from error
-    except OSError as error:
-        if "[3011]" in str(error) or "[3010]" in str(error):
-            raise InputError(f"{address}: {_reason(error)}; check {_named(file)}") from error
+        with final_errors(file, address):
+            if "://" not in address:
+                os.stat(address)
+            _require_same(file, address)
+            # arrays that uproot keeps would live on in the closed file until Python looks for cycles of garbage
+            opened = uproot.open({address: None}, array_cache=None)  # as a dict: a colon is part of the name
+    except (InputError, OSError):
         raise
     except Exception as error:
         _raise_if_disconnected(error, address)
@@ -399,13 +583,8 @@ def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
         try:
             tree = opened[file.tree]
         except KeyError:
-            trees = [
-                name
-                for name, kind in opened.classnames(cycle=False).items()
-                if kind.endswith(("Tree", "RNTuple"))
-            ]
             raise InputError(
-                f"{address}: no tree is called {file.tree}; there are: {', '.join(trees) or 'none'}"
+                f"{address}: no tree is called {file.tree}; there are: {', '.join(trees(opened)) or 'none'}"
             ) from None
         except OSError:
             raise
@@ -414,6 +593,11 @@ def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
             raise InputError(
                 f"{address}: the description of {file.tree} is damaged: {type(error).__name__}: {_reason(error)}"
             ) from None
+        kind = "folder" if isinstance(tree, uproot.ReadOnlyDirectory) else tree.classname
+        if not _TREE.fullmatch(kind):
+            raise InputError(
+                f"{address}: {file.tree} is a {kind}, no tree; there are: {', '.join(trees(opened)) or 'none'}"
+            )
         yield tree
 
 
@@ -429,16 +613,6 @@ def _raise_if_disconnected(error: Exception, address: str) -> None:
     """Raise an OSError where a remote file was closed under us: fsspec-xrootd then raises a ValueError."""
     if "://" in address and isinstance(error, ValueError) and "closed file" in str(error):
         raise OSError(f"{address}: the connection was lost while the file was read") from error
-
-
-def _require_branch(file: InputFile, address: str, found: set[str], key: str) -> None:
-    if key not in found:
-        near = difflib.get_close_matches(key, sorted(found), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(
-            f"{address}: tree {file.tree} has no branch {key}{hint} "
-            "(physics.collections and physics.branches set the names)"
-        )
 
 
 def _named(file: InputFile) -> str:

@@ -1,8 +1,8 @@
 """Which event goes where, decided from its identity alone.
 
-An event is known by its dataset, the UUID of its file and its entry (or its generator parent, so that
-events sharing one stay together). A hash of that and a seed gives a number in [0, 1): the same for
-any order of files, size of chunks, number of workers, or restart.
+An event is known by its dataset, the origin of its file (`source.Identity`) and its entry (or its
+generator parent, so that events sharing one stay together). A hash of that and a seed gives a number
+in [0, 1): the same for any order of files, size of chunks, number of workers, or restart.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hepdask.config import Split
 
 
 def event_hash(
-    seed: int, purpose: str, dataset: str, uuid: str, group: NDArray[np.int64]
+    seed: int, purpose: str, dataset: str, origin: str, group: NDArray[np.int64]
 ) -> NDArray[np.uint64]:
     """Hash the identity of events.
 
@@ -26,8 +26,8 @@ def event_hash(
         Seed of the split.
     purpose : str
         What the number is for; numbers for different purposes are independent.
-    dataset, uuid : str
-        Dataset and file of the events.
+    dataset, origin : str
+        Dataset of the events, and `Identity.origin` of their file.
     group : int64 (n,)
         Entry in the file, or the parent the event shares with others.
 
@@ -36,7 +36,7 @@ def event_hash(
     uint64 (n,)
         Uniform; mixed with the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
     """
-    key = hashlib.blake2b(f"{seed}\0{purpose}\0{dataset}\0{uuid}".encode(), digest_size=8).digest()
+    key = hashlib.blake2b(f"{seed}\0{purpose}\0{dataset}\0{origin}".encode(), digest_size=8).digest()
     with np.errstate(over="ignore"):
         mixed = (group.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         mixed += np.frombuffer(key, np.uint64)[0]
@@ -50,14 +50,14 @@ def uniform(hashes: NDArray[np.uint64]) -> NDArray[np.float64]:
     return (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def is_test(split: Split, dataset: str, uuid: str, group: NDArray[np.int64]) -> NDArray[np.bool_]:
+def is_test(split: Split, dataset: str, origin: str, group: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Say which events are kept for the test."""
-    return uniform(event_hash(split.seed, "test", dataset, uuid, group)) < split.test_fraction
+    return uniform(event_hash(split.seed, "test", dataset, origin, group)) < split.test_fraction
 
 
-def is_validation(split: Split, dataset: str, uuid: str, group: NDArray[np.int64]) -> NDArray[np.bool_]:
+def is_validation(split: Split, dataset: str, origin: str, group: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Say which events of the training split are only watched while training."""
-    return uniform(event_hash(split.seed, "validation", dataset, uuid, group)) < split.validation_fraction
+    return uniform(event_hash(split.seed, "validation", dataset, origin, group)) < split.validation_fraction
 
 
 def balanced(labels: NDArray[np.int64], rank: NDArray[np.uint64]) -> NDArray[np.bool_]:

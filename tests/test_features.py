@@ -402,13 +402,16 @@ class TestCustom:
     @pytest.mark.parametrize(
         ("reference", "message"),
         [
-            (f"{__file__}:not_a_number", "gave a NaN or infinite value for event 0"),
             (f"{__file__}:too_short", "must give one number an event"),
         ],
     )
     def test_what_cannot_be_used_is_refused(self, reference, message):
         with pytest.raises(ConfigError, match=message):
             features.extract(self.array, Physics(features={"mine": reference}))
+
+    def test_a_feature_that_is_no_number_is_a_bad_event(self):
+        with pytest.raises(features.BadEvent, match=r"physics\.features\.mine is not a finite number"):
+            features.extract(self.array, Physics(features={"mine": f"{__file__}:not_a_number"}))
 
     def test_one_flavour_alone(self):
         muons = Physics(leptons=("muon",))

@@ -422,9 +422,9 @@ class TestBadInput:
             make_config(files=files, store={"max_lost_fraction": 0.2, "chunk_events": 10}), client
         ).store
         assert [(lost["path"], lost["start"], lost["stop"]) for lost in store.manifest["lost"]] == [
-            (path, 0, 10)
+            (path, 3, 4)
         ]
-        assert store.manifest["selection"][2]["events_lost"] == 10
+        assert store.manifest["selection"][2]["events_lost"] == 1
         assert "entry 3" in store.manifest["notes"][0]
 
 

@@ -30,7 +30,9 @@ from hepdask.features import branches
 from hepdask.lock import locked
 from hepdask.retries import address_of, read_with_retries
 from hepdask.source import InputFile, inspect_file, read
+from hepdask.steps import opening
 from hepdask.steps.prepare import summary
+from hepdask.tasks import completed
 
 
 @pytest.fixture
@@ -165,6 +167,60 @@ class TestFormats:
                 client,
             )
 
+    def test_rntuple_with_dots_in_its_names(self, make_config, client, tmp_path):
+        """Flat fields, records, and records with dots in their names: one answer for all that read them."""
+        events = made.random_events(40, seed=22)
+        whole = made.to_awkward(events, np.float32)
+        flat = {f"{c}.{f}": whole[c][f] for c in whole.fields for f in whole[c].fields}
+        nested = {name: whole[name] for name in whole.fields}
+        some = {name: array for name, array in flat.items() if name.startswith("Jet.")}
+        one = {"Extra.Weight": np.arange(40.0), "Extra.Deep.Er": whole.Jet.PT}
+        layouts = {
+            "flat": flat, "nested": nested, "mixed": {**{n: nested[n] for n in nested if n != "Jet"}, **some, **one},
+        }  # fmt: skip
+        stores = []
+        for name, layout in layouts.items():
+            path = str(tmp_path / f"{name}.root")
+            with uproot.recreate(path) as file:
+                file["Delphes"] = layout
+            (tree,) = inspect(path)["trees"]
+            assert tree["entries"] == 40
+            assert tree["missing"] == []
+            stores.append(
+                prepare(make_config(files={"ttbar": [path]}, output=str(tmp_path / name)), client).store
+            )
+        made.write_root(tmp_path / "tree.root", events)
+        config = make_config(files={"ttbar": [str(tmp_path / "tree.root")]}, output=str(tmp_path / "tree"))
+        expected = prepare(config, client).store
+        for store in stores:
+            assert_equal(store, expected)
+        file = InputFile("ttbar", 1, str(tmp_path / "mixed.root"), "Delphes")
+        chunk = inspect_file(file, file.path, branches(Physics()), {}, Reading()).chunks[0]
+        found = read(chunk, {"Extra": ("Deep.Er",)})
+        assert found.Extra["Deep.Er"].tolist() == whole.Jet.PT.tolist()
+        with pytest.raises(InputError, match=r"mixed\.root: Extra\.Weight is not a list of numbers"):
+            read(chunk, {"Extra": ("Weight",)})
+
+    def test_what_is_no_tree(self, make_config, client, tmp_path):
+        path = str(tmp_path / "many.root")
+        made.write_root(path, made.random_events(20, seed=23), tree="deep/down/Events")
+        with uproot.update(path) as file:
+            file["h"] = np.histogram([1.0, 2.0])
+            file["words"] = "some words"
+        for name, kind in (
+            ("h", "TH1D"),
+            ("deep", "folder"),
+            ("words", "TObjString"),
+            ("deep/down", "folder"),
+        ):
+            with pytest.raises(
+                InputError, match=rf"{name} is a {kind}, no tree; there are: deep/down/Events"
+            ):
+                prepare(make_config(files={"ttbar": {path: name}}, output=str(tmp_path / kind)), client)
+        assert [tree["name"] for tree in inspect(path)["trees"]] == ["deep/down/Events"]
+        store = prepare(make_config(files={"ttbar": {path: "deep/down/Events"}}), client).store
+        assert store.manifest["selection"][0]["events_read"] == 20
+
     def test_http(self, make_config, client, sample_files, tmp_path, plain):
         folder = os.path.dirname(sample_files["ttbar"])
         handler = partial(_Ranges, directory=folder)
@@ -277,19 +333,28 @@ class TestAgain:
         config = config.model_copy(update={"cluster": f"tcp://127.0.0.1:{free_port()}"})
         assert prepare(config).tasks == 0
 
-    def test_only_new_files_are_opened(self, make_config, client, sample_files, tmp_path):
+    def test_only_new_files_are_opened(self, make_config, client, sample_files, tmp_path, monkeypatch):
         old = str(tmp_path / "old.root")
         shutil.copy(sample_files["ttbar"], old)
         prepare(make_config(files={"ttbar": [old]}), client)
-        stamp = os.stat(old)
-        with open(old, "r+b") as file:  # no longer a ROOT file, but nobody looks
-            file.write(b"xxxx")
-        os.utime(old, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-        store = prepare(make_config(files={"ttbar": [old], "wjets": [sample_files["wjets"]]}), client).store
+        opened = []
+
+        def noted(client, function, items, *arguments, **settings):
+            opened.append([file.path for file in items])
+            return completed(client, function, items, *arguments, **settings)
+
+        monkeypatch.setattr(opening, "completed", noted)
+        both = make_config(files={"ttbar": [old], "wjets": [sample_files["wjets"]]})
+        store = prepare(both, client).store
         assert [row["events_read"] for row in store.manifest["selection"]] == [70, 60]
-        os.utime(old)  # changed: now somebody does
+        assert opened == [[sample_files["wjets"]]]
+        with open(old, "r+b") as file:  # no longer a ROOT file, but of the same age and size
+            file.write(b"xxxx")
+        stamp = os.stat(sample_files["ttbar"])
+        os.utime(old, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
         with pytest.raises(InputError, match="not a readable ROOT file"):
-            prepare(make_config(files={"ttbar": [old], "wjets": [sample_files["wjets"]]}), client)
+            prepare(both, client)
+        assert opened[1:] == [[old]]
 
     def test_what_was_lost_comes_back_when_asked_for(self, make_config, client, sample_files, tmp_path):
         late = str(tmp_path / "late.root")

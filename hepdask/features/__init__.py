@@ -16,18 +16,19 @@ from hepdask import names
 from hepdask.config import Physics
 from hepdask.features import custom, reasons
 from hepdask.features.candidates import Inputs, inputs
-from hepdask.features.columns import BadEvent, Columns, first_not_finite
+from hepdask.features.columns import BadEvent, Columns, events_of, not_finite
 from hepdask.features.conventions import CONVENTIONS
 from hepdask.features.expand import expand
 from hepdask.features.high_level import high_level_features, jets, missing_et
 from hepdask.features.lepton import Leptons, leading_leptons
 from hepdask.features.particles import particle_lists
 from hepdask.features.published import published_sequences
+from hepdask.features.usable import Dropped, on_usable
 from hepdask.scaling import Scaler
 
 __all__ = [
-    "BadEvent", "Extracted", "branches", "expand_columns", "extract", "high_level", "particles", "select", "sequences",
-    "warm_up",
+    "BadEvent", "Dropped", "Extracted", "branches", "expand_columns", "extract", "high_level", "on_usable", "particles",
+    "select", "sequences", "warm_up",
 ]  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def extract(events: ak.Array, physics: Physics) -> Extracted:
     KeyError
         A collection or field is missing.
     BadEvent
-        A value is not finite, or a pT is negative.
+        A value is not finite, or a pT is negative; see `on_usable`.
     """
     found, leptons = _select(events, physics)
     sequence = particle_lists(leptons, found, physics, in_sequence=True, dtype=np.float32)
@@ -257,8 +258,14 @@ def _high_level(events: ak.Array, leptons: Leptons, physics: Physics) -> NDArray
     published = high_level_features(
         leptons, jets(events, physics).of_events(keep), missing_et(events, physics).of_events(keep), physics
     )
-    own = [custom.apply(function, events[keep], "feature") for function in physics.features.values()]
-    return np.column_stack([published, *own])
+    own = [published]
+    for name, function in physics.features.items():
+        values = custom.apply(function, events[keep], "feature")
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if len(wrong):
+            raise BadEvent(np.flatnonzero(keep)[wrong], f"physics.features.{name} is not a finite number")
+        own.append(values)
+    return np.column_stack(own)
 
 
 def _refuse_overflow(leptons: Leptons, sequence: Columns, high_level: NDArray[np.float64]) -> None:
@@ -267,21 +274,20 @@ def _refuse_overflow(leptons: Leptons, sequence: Columns, high_level: NDArray[np
     with np.errstate(over="ignore", invalid="ignore"):
         wrong = np.flatnonzero(~np.isfinite(high_level.astype(np.float32)).all(axis=1))
         if len(wrong):
-            raise BadEvent(int(events[wrong[0]]), "a high-level feature is too large")
+            raise BadEvent(events[wrong], "a high-level feature is too large")
         if not len(sequence):
             return
         # energy <= pT exp|eta|; only where that bound is passed somewhere is a closer look worth its time
         bound = sequence["Pt"].max() * np.exp(np.abs(sequence["Eta"]).max())
         columns = [sequence[name] for name in names.STORED[:9]]
-        if np.isfinite(bound) and all(first_not_finite(column) < 0 for column in columns):
+        if np.isfinite(bound) and not any(len(not_finite(column)) for column in columns):
             return
         fits = np.isfinite(sequence["Pt"] * np.exp(np.abs(sequence["Eta"])))
         for column in columns:
             fits &= np.isfinite(column)
     if not fits.all():
-        first = int(np.flatnonzero(~fits)[0])
-        event = int(np.searchsorted(sequence.offsets, first, side="right")) - 1
-        raise BadEvent(int(events[event]), "the energy or isolation of a particle is too large")
+        wrong = events_of(sequence.offsets, np.flatnonzero(~fits))
+        raise BadEvent(events[wrong], "the energy or isolation of a particle is too large")
 
 
 def _require_selected(leptons: Leptons) -> None:

@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 
 
 class BadEvent(ValueError):
-    """An event holds a value no physics can be done with.
+    """Events hold a value no physics can be done with.
 
     Attributes
     ----------
-    event : int
-        Index of the event in the array that was given.
+    events : int64 (n,)
+        Places of all such events in the array that was given, rising.
     what : str
-        What is wrong with it.
+        What is wrong with them.
     """
 
-    def __init__(self, event: int, what: str) -> None:
-        super().__init__(f"event {event}: {what}")
-        self.event = event
+    def __init__(self, events: NDArray, what: str) -> None:
+        more = f" (and {len(events) - 1:,} more events)" if len(events) > 1 else ""
+        super().__init__(f"event {events[0]}: {what}{more}")
+        self.events = events
         self.what = what
 
 
@@ -110,25 +111,30 @@ def columns(events: ak.Array, collection: str, fields: Sequence[str], positive: 
     for field in fields:
         column = np.require(ak.to_numpy(ak.flatten(record[field], axis=1)), requirements=["C", "W"])
         if column.dtype.kind == "f":
-            _refuse(offsets, first_not_finite(column), f"{collection}.{field} is not a finite number")
+            _refuse(offsets, not_finite(column), f"{collection}.{field} is not a finite number")
         values[field] = column
     if positive is not None:
-        _refuse(offsets, first_negative(values[positive]), f"{collection}.{positive} is negative")
+        _refuse(offsets, negative(values[positive]), f"{collection}.{positive} is negative")
     return Columns(offsets, values)
 
 
-def first_not_finite(column: NDArray) -> int:
-    """Find the first value that is NaN or infinite; -1 where all are finite."""
+def not_finite(column: NDArray) -> NDArray[np.int64]:
+    """Find the places of all values that are NaN or infinite."""
     if _sum_of_differences(column) == 0:
-        return -1
-    return int(np.flatnonzero(~np.isfinite(column))[0])
+        return np.empty(0, np.int64)
+    return np.flatnonzero(~np.isfinite(column))
 
 
-def first_negative(column: NDArray) -> int:
-    """Find the first negative value; -1 where there is none."""
+def negative(column: NDArray) -> NDArray[np.int64]:
+    """Find the places of all negative values."""
     if not len(column) or column.min() >= 0:
-        return -1
-    return int(np.flatnonzero(column < 0)[0])
+        return np.empty(0, np.int64)
+    return np.flatnonzero(column < 0)
+
+
+def events_of(offsets: NDArray[np.int64], objects: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give the places of the events that some objects belong to, each once."""
+    return np.unique(np.searchsorted(offsets, objects, side="right") - 1)
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
@@ -148,6 +154,6 @@ def require(names: Sequence[str], name: str, what: str) -> None:
         raise KeyError(f"no {what} is called {name}{hint}")
 
 
-def _refuse(offsets: NDArray[np.int64], bad: int, what: str) -> None:
-    if bad >= 0:
-        raise BadEvent(int(np.searchsorted(offsets, bad, side="right")) - 1, what)
+def _refuse(offsets: NDArray[np.int64], bad: NDArray[np.int64], what: str) -> None:
+    if len(bad):
+        raise BadEvent(events_of(offsets, bad), what)

@@ -29,7 +29,7 @@ def apply(function: UserFunction | str, events: ak.Array, kind: str) -> NDArray:
     Raises
     ------
     ConfigError
-        It cannot be loaded, or gives something else, or a feature that is not finite.
+        It cannot be loaded, or gives something else.
     """
     function = resolve(function) if isinstance(function, str) else function
     call = function.load()
@@ -42,9 +42,5 @@ def apply(function: UserFunction | str, events: ak.Array, kind: str) -> NDArray:
         raise ConfigError(
             f"{function} must give one {'bool' if kind == 'selection' else 'number'} an event, shape "
             f"({len(events)},); it gave shape {found.shape} of {found.dtype}"
-        )
-    if kind == "feature" and not np.isfinite(found).all():
-        raise ConfigError(
-            f"{function} gave a NaN or infinite value for event {np.flatnonzero(~np.isfinite(found))[0]}"
         )
     return found if kind == "selection" else found.astype(np.float64)

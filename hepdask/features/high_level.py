@@ -17,7 +17,7 @@ def missing_et(events: ak.Array, physics: Physics) -> Columns:
     met = columns(events, physics.collections.met, ("MET", "Phi"), positive="MET")
     empty = np.flatnonzero(met.counts == 0)
     if len(empty):
-        raise BadEvent(int(empty[0]), f"{physics.collections.met} is empty")
+        raise BadEvent(empty, f"{physics.collections.met} is empty")
     return met
 
 

@@ -16,6 +16,7 @@ from hepdask.config import Config, Dataset
 from hepdask.errors import ConfigError, InputError, StoreError
 from hepdask.exchange import reading
 from hepdask.features.conventions import CONVENTIONS
+from hepdask.features.fingerprint import fingerprints
 from hepdask.lock import locked
 from hepdask.names import HIGH_LEVEL, PARTICLE
 from hepdask.progress import say, track
@@ -146,18 +147,20 @@ def _write(
             continue
         entry, high_level = block.start + chosen, block.high_level[chosen]
         rows = block.sequences[chosen].reshape(-1, len(PARTICLE))
+        offsets = np.arange(len(chosen) + 1) * block.sequences.shape[1]
         arrays = {
-            "offsets": np.arange(len(chosen) + 1) * block.sequences.shape[1],
+            "offsets": offsets,
             "entry": entry,
             "group": entry,
+            "fingerprint": fingerprints(offsets, rows.T, high_level),
             "high_level": high_level,
             **dict(zip(PARTICLE, rows.T, strict=True)),
         }
         training = ~is_test(config.split, dataset, digest, entry)
         attributes = {
-            "name": name, "dataset": dataset, "file": str(path), "tree": "", "uuid": digest,
+            "name": name, "dataset": dataset, "file": str(path), "tree": "", "uuid": digest, "origin": digest,
             "start": block.start, "stop": block.start + len(chosen),
-            "events": len(chosen), "particles": len(rows),
+            "events": len(chosen), "particles": len(rows), "version": digest, "bad": [],
             "moments": {
                 "particles": Moments.of(np.empty((0, len(PARTICLE)))).to_json(),
                 "high_level": Moments.of(high_level[training]).to_json(),

@@ -14,7 +14,7 @@ from hepdask.features import branches
 from hepdask.folders import folder
 from hepdask.models.record import read_model, read_record
 from hepdask.paths import address, split_tree
-from hepdask.source import branch_names
+from hepdask.source import branch_names, missing_branches, trees
 from hepdask.store import open_store
 
 
@@ -57,35 +57,30 @@ def describe(facts: dict[str, Any]) -> list[str]:
 
 def _file(path: str, wanted_tree: str | None = None) -> dict[str, Any]:
     wanted = branches(Physics())
-    trees = []
+    found_trees: list[dict[str, Any]] = []
     try:
         with uproot.open({path: None}) as file:
-            for name, kind in file.classnames(cycle=False).items():
-                if not kind.endswith(("TTree", "RNTuple")):
-                    continue
-                found = branch_names(file[name])
-                missing = [
-                    f"{c}.{f}" for c, fields in wanted.items() for f in fields if f"{c}.{f}" not in found
-                ]
-                trees.append(
+            for name in trees(file):
+                tree = file[name]
+                found_trees.append(
                     {
                         "name": name,
-                        "entries": int(file[name].num_entries),
-                        "branches": sorted(found),
-                        "missing": missing,
+                        "entries": int(tree.num_entries),
+                        "branches": sorted(branch_names(tree)),
+                        "missing": missing_branches(tree, wanted, {}),
                     }
                 )
             uuid = str(file.file.uuid)
             if wanted_tree is not None:
-                names = ", ".join(one["name"] for one in trees) or "none"
-                trees = [one for one in trees if one["name"] == wanted_tree]
-                if not trees:
+                names = ", ".join(one["name"] for one in found_trees) or "none"
+                found_trees = [one for one in found_trees if one["name"] == wanted_tree]
+                if not found_trees:
                     raise InputError(f"{path}: no tree is called {wanted_tree}; there are: {names}")
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"{path}: neither a store, a run nor a readable ROOT file: {error}") from None
-    return {"kind": "file", "path": path, "uuid": uuid, "trees": trees}
+    return {"kind": "file", "path": path, "uuid": uuid, "trees": found_trees}
 
 
 def _describe_file(facts: dict[str, Any]) -> list[str]:

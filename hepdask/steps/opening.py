@@ -1,9 +1,10 @@
-"""What the files of a fileset hold: said by the fileset, known from before, or found by opening them on the cluster."""
+"""What the files of a fileset hold: known from before, or found by opening them on the cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 from distributed import Client
@@ -14,13 +15,15 @@ from hepdask.config import Config, XRootD
 from hepdask.errors import HepdaskError, InputError
 from hepdask.preparation import Lost
 from hepdask.progress import say, track
-from hepdask.source import FileContent, InputFile, file_stamp
+from hepdask.source import FileContent, Identity, InputFile, file_stamp
 from hepdask.store.layout import INPUTS
 from hepdask.tasks import completed
 
+Known = dict[InputFile, FileContent]
 
-def inputs_known(path: Path) -> dict[str, FileContent]:
-    """Read what the files held when they were last opened, by path."""
+
+def inputs_known(path: Path) -> Known:
+    """Read what the files held when they were last opened."""
     known = {}
     try:
         before = read_sealed(path / INPUTS) or {"files": []}
@@ -29,7 +32,8 @@ def inputs_known(path: Path) -> dict[str, FileContent]:
         before = {"files": []}
     for item in before["files"]:
         file = InputFile(**item["file"] | {"steps": _pairs(item["file"]["steps"])})
-        known[file.path] = FileContent(file, item["uuid"], _pairs(item["bounds"]) or (), item["stamp"])
+        identity = Identity(**item["identity"])
+        known[file] = FileContent(file, identity, _pairs(item["bounds"]) or (), item["stamp"])
     return known
 
 
@@ -41,7 +45,7 @@ def open_all(
     files: list[InputFile],
     config: Config,
     client: Callable[[], Client],
-    known: dict[str, FileContent],
+    known: Known,
     accepted: list[Lost],
 ) -> tuple[list[FileContent], list[Lost]]:
     """Say what each file holds.
@@ -55,7 +59,7 @@ def open_all(
     client : callable
         Gives the cluster, asked only where a file has to be opened.
     known : dict
-        From `inputs_known`.
+        From `inputs_known`; believed as long as the driver sees a file unchanged.
     accepted : list of Lost
         Files that an earlier run gave up, and that are not tried again.
 
@@ -66,18 +70,15 @@ def open_all(
     list of Lost
         The others, with the reason.
     """
-    wanted = set(files)
-    known = {path: content for path, content in known.items() if content.file in wanted}
+    known = {file: known[file] for file in files if file in known}
     given_up = {item.path: item for item in accepted if item.start < 0}
     found: list[FileContent] = []
     lost: list[Lost] = []
     unknown: list[InputFile] = []
     for file in files:
-        before = known.get(file.path)
+        before = known.get(file)
         if file.path in given_up:
             lost.append(given_up[file.path])
-        elif file.uuid and file.steps is not None and not file.checksum:
-            found.append(FileContent(file, file.uuid, file.steps))
         elif before and "://" not in file.path and before.stamp == _local_stamp(file.path):
             found.append(before)
         else:
@@ -92,8 +93,8 @@ def open_all(
                 for _, result in tasks:
                     (lost if isinstance(result, Lost) else found).append(result)
                     tracker.advance(1)
-    found.sort(key=lambda content: (content.file.dataset, content.file.path))
-    lost.sort(key=lambda item: item.path)
+    found.sort(key=lambda content: (content.file.dataset, content.file.path, content.bounds))
+    lost.sort(key=lambda item: (item.dataset, item.path))
     return found, lost
 
 
@@ -105,12 +106,18 @@ def _local_stamp(path: str) -> str | None:
 
 
 def refuse_copies(contents: list[FileContent]) -> None:
-    """Raise an InputError where two paths lead to the same events."""
-    identities: dict[tuple[str, str], FileContent] = {}
+    """Raise an InputError where two paths lead to the same events: copies of one file, and ranges that overlap."""
+    copies: dict[tuple[str, str], list[tuple[int, int, FileContent]]] = {}
     for content in contents:
-        twin = identities.setdefault((content.uuid, content.file.tree), content)
-        if twin is not content:
-            raise InputError(
-                f"{content.file.path} and {twin.file.path} are copies of one file (UUID {content.uuid}); its events "
-                "would count double. Name one of them in the fileset."
-            )
+        ranges = copies.setdefault((content.identity.version, content.file.tree), [])
+        ranges += ((start, stop, content) for start, stop in content.bounds)
+    for ranges in copies.values():
+        ranges.sort(key=lambda item: item[:2])
+        for (_, stop, one), (start, _, other) in pairwise(ranges):
+            if start < stop:
+                raise InputError(
+                    f"{other.file.path} (fileset.{other.file.dataset}) and {one.file.path} "
+                    f"(fileset.{one.file.dataset}) are copies of one file (UUID {one.identity.uuid}); its events from "
+                    f"entry {start} on would count double. Name one of them in the fileset, or steps that do not "
+                    "overlap."
+                )

@@ -26,7 +26,7 @@ from hepdask.paths import address, is_url, local_path, split_tree
 from hepdask.prediction import Scored, score_chunk
 from hepdask.preparation import Lost
 from hepdask.progress import say, track
-from hepdask.source import Chunk, FileContent, InputFile
+from hepdask.source import Chunk, FileContent, InputFile, look
 from hepdask.tasks import completed
 
 _SUFFIXES: dict[str, Format] = {".root": "root", ".parquet": "parquet"}
@@ -207,7 +207,7 @@ class _Outputs:
         target = self._targets[content.file.path]
         description = {
             "file": content.file.path,
-            "uuid": content.uuid,
+            "uuid": content.identity.uuid,
             "tree": content.file.tree,
             "model": self._record.model,
             "training": self._record.key,
@@ -277,7 +277,7 @@ def _stem(path: str) -> str:
 
 def _open(inputs: Mapping[str, str], config: Config, client: Client) -> list[FileContent | Lost]:
     """Say what each file holds, in their order."""
-    files = [InputFile("", 0, path, tree) for path, tree in inputs.items()]
+    files = [InputFile("", 0, path, tree, seen=look(path)) for path, tree in inputs.items()]
     found: dict[str, FileContent | Lost] = {}
     with track("open files", len(files), "files") as tracker:
         tasks = completed(

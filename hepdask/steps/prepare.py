@@ -23,9 +23,10 @@ from hepdask.ledger import Ledger
 from hepdask.lock import locked
 from hepdask.preparation import Lost
 from hepdask.progress import say, track
-from hepdask.source import Chunk
+from hepdask.source import Chunk, FileContent
 from hepdask.steps.opening import inputs_known, open_all, refuse_copies
 from hepdask.store import Store, open_store, writer
+from hepdask.store.duplicates import Shared, refuse_shared, shared_events
 from hepdask.store.layout import INPUTS, LEDGER, MANIFEST
 from hepdask.store.manifest import manifest
 from hepdask.tasks import completed
@@ -76,7 +77,7 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
     Raises
     ------
     InputError
-        More input than `store.max_lost_fraction` cannot be read, or no event passes the selection.
+        More input than `store.max_lost_fraction` cannot be used, no event passes the selection, or files share events.
     StoreError
         The store was made with another configuration, or another driver is writing it.
     ClusterError
@@ -98,16 +99,15 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
 
         plan = [chunk for content in contents for chunk in content.chunks]
         there = writer.parts(path)
-        given_up = {(item.path, item.start, item.stop): item for item in accepted}
-        missing, lost = [], list(unopened)
+        _tell_changed(contents, there)
+        given_up = {item.key: item for item in accepted if item.version}
+        absent = [chunk for chunk in plan if chunk.name not in there]
+        missing = [chunk for chunk in absent if Lost.chunk(chunk, "").key not in given_up]
+        lost = [given_up[key] for chunk in absent if (key := Lost.chunk(chunk, "").key) in given_up]
+        ledger = Ledger(config, contents, [*unopened, *lost])
         for chunk in plan:
-            known = given_up.get((chunk.file.path, chunk.start, chunk.stop))
-            if chunk.name not in there:
-                if known:
-                    lost.append(known)
-                else:
-                    missing.append(chunk)
-        ledger = Ledger(config, contents, lost)
+            if chunk.name in there:
+                ledger.add_bad(there[chunk.name])
         ledger.check()
         if missing:
             there |= _process(missing, config, cluster.client_when_compiled(), ledger)
@@ -119,9 +119,15 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
                 f"{len(files)} files, none has an electron or muon with pT > {config.physics.lepton_min_pt} GeV and "
                 f"isolation < {config.physics.lepton_max_isolation}; check physics.* and the files"
             )
-        summed = manifest(config, parts, files, ledger.lost)
+        summed = json.loads(json.dumps(manifest(config, parts, files, ledger.lost)))
+        if summed["parts"] == before.get("parts"):
+            shared = [Shared(**item | {"entries": tuple(item["entries"])}) for item in before["shared"]]
+        else:
+            shared = shared_events(Store(path, summed))
+        summed["shared"] = json.loads(json.dumps([asdict(one) for one in shared]))
+        summed["notes"] += refuse_shared(shared)
         cpu = cluster.cpu_seconds()
-        if {key: before.get(key) for key in summed} == json.loads(json.dumps(summed)):
+        if {key: before.get(key) for key in summed} == summed:
             store = open_store(path)
             say(f"{path}: up to date, {len(store):,} events")
             return Prepared(store, len(missing), time.monotonic() - begin, cpu)
@@ -228,6 +234,19 @@ def summary(store: Store) -> list[str]:
     return lines + store.manifest["notes"]
 
 
+def _tell_changed(contents: list[FileContent], there: dict[str, dict[str, Any]]) -> None:
+    """Say which files have changed since parts were made of them: those parts are no longer used."""
+    now = {(content.file.dataset, content.file.path, content.file.tree): content for content in contents}
+    changed = {
+        part["file"]
+        for part in there.values()
+        if (content := now.get((part["dataset"], part["file"], part["tree"])))
+        and part["version"] != content.identity.version
+    }
+    for path in sorted(changed):
+        say(f"{path}: changed since its events were stored; they are read again")
+
+
 def _process(
     missing: list[Chunk], config: Config, client: Client, ledger: Ledger
 ) -> dict[str, dict[str, Any]]:
@@ -251,6 +270,8 @@ def _process(
                         ledger.add(result)
                     else:
                         done[chunk.name] = result
+                        ledger.add_bad(result)
+                ledger.check()
     return done
 
 
@@ -268,6 +289,7 @@ def _changes(
     for chunk, result in zip(chunks, results, strict=True):
         size = chunk.stop - chunk.start
         selected = 0 if isinstance(result, Lost) else result["events"]
-        outcomes = {"lost": size} if isinstance(result, Lost) else {"rejected": size - selected}
+        lost = size if isinstance(result, Lost) else sum(bad["events"] for bad in result["bad"])
+        outcomes = {"lost": lost, "rejected": size - selected - lost}
         for outcome, events in ({"selected": selected} | outcomes).items():
             yield "hepdask_events", events, {"dataset": chunk.file.dataset, "outcome": outcome}

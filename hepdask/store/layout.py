@@ -11,6 +11,7 @@
         offsets      int64   (n + 1,)     particles of event i are offsets[i]:offsets[i + 1]
         entry        int64   (n,)         entry in the input file
         group        int64   (n,)         events of one group stay in one split
+        fingerprint  uint64  (n,)         hash of what is stored of an event: the same event has it in other files too
         high_level   float32 (n, 14 or more)   names.HIGH_LEVEL, then the user's own
         Pt, Eta, ... float32 (particles,) and kind, Charge int8: names.STORED
 
@@ -35,7 +36,9 @@ PARTICLE_DTYPES = {name: "int8" if name in ("kind", "Charge") else "float32" for
 #: The same of imported events: rows of finished sequences, padding and all.
 GIVEN_DTYPES = dict.fromkeys(names.PARTICLE, "float32")
 
-_EVENT_DTYPES = {"offsets": "int64", "entry": "int64", "group": "int64", "high_level": "float32"}
+_EVENT_DTYPES = {
+    "offsets": "int64", "entry": "int64", "group": "int64", "fingerprint": "uint64", "high_level": "float32",
+}  # fmt: skip
 
 #: All arrays of a part and their types.
 DTYPES = _EVENT_DTYPES | PARTICLE_DTYPES

@@ -44,7 +44,7 @@ def manifest(
         for name, dataset in config.fileset.items()
     }
     parts = sorted(parts, key=lambda part: (part["dataset"], part["file"], part["start"]))
-    lost = sorted(lost, key=lambda item: (item.path, item.start))
+    lost = sorted(lost, key=lambda item: (item.dataset, item.path, item.start, item.reason))
     selection = []
     for dataset, settings in config.fileset.items():
         mine = [part for part in parts if part["dataset"] == dataset]
@@ -56,8 +56,8 @@ def manifest(
                 "files": len(paths),
                 "events_read": sum(part["stop"] - part["start"] for part in mine),
                 "events_selected": sum(part["events"] for part in mine),
-                "files_lost": sum(item.start < 0 for item in lost if item.path in paths),
-                "events_lost": sum(item.stop - item.start for item in lost if item.path in paths),
+                "files_lost": sum(item.start < 0 for item in lost if item.dataset == dataset),
+                "events_lost": sum(item.events for item in lost if item.dataset == dataset),
             }
         )
     notes = [

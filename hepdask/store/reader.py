@@ -276,9 +276,9 @@ class Store:
             Fold of each event of ``"train"``, in the order of the store; events of one parent share one.
         """
         hashes = [
-            event_hash(self.split.seed, "folds", part["dataset"], part["uuid"], self._column(index, "group"))[
-                mask
-            ]
+            event_hash(
+                self.split.seed, "folds", part["dataset"], part["origin"], self.column(index, "group")
+            )[mask]
             for index, (part, mask) in enumerate(zip(self.parts, self._members("train"), strict=True))
         ]
         return divide(self.labels("train"), np.concatenate(hashes), count)
@@ -342,6 +342,28 @@ class Store:
             index -= part["events"]
         raise AssertionError("unreachable: the index was checked")
 
+    def column(self, index: int, name: str) -> NDArray:
+        """Load one array of a part.
+
+        Parameters
+        ----------
+        index : int
+            Which part.
+        name : str
+            One of `layout.DTYPES`.
+
+        Returns
+        -------
+        number (n,) or (n, features)
+
+        Raises
+        ------
+        StoreError
+            It is not what was written.
+        """
+        with self._open(index) as file:
+            return self._read(file, index, name)
+
     def damaged_parts(self) -> list[str]:
         """Compute all checksums again; list the arrays that differ from what was written, or parts."""
         wrong = []
@@ -380,11 +402,6 @@ class Store:
     def _shapes(self, index: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         part = self.parts[index]
         return shapes(part["events"], part["particles"], len(self.features["hlf"]), self.imported)
-
-    def _column(self, index: int, name: str) -> NDArray:
-        """Read one array of a part."""
-        with self._open(index) as file:
-            return self._read(file, index, name)
 
     def _read(self, file: PartFile, index: int, name: str) -> NDArray:
         """Read an array; the first time it is compared with its checksum, and with what the others say."""
@@ -433,9 +450,9 @@ class Store:
         for index, part in enumerate(self.parts):
             with self._open(index) as file:
                 group, entry = (self._read(file, index, name) for name in ("group", "entry"))
-            test = is_test(self.split, part["dataset"], part["uuid"], group)
+            test = is_test(self.split, part["dataset"], part["origin"], group)
             keep.append(test if sample == "test" else ~test)
-            order.append(event_hash(self.split.seed, "balance", part["dataset"], part["uuid"], entry))
+            order.append(event_hash(self.split.seed, "balance", part["dataset"], part["origin"], entry))
         if sample == "test":
             return keep
         if self.split.balance:
@@ -455,7 +472,7 @@ class Store:
                 mask[mask] = chosen if sample == "validation" else ~chosen
             return keep
         watched = [
-            is_validation(self.split, part["dataset"], part["uuid"], self._column(index, "group"))
+            is_validation(self.split, part["dataset"], part["origin"], self.column(index, "group"))
             for index, part in enumerate(self.parts)
         ]
         return [
