@@ -19,7 +19,7 @@ import hepdask
 from hepdask import progress, quiet
 from hepdask.config import Config, ModelName, load_config
 from hepdask.document import read_value
-from hepdask.errors import ConfigError, HepdaskError
+from hepdask.errors import ConfigError, HepdaskError, OutputError
 from hepdask.outputs import in_words
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ def _explained(error: BaseException) -> BaseException | None:
     if isinstance(error, HepdaskError):
         return error
     if type(error).__module__ == "hepdask.distributed.errors":
-        return error.__cause__ if isinstance(error.__cause__, HepdaskError) else error
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.filename:
+            return OutputError(in_words(cause))
+        return cause if isinstance(cause, HepdaskError) else error
     return None
 
 

@@ -26,7 +26,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from hepdask.config import Config
 from hepdask.errors import HepdaskError
 from hepdask.folders import is_local
-from hepdask.outputs import in_words, writing
+from hepdask.outputs import in_words, require_folder, writing
 from hepdask.progress import say
 
 LOCK = "lock.json"
@@ -100,8 +100,8 @@ def owns_output(
 @contextmanager
 def _file_lock(folder: Path, doing: str, error: type[HepdaskError]) -> Iterator[None]:
     file = folder / LOCK
+    require_folder(folder)
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hepdask import artifacts
+from hepdask import artifacts, open_store, prepare
 from hepdask.errors import HepdaskError, OutputError
 from hepdask.exchange.scores import write_scores
 from hepdask.outputs import in_words, require_folder, writing
@@ -43,6 +43,10 @@ def read_only(tmp_path):
         pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
     yield place
     subprocess.run(["umount", place], check=True)
+
+
+def remount(place, size):
+    subprocess.run(["mount", "-o", f"remount,size={size}", place], check=True)
 
 
 @contextmanager
@@ -156,6 +160,50 @@ def test_an_error_survives_the_way_from_a_worker():
     assert str(error) == "x: no space is left"
     assert isinstance(error, HepdaskError)
     assert isinstance(error, OSError)
+
+
+def run_command(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "hepdask", *map(str, words)], capture_output=True, text=True, timeout=300
+    )
+
+
+def test_a_disk_that_fills_up_on_the_way(full_disk, make_config, tmp_path):
+    """One sentence that names the part; with more room the same command goes on, and nothing is lost."""
+    config = make_config(store={"path": str(full_disk / "store.zarr"), "retry_wait": 0.01, "chunk_events": 5})
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    (full_disk / "ballast").unlink()
+    remount(full_disk, "200k")
+    done = run_command("prepare", tmp_path / "config.yaml")
+    assert done.returncode == 1
+    assert "no space is left on this file system" in done.stderr
+    assert str(full_disk / "store.zarr") in done.stderr
+    assert "Traceback" not in done.stderr
+    with pytest.raises(HepdaskError):
+        open_store(full_disk / "store.zarr")
+    remount(full_disk, "20m")
+    assert run_command("prepare", tmp_path / "config.yaml").returncode == 0
+    elsewhere = make_config(store={"path": str(tmp_path / "whole"), "retry_wait": 0.01, "chunk_events": 5})
+    assert open_store(full_disk / "store.zarr").fingerprint == prepare(elsewhere).store.fingerprint
+
+
+def test_a_disk_that_fills_up_in_training(full_disk, make_config, tmp_path):
+    config = make_config(
+        output=str(full_disk / "run"), store={"path": str(tmp_path / "store"), "retry_wait": 0.01},
+        models={"hlf": {"hidden": [300, 300], "epochs": 2, "batch_size": 16}},
+        training={"models": ["hlf"], "restarts": 0},
+    )  # fmt: skip
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    (full_disk / "ballast").unlink()
+    remount(full_disk, "300k")
+    prepare(config)
+    done = run_command("train", tmp_path / "config.yaml")
+    assert done.returncode == 1
+    assert "no space is left on this file system" in done.stderr
+    assert str(full_disk / "run" / "models" / "hlf") in done.stderr
+    assert "Traceback" not in done.stderr
+    remount(full_disk, "20m")
+    assert run_command("train", tmp_path / "config.yaml").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -108,11 +108,15 @@ class Checkpoint:
         files = self._files()
         path = self.folder / f"checkpoint-{max(files, default=0) + 1:08d}"
         partial = self.folder / f".{path.name}.writing"
-        with partial.open("wb") as file:
-            file.write(HEAD + hashlib.blake2b(content, digest_size=DIGEST).digest() + content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            with partial.open("wb") as file:
+                file.write(HEAD + hashlib.blake2b(content, digest_size=DIGEST).digest() + content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:  # a full disk does not say which
+            error.filename = error.filename or str(path)
+            raise
         with contextlib.suppress(OSError):  # some network file systems cannot flush a folder
             _flush(self.folder)
         for old in list(files.values())[KEPT - 1 :]:

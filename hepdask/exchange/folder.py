@@ -14,6 +14,7 @@ from hepdask.errors import ConfigError, StoreError
 from hepdask.exchange import parquet, tfrecord
 from hepdask.exchange.published import published_columns
 from hepdask.names import PARTICLE
+from hepdask.outputs import require_folder, writing
 from hepdask.store import Events, Store
 
 Split = Literal["train", "test"]
@@ -103,6 +104,8 @@ def write_folder(
     ------
     ConfigError
         The folder is not empty.
+    OutputError
+        The folder cannot be written.
     StoreError
         There is no event, the store is damaged, or the files do not hold as many events as it. Nothing is left
         behind then.
@@ -118,8 +121,9 @@ def write_folder(
             f"{store.path}: there is no event to export" + (f" in the split {split}" if split else "")
         )
     temporary = folder / _TEMPORARY
+    require_folder(folder)
     try:
-        temporary.mkdir(parents=True)
+        temporary.mkdir()
     except FileExistsError:
         raise ConfigError(f"{folder}: another export is writing here; give another folder") from None
     try:
@@ -156,7 +160,9 @@ def _write_files(
                     file.close()
                 paths.append(folder / f"part-{len(paths):05d}{format.suffix}")
                 file, room = format.open(paths[-1]), file_bytes
-            room -= file.write(format.rows(store, events))
+            rows = format.rows(store, events)
+            with writing(paths[-1]):
+                room -= file.write(rows)
             advance(len(events))
     finally:
         if file is not None:
