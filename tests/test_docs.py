@@ -43,7 +43,7 @@ def blocks(page, *languages):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_is_not_run_could_be(page, monkeypatch):
+def test_what_is_not_run_could_be(page, monkeypatch, tmp_path):
     """Commands have the options they are shown with, Python compiles, YAML is a configuration."""
     for command in _commands(cli):
         for parameter in command.params:
@@ -55,7 +55,12 @@ def test_what_is_not_run_could_be(page, monkeypatch):
         if language == "python":
             compile(text, page, "exec")
         elif language == "yaml":
-            Config.model_validate(yaml.safe_load(text))
+            with monkeypatch.context() as there:
+                there.chdir(tmp_path)
+                for file, function in re.findall(r"(\w+\.py):(\w+)", text):
+                    with (tmp_path / file).open("a") as source:
+                        source.write(f"def {function}(events): ...\n")
+                Config.model_validate(yaml.safe_load(text))
         else:
             for words in _typed(text):
                 _parse(words)

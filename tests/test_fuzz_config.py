@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hepdask import load_config
+from hepdask import load_config, progress
 from hepdask.cli import cli
 from hepdask.clusters import load_cluster
 from hepdask.clusters.settings import HTCondor, Slurm
@@ -47,14 +47,14 @@ def whole(model):
     return json.loads(model.model_dump_json(by_alias=True))
 
 
-def example():
+def example(folder):
     document = whole(Config())
     document["fileset"] = {
         "a": {"files": {"x.root": {"steps": [[0, 5]]}, "y.root": "T"}, "metadata": {"label": "qcd"}}
     }
     document["simulation"] = {"x.root": {"process": "qcd", "events": 1}}
     document["tuning"]["parameters"] = {"units": {"low": 1, "high": 2}, "hidden": [[5], [6]]}
-    document["physics"]["features"] = {"mine": "analysis.py:mine"}
+    document["physics"]["features"] = {"mine": f"{folder}/analysis.py:mine"}
     return document
 
 
@@ -105,7 +105,12 @@ def in_words(load, source, *names):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("fuzz")
+    place = tmp_path_factory.mktemp("fuzz")
+    (place / "analysis.py").write_text("def mine(events): ...\n")
+    assert in_words(Config.model_validate, example(place)), "the example itself is right"
+    yield place
+    progress.set_quiet(False)  # options of the command lines that are tried hold for the whole process
+    progress.set_json(False)
 
 
 @FUZZ
@@ -113,7 +118,9 @@ def folder(tmp_path_factory):
 def test_configurations_of_wrong_values(folder, data):
     path = folder / "values.yaml"
     path.write_text(
-        yaml.dump(changed(example(), data), allow_unicode=True), encoding="utf-8", errors="surrogatepass"
+        yaml.dump(changed(example(folder), data), allow_unicode=True),
+        encoding="utf-8",
+        errors="surrogatepass",
     )
     config = in_words(load_config, path, "values.yaml")
     if config is not None:
@@ -125,7 +132,7 @@ def test_configurations_of_wrong_values(folder, data):
 @FUZZ
 @given(data=st.data())
 def test_configurations_of_broken_text(folder, data):
-    text = yaml.safe_dump(example())
+    text = yaml.safe_dump(example(folder))
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(text)))
         stop = min(len(text), start + data.draw(st.integers(0, 12)))

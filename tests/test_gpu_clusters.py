@@ -109,7 +109,7 @@ def test_gpus_that_are_hidden_and_packages_that_are_missing(tmp_path, monkeypatc
     driver, *_ = needs(load_cluster({"kind": "gpu", "cuda-visible-devices": ["1", "2"]}))
     assert "cuda-visible-devices is '1,2': 1 can be used" in driver.found
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    wanted = load_cluster({"kind": "gpu", "rmm-pool-size": "1GB", "protocol": "ucx"})
+    wanted = load_cluster({"kind": "gpu", "rmm-pool-size": "1GB", "protocol": "ucx", "tls": False})
     driver, *packages = needs(wanted)
     assert not driver.mend
     assert driver.found == "2 of 2 GPU(s) can be used: 0, 1"

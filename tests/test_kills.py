@@ -139,7 +139,7 @@ def test_a_driver_that_dies_with_its_own_cluster(make_config, client, tmp_path, 
         config, tmp_path / "config.json", {"kind": "local", "workers": 2, "dashboard-port": 0}
     )
     try:
-        wait_until_there_are(len(paths_below(undisturbed.path)) - 20, config, process)
+        wait_until_there_are(len(paths_below(undisturbed.path)) - 4, config, process)
     finally:
         kill(process)
     result = prepare(config, client)

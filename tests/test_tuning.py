@@ -309,7 +309,7 @@ def recurrent(config, epochs, **tuning):
 def test_recurrent_networks_are_tuned(planted, lone, monkeypatch):
     """One setting learns, one does not and is given up after a fold, one fails; each fold is a run of ranks."""
     monkeypatch.setattr(study, "_BEFORE_PRUNING", 1)
-    rates = {"learning_rate": [0.02, 1e-9, 1e30]}
+    rates = {"learning_rate": [0.005, 1e-9, 1e30]}
     config = recurrent(planted(), 4, parameters=rates, sampler="grid", prune_after=1)
     found = tune(config, lone[0])
     assert [trial.state for trial in found.trials] == ["complete", "pruned", "failed"]
@@ -320,7 +320,7 @@ def test_recurrent_networks_are_tuned(planted, lone, monkeypatch):
     assert "inclusive: the loss became" in failed.reason
     alone = train_rank(
         "inclusive",
-        space.applied(config, "inclusive", {"learning_rate": 0.02}),
+        space.applied(config, "inclusive", {"learning_rate": 0.005}),
         config.store_path,
         fold=(1, 2),
     )

@@ -15,7 +15,6 @@ from hepdask.steps.simulate import simulate_samples
 from hepdask.steps.train import require_horovod, train
 
 
-@owns_output("running")
 def run(config: Config, client: Client | None = None) -> Evaluated:
     """Simulate, prepare, train and evaluate.
 
@@ -38,6 +37,11 @@ def run(config: Config, client: Client | None = None) -> Evaluated:
     """
     if set(config.training.models) & set(NETWORKS):
         require_horovod(config)
+    return _steps(config, client)
+
+
+@owns_output("running")
+def _steps(config: Config, client: Client | None) -> Evaluated:
     with clusters.connect(config.cluster, client) as client:
         recording = Recording(client)
         made = [sample for sample in simulate_samples(config, client) if sample.fresh]
