@@ -18,6 +18,7 @@ from hepdask.config import Config, Physics, load_config
 from hepdask.errors import ConfigError, InputError
 from hepdask.features import Extracted, extract, on_usable, reasons
 from hepdask.models.record import CODE, RECORD, ModelRecord, read_model, read_record
+from hepdask.paths import local_path
 from hepdask.store import Events
 from hepdask.store.writer import round_mantissa
 from hepdask.trees import SavedTrees
@@ -202,13 +203,13 @@ def load_model(
 
 def find(path: str | Path) -> tuple[Path, ModelRecord]:
     """Find the folder of a trained model, and read its record; an InputError where there is none."""
-    folder = Path(path)
+    given = folder = local_path(path)
     folder = folder.parent if folder.is_file() else folder
     record = read_record(folder)
     if record is None:
         inside = sorted(folder.glob(f"models/*/{RECORD}")) or sorted(folder.glob(f"*/{RECORD}"))
         hint = f"there are: {', '.join(str(file.parent) for file in inside)}" if inside else "train one first"
-        raise InputError(f"{path}: not the folder of a trained model (models/NAME in a run); {hint}")
+        raise InputError(f"{given}: not the folder of a trained model (models/NAME in a run); {hint}")
     return folder, record
 
 

@@ -27,6 +27,7 @@ import awkward as ak
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
 from hepdask.errors import ConfigError
+from hepdask.paths import local_path
 
 #: Letters of a digest that are shown.
 _SHOWN = 12
@@ -181,7 +182,7 @@ def read_code(where: str) -> Code:
     if not where.endswith(".py"):
         path = _origin(where)
         return Code(where, _digest({where: path.read_bytes()}), (), str(path))
-    main = Path(where).expanduser().absolute()
+    main = local_path(where)
     files = tuple(sorted(_with_local_imports(main)))
     return Code(main.name, _digest({path: text.encode() for path, text in files}), files, str(main))
 

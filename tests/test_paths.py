@@ -10,10 +10,11 @@ import pytest
 import uproot
 from distributed import Client, LocalCluster
 
+import hepdask
 from hepdask import inspect, load_config, predict, prepare, train
 from hepdask.clusters import load_cluster
 from hepdask.config import Config
-from hepdask.errors import ConfigError, InputError
+from hepdask.errors import ConfigError, HepdaskError, InputError
 from hepdask.fileset import input_files
 from hepdask.paths import resolved, split_tree
 
@@ -171,6 +172,25 @@ def elsewhere(tmp_path_factory):
     ) as cluster, Client(cluster) as client:  # fmt: skip
         assert list(client.run(os.getcwd).values()) == [str(folder / "A")]
         yield folder, client
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        hepdask.load_model, inspect, hepdask.open_store,
+        lambda path: hepdask.export(path, "onnx", "x.onnx"),
+        lambda path: hepdask.predict(path, "x.root", "x"),
+        lambda path: hepdask.load_config(None, {"physics.features": {"mine": f"{path}/mine.py:f"}}),
+        lambda path: hepdask.import_published(Config.model_validate({"physics": {"convention": "reference"}}), [path]),
+    ],
+)  # fmt: skip
+def test_whatever_names_a_path_expands_it(use, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    monkeypatch.delenv("NO_SUCH_PLACE", raising=False)
+    with pytest.raises(HepdaskError, match=f"{tmp_path}/none"):
+        use("$PLACE/none")
+    with pytest.raises(ConfigError, match="NO_SUCH_PLACE is not set"):
+        use("${NO_SUCH_PLACE}/none")
 
 
 def test_a_cluster_that_stands_elsewhere(elsewhere, monkeypatch):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hepdask.errors import ConfigError
 from hepdask.exchange.folder import FORMATS, Exported, Split, write_folder
+from hepdask.paths import local_path
 from hepdask.progress import say, track
 from hepdask.store import open_store
 
@@ -60,14 +61,14 @@ def export(
     if format in MODEL_FORMATS:
         if split:
             raise ValueError(f"split {split!r}: a model has no events; leave it out")
-        return _export_model(source, format, Path(out))
+        return _export_model(source, format, local_path(out))
     opened = open_store(source)
     if opened.imported and format == "parquet":
         raise ConfigError(
             f"{source}: nobody knows the physical values of imported events; export them as padded-parquet"
         )
     with track("export", len(opened.labels(split)), "events") as tracker:
-        exported = write_folder(opened, format, Path(out), split, advance=tracker.advance)
+        exported = write_folder(opened, format, local_path(out), split, advance=tracker.advance)
     say(f"{out}: {exported.events:,} events in {len(exported.files)} files")
     return exported
 

@@ -19,6 +19,7 @@ from hepdask.features.conventions import CONVENTIONS
 from hepdask.features.fingerprint import fingerprints
 from hepdask.lock import locked
 from hepdask.names import HIGH_LEVEL, PARTICLE
+from hepdask.paths import local_path
 from hepdask.progress import say, track
 from hepdask.scaling import Moments
 from hepdask.source import InputFile
@@ -97,7 +98,7 @@ def _check(config: Config) -> None:
 def _found(files: Sequence[str | Path]) -> dict[Path, str]:
     """Find the files, and the digest that each is known by."""
     paths: dict[Path, str] = {}
-    for wanted in map(str, files):
+    for wanted in (str(local_path(file)) for file in files):
         matching = sorted(glob(wanted)) or [wanted]
         for path in map(Path, matching):
             if not path.is_file():

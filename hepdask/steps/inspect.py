@@ -78,6 +78,8 @@ def _file(path: str, wanted_tree: str | None = None) -> dict[str, Any]:
                     raise InputError(f"{path}: no tree is called {wanted_tree}; there are: {names}")
     except InputError:
         raise
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     except Exception as error:
         raise InputError(f"{path}: neither a store, a run nor a readable ROOT file: {error}") from None
     return {"kind": "file", "path": path, "uuid": uuid, "trees": found_trees}
