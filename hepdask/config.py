@@ -674,7 +674,7 @@ def _with_fileset(value: dict[str, Any], layers: Layers) -> dict[str, Any]:
         return value
     try:
         document = read_document(Path(resolved(named)))
-    except ValueError as error:
+    except (ConfigError, ValueError) as error:
         raise ConfigError(f"{layers.at(('fileset',))}: fileset: {error}") from None
     layers.add(("fileset",), Read(document))
     return value | {"fileset": document.value}

@@ -215,6 +215,8 @@ def _prefix(place: str, keys: Sequence[Any]) -> str:
 def _explain(model: type[BaseModel], value: Any, problem: Any, origin: Origin) -> tuple[str, str]:
     """Give place and path of a problem, and what it is."""
     keys, is_key = _keys_in(value, problem)
+    if problem["type"] == "invalid_key" and (not keys or keys[-1] != problem["input"]):
+        keys = (*keys, problem["input"])  # pydantic gives no place to a number that is too large for it
     message = problem["msg"].removeprefix("Value error, ")
     named = (*keys, *_keys_named(_at(value, keys), message))
     place = origin.at(named)

@@ -230,3 +230,11 @@ def test_json_as_json_writes_it(write):
     }
     for text in (json.dumps(value), json.dumps(value, indent=2), json.dumps(value, ensure_ascii=False)):
         assert read_document(write(text, "x.json")).value == value
+
+
+@pytest.mark.parametrize("key", ["9223372036854775808", "12", "-99999999999999999999999"])
+def test_a_number_is_no_key_however_large(tmp_path, key):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"output: run\nsplit:\n  {key}: 1\n")
+    with pytest.raises(ConfigError, match=rf"c.yaml, line 3: .*{key}"):
+        load_config(path)

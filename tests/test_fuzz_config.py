@@ -129,6 +129,14 @@ def test_configurations_of_wrong_values(folder, data):
         assert load_config(again).to_yaml() == config.to_yaml()
 
 
+def test_a_fileset_that_is_not_there_is_told_with_the_line_that_names_it(folder):
+    """Found by the test above, with more examples than it has here."""
+    path = folder / "values.yaml"
+    path.write_text("output: run\nfileset: none.yaml\n")
+    with pytest.raises(ConfigError, match=r"values.yaml, line 2: fileset: .*none.yaml: cannot be read"):
+        load_config(path)
+
+
 @FUZZ
 @given(data=st.data())
 def test_configurations_of_broken_text(folder, data):
