@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import require
 
 from hepdask import artifacts, open_store, prepare
 from hepdask.errors import HepdaskError, OutputError
@@ -21,28 +22,30 @@ from hepdask.outputs import in_words, require_folder, writing
 NOBODY = 65534
 
 
+@contextmanager
+def mounted(place, options):
+    """A file system in memory."""
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True)
+    require(not done.returncode, f"no file system can be mounted here: {done.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
 @pytest.fixture
 def full_disk(tmp_path):
-    """A file system of 64 kB, already full but for some bytes."""
-    place = tmp_path / "full"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True)
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
-    (place / "ballast").write_bytes(bytes(40 << 10))
-    yield place
-    subprocess.run(["umount", place], check=True)
+    """One of 64 kB, already full but for some bytes."""
+    with mounted(tmp_path / "full", "size=64k") as place:
+        (place / "ballast").write_bytes(bytes(40 << 10))
+        yield place
 
 
 @pytest.fixture
 def read_only(tmp_path):
-    place = tmp_path / "read-only"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", place], capture_output=True)
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
-    yield place
-    subprocess.run(["umount", place], check=True)
+    with mounted(tmp_path / "read-only", "ro") as place:
+        yield place
 
 
 def remount(place, size):

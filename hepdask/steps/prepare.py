@@ -183,10 +183,8 @@ def identity(config: Config) -> dict[str, Any]:
     split = {"split.seed": config.split.seed, "split.test_fraction": config.split.test_fraction}
     physics = config.physics.model_dump(mode="json")
     collections = physics.pop("collections")
-    for key in (
-        "selections",
-        "features",
-    ):  # as a list, for the order counts; by their source, wherever it lies
+    # as lists, for the order counts; by their source, wherever it lies
+    for key in ("selections", "features"):
         functions = getattr(config.physics, key).items()
         physics[key] = [f"{name}: {function.identity}" for name, function in functions]
     return {
