@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from peers import naive, vectorised
 from peers.spark import Form, SparkJob, missing
 
-from hepdask.config import Physics, Reading
-from hepdask.features import branches, expand_columns, extract
-from hepdask.source import Chunk, InputFile, inspect_file, read
+from hepdask.analysis.topology import branches, expand_columns, extract
+from hepdask.config import Input, Topology
+from hepdask.input.root_files import Chunk, InputFile, inspect_file, read
 
 Features = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -42,7 +42,7 @@ PARTICLE = (
 RATE = "events/CPU s"
 USUAL, DENSE = 310, 1500
 SCALING = (150, 300, 600, 1200, 2000)
-PHYSICS = Physics()
+PHYSICS = Topology()
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _from_file(
 def _root_chunk(path: Path, events: ak.Array, codec: str) -> Chunk:
     made.write_root(path, events, CODECS[codec])
     file = InputFile("benchmark", 0, str(path), made.TREE)
-    content = inspect_file(file, str(path), branches(PHYSICS), {}, Reading(chunk_memory=1 << 20))
+    content = inspect_file(file, str(path), branches(PHYSICS), {}, Input(chunk_memory=1 << 20))
     return Chunk(content.file, content.identity, 0, content.entries)
 
 

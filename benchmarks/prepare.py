@@ -28,17 +28,17 @@ from measure import Row, Task
 from numpy.typing import NDArray
 
 from hepdask import prepare
-from hepdask.config import Config, Physics
-from hepdask.features import Extracted, branches, extract
-from hepdask.features.expand import expand
-from hepdask.features.published import published_sequences
-from hepdask.preparation import prepare_chunks
-from hepdask.source import FileContent, InputFile, inspect_file, read
+from hepdask.analysis.topology import Extracted, branches, extract
+from hepdask.analysis.topology.expand import expand
+from hepdask.analysis.topology.reference_sequences import published_sequences
+from hepdask.clusters.task_pool import completed
+from hepdask.config import Config, Topology
+from hepdask.input.root_files import FileContent, InputFile, inspect_file, read
+from hepdask.pipeline.prepare_task import prepare_chunks
 from hepdask.store import writer
-from hepdask.tasks import completed
 
 CANDIDATES = 310
-PHYSICS = Physics()
+PHYSICS = Topology()
 RATE = "events/CPU s"
 BYTES = "bytes/event"
 PADDED_ROWS = 500  # events of a padded block: 120 MB of doubles
@@ -146,7 +146,7 @@ def _stages(folder: Path, count: int, runs: int) -> list[Row]:
 def _content(path: Path, config: Config, most: int | None = None) -> FileContent:
     """Say what a file holds, perhaps cut into chunks of so many events."""
     file = InputFile("ttbar", 1, str(path), made.TREE)
-    reading = config.store.model_copy(update={"chunk_events": most})
+    reading = config.input.model_copy(update={"chunk_events": most})
     return inspect_file(file, str(path), branches(PHYSICS), {}, reading)
 
 

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hepdask import names
-from hepdask.config import Config
-from hepdask.features import expand_columns
-from hepdask.scaling import Moments
+from hepdask.analysis.scaling import Moments
+from hepdask.analysis.topology import expand_columns
+from hepdask.config import Config, feature_names
 from hepdask.store import Store, open_store, writer
 
 MOST = 801
@@ -46,7 +45,7 @@ def make_store(path: Path, particles: NDArray[np.int64], seed: int = 1, parts: i
     config = Config.model_validate(
         {"split": {"test_fraction": 0.0, "validation_fraction": 0.0, "balance": False}}
     )
-    classes = list(config.physics.classes)
+    classes = list(config.analysis.classes)
     writer.start_store(path, {"benchmark": "synthetic"})
     rng = np.random.default_rng(seed)
     attributes = []
@@ -65,9 +64,9 @@ def make_store(path: Path, particles: NDArray[np.int64], seed: int = 1, parts: i
     writer.write_manifest(
         path,
         {
-            "schema": writer.SCHEMA, "classes": classes, "high_level_features": list(names.HIGH_LEVEL),
+            "schema": writer.SCHEMA, "classes": classes, "high_level_features": list(feature_names.HIGH_LEVEL),
             "max_particles": MOST, "split": config.split.model_dump(mode="json"),
-            "physics": config.physics.model_dump(mode="json"), "moments": merged, "selection": [], "notes": [],
+            "analysis": config.analysis.model_dump(mode="json"), "moments": merged, "selection": [], "notes": [],
             "lost": [], "parts": attributes, "versions": {}, "written": "",
         },
     )  # fmt: skip
@@ -88,13 +87,15 @@ def _arrays(particles: NDArray[np.int64], label: int, rng: np.random.Generator) 
     columns["kind"] = rng.integers(0, 5, count).astype(np.int8)
     columns["Charge"] = rng.integers(-1, 2, count).astype(np.int8)
     events = np.arange(len(particles))
-    high_level = rng.normal(loc=0.5 * label, size=(len(particles), len(names.HIGH_LEVEL))).astype(np.float32)
+    high_level = rng.normal(loc=0.5 * label, size=(len(particles), len(feature_names.HIGH_LEVEL))).astype(
+        np.float32
+    )
     offsets = np.concatenate(([0], np.cumsum(particles)))
     return {"offsets": offsets, "entry": events, "group": events, "high_level": high_level, **columns}
 
 
 def _moments(arrays: dict[str, NDArray]) -> dict[str, Any]:
-    columns = expand_columns({name: arrays[name] for name in names.STORED})
+    columns = expand_columns({name: arrays[name] for name in feature_names.STORED})
     high_level = Moments.of(arrays["high_level"]).to_json()
     particles = Moments.of(np.stack(list(columns.values()), axis=1)).to_json()
     return {"particles": particles, "high_level": high_level, "high_level_all": high_level}

@@ -27,13 +27,13 @@ from measure import Row
 from stores import MOST, lengths, make_store
 
 from hepdask import models, open_store
-from hepdask.batches import Batches, Reading, padded
-from hepdask.compiled import build
-from hepdask.compiled.recurrent import Stored, expand
+from hepdask.batches.batch import Batches, Reading, padded
 from hepdask.config import Config
 from hepdask.distributed import Checkpoint
+from hepdask.kernels import build
+from hepdask.kernels.recurrent import Stored, expand
 from hepdask.store import Store
-from hepdask.training import environment, train_rank
+from hepdask.training.loop import environment, train_rank
 
 RATE = "events/CPU s"
 BATCH = 128

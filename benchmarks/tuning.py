@@ -33,7 +33,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from stores import make_store
 
 from hepdask.config import Config
-from hepdask.steps.tune import search
+from hepdask.pipeline.tune import search
 from hepdask.store import Store
 
 EPOCHS, BATCH, FOLDS = 4, 128, 4

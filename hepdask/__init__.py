@@ -8,28 +8,27 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hepdask import user
-
-__version__ = "0.1.0"
+from hepdask import user_environment
+from hepdask._version import __version__ as __version__
 
 _HOMES = {
     "load_config": "hepdask.config",
-    "DelphesSchema": "hepdask.schema",
-    "load_model": "hepdask.classifier",
+    "DelphesSchema": "hepdask.input.schemas",
+    "load_model": "hepdask.inference.classifier",
     "open_store": "hepdask.store",
-    "new": "hepdask.steps.new",
-    "simulate": "hepdask.steps.simulate",
-    "prepare": "hepdask.steps.prepare",
-    "train": "hepdask.steps.train",
-    "tune": "hepdask.steps.tune",
-    "predict": "hepdask.steps.predict",
-    "evaluate": "hepdask.steps.evaluate",
-    "run": "hepdask.steps.run",
-    "session": "hepdask.interactive",
-    "submit": "hepdask.steps.submit",
-    "inspect": "hepdask.steps.inspect",
-    "export": "hepdask.steps.export",
-    "import_published": "hepdask.steps.importing",
+    "new": "hepdask.pipeline.new_project",
+    "simulate": "hepdask.pipeline.simulate",
+    "prepare": "hepdask.pipeline.prepare",
+    "train": "hepdask.pipeline.train",
+    "tune": "hepdask.pipeline.tune",
+    "predict": "hepdask.pipeline.predict",
+    "evaluate": "hepdask.pipeline.evaluate",
+    "run": "hepdask.pipeline.run",
+    "session": "hepdask.notebook",
+    "submit": "hepdask.pipeline.submit",
+    "inspect": "hepdask.pipeline.inspect",
+    "export": "hepdask.pipeline.export",
+    "import_published": "hepdask.pipeline.import_published",
 }
 
 __all__ = [
@@ -39,31 +38,33 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from hepdask.classifier import load_model
     from hepdask.config import load_config
-    from hepdask.interactive import session
-    from hepdask.schema import DelphesSchema
-    from hepdask.steps.evaluate import evaluate
-    from hepdask.steps.export import export
-    from hepdask.steps.importing import import_published
-    from hepdask.steps.inspect import inspect
-    from hepdask.steps.new import new
-    from hepdask.steps.predict import predict
-    from hepdask.steps.prepare import prepare
-    from hepdask.steps.run import run
-    from hepdask.steps.simulate import simulate
-    from hepdask.steps.submit import submit
-    from hepdask.steps.train import train
-    from hepdask.steps.tune import tune
+    from hepdask.inference.classifier import load_model
+    from hepdask.input.schemas import DelphesSchema
+    from hepdask.notebook import session
+    from hepdask.pipeline.evaluate import evaluate
+    from hepdask.pipeline.export import export
+    from hepdask.pipeline.import_published import import_published
+    from hepdask.pipeline.inspect import inspect
+    from hepdask.pipeline.new_project import new
+    from hepdask.pipeline.predict import predict
+    from hepdask.pipeline.prepare import prepare
+    from hepdask.pipeline.run import run
+    from hepdask.pipeline.simulate import simulate
+    from hepdask.pipeline.submit import submit
+    from hepdask.pipeline.train import train
+    from hepdask.pipeline.tune import tune
     from hepdask.store import open_store
 
 
-user.settle()  # before any library is loaded that would stumble over it
+user_environment.settle()  # before any library is loaded that would stumble over it
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in ("distributed", "features"):
-        return importlib.import_module(f"hepdask.{name}")
+    if name == "topology":
+        return importlib.import_module("hepdask.analysis.topology")
+    if name == "distributed":
+        return importlib.import_module("hepdask.distributed")
     raise AttributeError(f"module 'hepdask' has no attribute {name!r}")

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import click
 
 import hepdask
-from hepdask import progress, quiet
+from hepdask import logs as library_logs
+from hepdask import progress
 from hepdask.config import Config, ModelName, load_config
-from hepdask.document import read_value
+from hepdask.config.document import read_value
 from hepdask.errors import ConfigError, HepdaskError, OutputError
-from hepdask.outputs import in_words
+from hepdask.files.outputs import in_words
 
 if TYPE_CHECKING:
     from hepdask.clusters import HTCondor, Slurm
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run a command; exit with 0 when done, 1 when it failed, 2 for wrong usage or configuration."""
     tracebacks = any(word.startswith("-vv") for word in sys.argv) or sys.argv.count("-v") > 1
-    quiet.set_program(tracebacks)
+    library_logs.set_program(tracebacks)
     os.environ["PYTHONSAFEPATH"] = (
         "1"  # whatever this process starts does not import from the working directory
     )
@@ -162,7 +163,7 @@ def new(name: str) -> None:
 
 @cli.command()
 @click.option(
-    "--process", required=True, type=click.Choice(["ttbar", "wjets", "qcd"]), help="Physics process."
+    "--process", required=True, type=click.Choice(["ttbar", "wjets", "qcd"]), help="Topology process."
 )
 @click.option("--events", required=True, type=click.IntRange(1), help="Events to write.")
 @click.option(
@@ -256,7 +257,7 @@ def _compare(context: click.Context, _option: click.Parameter, runs: tuple[str, 
     """Print the comparison of two runs instead of evaluating one."""
     if not runs:
         return
-    from hepdask.evaluation.compare import compare, table
+    from hepdask.report.compare_runs import compare, table
 
     click.echo("\n".join(table(compare(*runs))))
     context.exit()
@@ -315,7 +316,7 @@ def run(config: str, overrides: dict[str, Any], cluster: str | None, show_config
 )
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", callback=_parse_overrides,
-    help="A key of store, physics.collections or physics.branches: physics.branches.EFlowTrack.PT=track_pt.",
+    help="A key of store, analysis.collections or analysis.branches: analysis.branches.EFlowTrack.PT=track_pt.",
 )  # fmt: skip
 @_with_cluster
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
@@ -358,7 +359,7 @@ def inspect(path: str, deep: bool, as_json: bool) -> int:
         hepdask inspect runs/demo/store.zarr --deep
         hepdask inspect runs/demo --json
     """
-    from hepdask.steps.inspect import describe
+    from hepdask.pipeline.inspect import describe
 
     facts = hepdask.inspect(path, deep)
     click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(describe(facts)))
@@ -431,7 +432,7 @@ def status(config: str, overrides: dict[str, Any], cluster: str | None, as_json:
     \b
         hepdask status CONFIG --cluster slurm
     """
-    from hepdask.steps import submit as submitted
+    from hepdask.pipeline import submit as submitted
 
     job, seen = submitted.status(_load(config, overrides, cluster))
     facts = {"number": job.number, "state": seen.state.value, "reason": seen.reason, "log": str(job.log)}
@@ -451,7 +452,7 @@ def logs(config: str, overrides: dict[str, Any], cluster: str | None, follow: bo
     \b
         hepdask logs -f CONFIG --cluster slurm
     """
-    from hepdask.steps import submit as submitted
+    from hepdask.pipeline import submit as submitted
 
     for text in submitted.logs(_load(config, overrides, cluster), follow):
         click.echo(text, nl=False)
@@ -466,7 +467,7 @@ def cancel(config: str, overrides: dict[str, Any], cluster: str | None) -> None:
     \b
         hepdask cancel CONFIG --cluster slurm
     """
-    from hepdask.steps import submit as submitted
+    from hepdask.pipeline import submit as submitted
 
     click.echo(f"job {submitted.cancel(_load(config, overrides, cluster)).number} cancelled")
 
@@ -514,7 +515,7 @@ def cluster_script(name: str) -> None:
     \b
         hepdask cluster script slurm
     """
-    from hepdask.clusters.farm import job_script
+    from hepdask.clusters.batch_cluster import job_script
 
     click.echo(job_script(_farm(name)))
 
@@ -532,7 +533,7 @@ def cluster_check(name: str, read: str | None, as_json: bool) -> int:
         hepdask cluster check gpu
     """
     from hepdask import clusters
-    from hepdask.clusters.check import check
+    from hepdask.clusters.preflight import check
 
     settings = clusters.load_cluster(name)
     done = []

@@ -19,9 +19,8 @@ import uproot
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
-from hepdask import features
-from hepdask.config import Physics
-from hepdask.features import reasons
+from hepdask.analysis import cutflow, topology
+from hepdask.config import Topology
 from hepdask.simulation import simulate_block
 from hepdask.simulation.jets import isolation
 
@@ -52,7 +51,7 @@ _PILE_UP = (0, 15, 20, 25, 100)
 def main() -> None:
     """Print the tables."""
     arguments = _arguments()
-    physics = Physics()
+    analysis = Topology()
     if arguments.delphes:
         print("Against Delphes, all events, no pile-up:\n")
         print(*table(
@@ -66,11 +65,11 @@ def main() -> None:
         pairs = {}
         for process in PROCESSES:
             both = [read(folder, process, 4) for folder in (arguments.ours, arguments.pythia)]
-            pairs[process] = tuple(events[features.select(events, physics)] for events in both)
+            pairs[process] = tuple(events[topology.select(events, analysis)] for events in both)
         print(*table(pairs), sep="\n")
     if arguments.ours:
         print("\nIsolated of those with a lepton, by the number of further collisions, ours:\n")
-        print(*isolated(arguments.ours, physics), sep="\n")
+        print(*isolated(arguments.ours, analysis), sep="\n")
 
 
 def table(pairs: dict[str, tuple[ak.Array, ak.Array]]) -> Iterator[str]:
@@ -114,19 +113,19 @@ def quantities(events: ak.Array) -> dict[str, NDArray]:
     return found
 
 
-def isolated(folder: Path, physics: Physics) -> Iterator[str]:
+def isolated(folder: Path, analysis: Topology) -> Iterator[str]:
     """Give the share of events whose lepton is isolated, by process and number of further collisions."""
     ranges = list(pairwise(_PILE_UP))
     yield "| | " + " | ".join(f"{low} to {high - 1}" for low, high in ranges) + " |"
     yield "| --- |" + " --- |" * len(ranges)
     for process, words in PROCESSES.items():
         events = read(folder, process, 4)
-        reason = features.extract(events, physics).reason
+        reason = topology.extract(events, analysis).reason
         collisions = _numpy(ak.flatten(events.GenInfo.NPU))
         cells = []
         for low, high in ranges:
-            mine = (collisions >= low) & (collisions < high) & (reason != reasons.NO_LEPTON)
-            share = np.mean(reason[mine] == reasons.SELECTED)
+            mine = (collisions >= low) & (collisions < high) & (reason != cutflow.NO_LEPTON)
+            share = np.mean(reason[mine] == cutflow.SELECTED)
             cells.append(f"{share:.3f} ± {np.sqrt(share * (1 - share) / mine.sum()):.3f}")
         yield f"| {words} | " + " | ".join(cells) + " |"
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from hepdask.evaluation import style
-from hepdask.evaluation.plots import FEATURE_LABELS
+from hepdask.report import style
+from hepdask.report.plots import FEATURE_LABELS
 
 #: Upper ends of long tails, in units of the feature; what lies beyond counts in the last bin.
 _ENDS = {"HT": 1200, "MET": 300, "MT": 250, "LepPt": 250}

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask import models
-from hepdask.artifacts import digest, write_bytes
 from hepdask.config import Config
+from hepdask.files.atomic import digest, write_bytes
 from hepdask.progress import say
 from hepdask.store import Store, open_store
 
@@ -125,8 +125,8 @@ def _train_and_score(task: Task) -> bytes:
 
 
 def _network(task: Task) -> tuple[NDArray[np.float32], list[dict[str, float]], float]:
-    from hepdask.learners.saved import SavedNetwork
-    from hepdask.training import train_rank
+    from hepdask.inference.network_scorer import SavedNetwork
+    from hepdask.training.loop import train_rank
 
     config, store = task.config, open_store(task.config.store_path, task.fold)
     begin = time.process_time()
@@ -147,7 +147,7 @@ def _network(task: Task) -> tuple[NDArray[np.float32], list[dict[str, float]], f
 
 
 def _trees(task: Task) -> tuple[NDArray[np.float32], list[dict[str, float]], float]:
-    from hepdask.trees import boosted, forest, load_rows, load_trees
+    from hepdask.models.trees import boosted, forest, load_rows, load_trees
 
     settings = models.settings(task.model, task.config.models)
     store = open_store(task.config.store_path, task.fold)

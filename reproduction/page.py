@@ -44,7 +44,7 @@ def write(
     differences : sequence of (str, str)
         Which rows are compared.
     """
-    physics = results.config.physics
+    analysis = results.config.analysis
     compared = [
         (first, second, results.measured[second] - results.measured[first]) for first, second in differences
     ]
@@ -61,7 +61,7 @@ def write(
         planned=f"{sum(one.events for one in results.config.simulation.values()):,}",
         names=[_NAMES[name] for name in results.classes],
         sample=list(_sample(results, selection)),
-        caps=(physics.max_tracks, physics.max_photons, physics.max_neutrals),
+        caps=(analysis.max_tracks, analysis.max_photons, analysis.max_neutrals),
         particles=_particles(results),
         folds=results.folds,
         seeds=len(results.measured["HLF"].values),
@@ -96,7 +96,7 @@ def _sample(results: Results, selection: Mapping[str, tuple[int, int, int]]) -> 
     classes, each = list(results.classes.values()), results.events // len(results.classes)
     published = [selection[name] for name in results.classes]
     parents = [results.parents[name] for name in results.classes]
-    threshold = results.config.physics.lepton_min_pt
+    threshold = results.config.analysis.lepton_min_pt
     return [
         ("events simulated", [f"{one.made:,}" for one in classes]),
         (

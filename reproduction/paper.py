@@ -25,9 +25,9 @@ from folds import Scored, cross_validate
 
 from hepdask import open_store, prepare
 from hepdask.config import Config, load_config
-from hepdask.evaluation import style
 from hepdask.models import NETWORKS
 from hepdask.progress import say
+from hepdask.report import style
 from hepdask.store import Store
 
 #: Rows of the table: the model, and what is changed in its settings.
@@ -142,7 +142,7 @@ class Study:
         return load_config(
             self.path,
             {
-                "split.test_fraction": 0.0, "physics.convention": convention, "training.seed": seed,
+                "split.test_fraction": 0.0, "analysis.convention": convention, "training.seed": seed,
                 "training.early_stopping": None, "store.path": str(self.folder / f"{convention}.zarr"), **changes,
             },
         )  # fmt: skip

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask import models
-from hepdask.batches import Batches, Reading
+from hepdask.analysis.scaling import Scaler
+from hepdask.batches.batch import Batches, Reading
 from hepdask.config import Models
-from hepdask.names import HIGH_LEVEL, PARTICLE
-from hepdask.scaling import Scaler
+from hepdask.config.feature_names import HIGH_LEVEL, PARTICLE
 from hepdask.store import Store
 
 #: Accuracy, and AUC of QCD, tt̄ and W against the rest (Migliorini et al. 2019 and the notebooks that go with it).
@@ -48,18 +48,19 @@ def scores(weights: Path, store: Store, wider: float = 1.0) -> NDArray[np.float3
         Of the sample ``"train"``. The high-level features are scaled to [0, 1] over `wider` times the ranges of the
         store, since those of the published sample are not known.
     """
-    from hepdask.learners import Particles, choose
+    from hepdask.engines.choice import choose
+    from hepdask.engines.engine import Particles
 
     settings = Models()
     inputs: dict[str, list[int]] = models.inputs("inclusive", settings, HIGH_LEVEL)
     network = models.build("inclusive", settings, inputs, len(store.classes))
     models.load_weights(network, weights)
     particles = Particles(store.particle_scaler, list(range(len(PARTICLE))), store.max_particles)
-    learner, _ = choose(network, None, particles, kernel=True, threads=1)
+    engine, _ = choose(network, None, particles, kernel=True, threads=1)
     reading = Reading(store, "train", 2.0**31)
     scaler = store.high_level_scaler
     powers = np.array([TAILS.get(name, 0) for name in HIGH_LEVEL])
     scaler = Scaler(scaler.shift, (scaler.factor / wider**powers).astype(np.float32))
     batches = Batches(reading, scaler, inputs["high_level"], 512)
-    found: Sequence[NDArray[np.float32]] = [learner.scores(batch) for batch in batches.in_order()]
+    found: Sequence[NDArray[np.float32]] = [engine.scores(batch) for batch in batches.in_order()]
     return np.concatenate(found)

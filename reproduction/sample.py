@@ -11,8 +11,8 @@ import uproot
 from bootstrap import effective_events
 from numpy.typing import NDArray
 
-from hepdask import names
 from hepdask.config import Config
+from hepdask.config.feature_names import CHARGED_HADRON, NEUTRAL_HADRON, PHOTON
 from hepdask.store import Events, Store
 
 #: The published raw sample, after the lepton cut alone, and selected (Migliorini et al. 2019; docs/results.md).
@@ -22,7 +22,11 @@ PUBLISHED = {
     "wjets": (14_354_796, 9_980_000, 9_776_447),
 }
 
-KINDS = {"tracks": names.CHARGED_HADRON, "photons": names.PHOTON, "neutral hadrons": names.NEUTRAL_HADRON}
+KINDS = {
+    "tracks": CHARGED_HADRON,
+    "photons": PHOTON,
+    "neutral hadrons": NEUTRAL_HADRON,
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def describe(config: Config, store: Store) -> dict[str, Class]:
     files = {(part["file"], part["label"]) for part in store.parts}
     counted = np.zeros((len(store.classes), 2), int)
     for file, label in files:
-        counted[label] += _count(Path(file), config.physics.lepton_min_pt)
+        counted[label] += _count(Path(file), config.analysis.lepton_min_pt)
     event = np.repeat(np.arange(len(events)), np.diff(events.offsets))
     particles = {
         words: np.bincount(event[events.particles["kind"] == kind], minlength=len(events))

@@ -72,7 +72,7 @@ def make_config(sample_files, tmp_path):
             "output": str(tmp_path / "run"),
             "fileset": fileset,
             "cluster": {"kind": "local", "workers": 1, "dashboard-port": 0},
-            "store": {"chunk_events": 25, "retry_wait": 0.01},
+            "input": {"chunk_events": 25, "retry_wait": 0.01},
         }
         for key, value in changes.items():
             document[key] = {**document.get(key, {}), **value} if isinstance(value, dict) else value

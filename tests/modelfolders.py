@@ -6,11 +6,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from hepdask import artifacts, models
+from hepdask import models
 from hepdask.config import Config, Forest, XGBoost
+from hepdask.config.feature_names import HIGH_LEVEL
+from hepdask.files import atomic
 from hepdask.models.record import RECORD, ModelRecord, file_digest, write_model
-from hepdask.names import HIGH_LEVEL
-from hepdask.trees import Rows, boosted, forest
+from hepdask.models.trees import Rows, boosted, forest
 
 KINDS = ("hlf", "xgboost", "forest", "forest of xgboost")
 CLASSES = ("qcd", "ttbar", "wjets")
@@ -21,11 +22,11 @@ def make(folder: Path, kind: str, **changes) -> Path:
     """Write a model of some kind that was trained on noise, with changes of its record."""
     name = kind.partition(" ")[0]
     file, content = _content(name, kind)
-    physics = Config().physics.model_dump(mode="json")
+    analysis = Config().analysis.model_dump(mode="json")
     width = len(HIGH_LEVEL)
     document = {
         "key": "0", "model": name, "file": file, "file_digest": file_digest(content), "classes": CLASSES,
-        "inputs": {"high_level": CHOSEN}, "settings": {}, "study": None, "physics": physics, "code": [],
+        "inputs": {"high_level": CHOSEN}, "settings": {}, "study": None, "analysis": analysis, "code": [],
         "imported": False, "mantissa_bits": 23,
         "scaling": {
             "high_level": {"shift": [1.0] * width, "factor": [0.02] * width},
@@ -74,4 +75,4 @@ def resealed(folder: Path, change=lambda document: None, content: bytes | None =
     if content is not None:
         (folder / document["file"]).write_bytes(content)
         document["file_digest"] = file_digest(content)
-    artifacts.write_sealed(folder / RECORD, document)
+    atomic.write_sealed(folder / RECORD, document)

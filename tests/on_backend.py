@@ -31,7 +31,7 @@ def built(network):
     """Build a network with weights from a seed; dropout is off."""
     from hepdask import models
     from hepdask.config import Models
-    from hepdask.names import HIGH_LEVEL
+    from hepdask.config.feature_names import HIGH_LEVEL
 
     name = network.partition("-")[0]
     settings = Models.model_validate({name: {"dropout": 0.0, **NETWORKS[network]}})
@@ -80,8 +80,8 @@ def differentiated(model, call):
 def main(path):
     import keras
 
-    from hepdask.models import recurrence
-    from hepdask.models.recurrence import forward, plain
+    from hepdask.models.networks import recurrence
+    from hepdask.models.networks.recurrence import forward, plain
 
     if keras.backend.backend() == "torch":  # as on a GPU
         recurrence._is_packed = lambda rows: True

@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 
-from hepdask.artifacts import read_sealed, write_sealed
+from hepdask.files.atomic import read_sealed, write_sealed
 from hepdask.store.layout import MANIFEST, part_file
 
 

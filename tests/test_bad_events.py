@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import uproot
 
-from hepdask import features, prepare
-from hepdask.config import Physics
+from hepdask import prepare
+from hepdask.analysis import topology
+from hepdask.analysis.bad_events import on_usable
+from hepdask.config import Topology
 from hepdask.errors import InputError
 
 SIZE = 80
@@ -67,9 +69,11 @@ def bad_file(tmp_path_factory):
 @pytest.fixture
 def of_bad_file(make_config, bad_file, tmp_path):
     def make(name="run", functions=None, **store):
-        physics = {"features": {key: f"{__file__}:{function}" for key, function in (functions or {}).items()}}
+        analysis = {
+            "features": {key: f"{__file__}:{function}" for key, function in (functions or {}).items()}
+        }
         return make_config(
-            files={"ttbar": [bad_file[0]]}, store=store, output=str(tmp_path / name), physics=physics
+            files={"ttbar": [bad_file[0]]}, store=store, output=str(tmp_path / name), analysis=analysis
         )
 
     return make
@@ -130,15 +134,15 @@ def test_a_users_feature_that_is_no_number(of_bad_file, client, bad_file):
     store = prepare(config, client).store
     low = [entry for entry in expected_entries(plain, BAD) if np.float32(plain[entry]["met"]["pt"]) < 10]
     assert len(low) > 5
-    bad = {**BAD, "physics.features.odd is not a finite number": low}
+    bad = {**BAD, "analysis.features.odd is not a finite number": low}
     assert store.arrays().entry.tolist() == expected_entries(plain, bad)
     reason = next(
-        item["reason"] for item in store.manifest["lost"] if "physics.features.odd" in item["reason"]
+        item["reason"] for item in store.manifest["lost"] if "analysis.features.odd" in item["reason"]
     )
     first = ", ".join(map(str, low[:5]))
     assert (
         reason
-        == f"{path}: entries {first} and {len(low) - 5} more: physics.features.odd is not a finite number"
+        == f"{path}: entries {first} and {len(low) - 5} more: analysis.features.odd is not a finite number"
     )
 
 
@@ -154,7 +158,7 @@ def test_many_bad_events_are_counted(make_config, client, sample_files, tmp_path
         types = {name: ak.type(array).content for name, array in arrays.items()}
         file.mktree("Delphes", types, counter_name=lambda name: f"n{name}").extend(arrays)
     files = {"ttbar": [sample_files["ttbar"]], "wjets": [path]}
-    config = make_config(files=files, store={"max_lost_fraction": 1, "chunk_events": 3000})
+    config = make_config(files=files, input={"chunk_events": 3000}, store={"max_lost_fraction": 1})
     store = prepare(config, client).store
     assert store.manifest["selection"][1]["events_lost"] == many
     assert len(json.dumps(store.manifest["lost"])) < 1000
@@ -175,9 +179,9 @@ def test_all_checks_find_all_their_events():
 
     def work(events):
         calls.append(len(events))
-        return features.extract(events, Physics())
+        return topology.extract(events, Topology())
 
-    extracted, left, dropped = features.on_usable(work, made.to_awkward(plain))
+    extracted, left, dropped = on_usable(work, made.to_awkward(plain))
     assert {one.what: one.events.tolist() for one in dropped} == expected
     assert calls == [30, 27, 26]
     good = [entry for entry in range(30) if entry not in (3, 4, 9, 28)]

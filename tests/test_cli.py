@@ -17,7 +17,8 @@ from conftest import require
 from test_train import has_horovod
 
 from hepdask.cli import cli
-from hepdask.config import Config, load_config, reference
+from hepdask.config import Config, load_config
+from hepdask.config.reference import reference
 
 ROOT = Path(__file__).parent.parent
 
@@ -142,21 +143,24 @@ def test_simulated_files_do_not_depend_on_the_cluster(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"physic": {}}, "physic: unknown key; did you mean physics?"),
-        ({"physics": {"lepton_minpt": 3}}, "physics.lepton_minpt: unknown key; did you mean lepton_min_pt?"),
+        ({"analysi": {}}, "analysi: unknown key; did you mean analysis?"),
+        (
+            {"analysis": {"lepton_minpt": 3}},
+            "analysis.lepton_minpt: unknown key; did you mean lepton_min_pt?",
+        ),
         ({"split": {"test_fraction": 1.5}}, "split.test_fraction: Input should be less than 1"),
         ({"fileset": {"a": {"files": ["x.root"], "metadata": {}}}}, "fileset.a: metadata.label is missing"),
         (
             {"fileset": {"a": {"files": ["x.root"], "metadata": {"label": "higgs"}}}},
-            "fileset.a.metadata.label is 'higgs', not one of physics.classes (qcd, ttbar, wjets)",
+            "fileset.a.metadata.label is 'higgs', not one of analysis.classes (qcd, ttbar, wjets)",
         ),
         ({"training": {"models": ["hlf", "hlf"]}}, "training.models names something twice"),
         ({"training": {"port_range": [5, 1]}}, "training.port_range goes from 5 down to 1"),
         (
-            {"physics": {"isolation_cone": 1e-6}},
-            "physics.isolation_cone: Input should be greater than or equal",
+            {"analysis": {"isolation_cone": 1e-6}},
+            "analysis.isolation_cone: Input should be greater than or equal",
         ),
-        ({"store": {"retry_wait": float("inf")}}, "store.retry_wait: Input should be a finite number"),
+        ({"input": {"retry_wait": float("inf")}}, "input.retry_wait: Input should be a finite number"),
         ({"cluster": "foo://bar"}, "cluster: foo://bar is not the address of a scheduler"),
         (
             {"training": {"models": ["hfl"]}},

@@ -12,7 +12,7 @@ from coffea.dataset_tools.preprocess import get_steps
 from stores import assert_equal
 
 from hepdask import load_config, prepare
-from hepdask.fileset import input_files
+from hepdask.input.fileset import input_files
 
 RECORDED = sorted((Path(__file__).parent / "preprocessed").glob("*.json.gz"))
 STEPS = {

@@ -215,7 +215,7 @@ class TestOtherLayout:
         path = write(tmp_path / "other.root", plain, None, renamed)
         with pytest.raises(InputError, match=r"other\.root.*no branch MuonTight\.\w+; did you mean Muon\."):
             prepare(one_file(path), client)
-        settings = {"physics": {"collections": {"muon": "Muon"}}, "output": str(tmp_path / "named")}
+        settings = {"analysis": {"collections": {"muon": "Muon"}}, "output": str(tmp_path / "named")}
         whole = write(tmp_path / "whole.root", plain, None)
         found = prepare(one_file(path, **settings), client).store
         assert_equal(found, prepare(one_file(whole, output=str(tmp_path / "whole")), client).store)

@@ -9,8 +9,8 @@ from browser import chromium
 from distributed import Client, LocalCluster
 
 import hepdask
-from hepdask import clusters, metrics
-from hepdask.recent import BIN, Recent
+from hepdask.monitoring import dashboard_link, metrics
+from hepdask.monitoring.history import BIN, Recent
 
 MODELS = "[...Bokeh.documents[0]._all_models.values()]"
 SOURCES = f"{MODELS}.filter(m => m.type == 'ColumnDataSource')"
@@ -38,7 +38,7 @@ def test_page_shows_what_prepare_and_train_do(horovod, page, make_config, tmp_pa
         models={"hlf": {"epochs": 2, "batch_size": 16}}, training={"models": ["hlf"], "ranks": 2}
     )
     with hepdask.session({"kind": "local", "workers": 2, "dashboard-port": 0}) as here:
-        link = clusters.page_link(here.client)
+        link = dashboard_link.page_link(here.client)
         assert f"href='{link}'" in here._repr_html_()
         page.open(here.client.dashboard_link)
         page.wait("document.querySelector('a[href=\"hepdask\"]') !== null")

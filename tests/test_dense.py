@@ -16,17 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hepdask import prepare
-from hepdask.batches import Batches
-from hepdask.compiled import build, dense
-from hepdask.compiled.dense import Rows, Sample, Stack, records
+from hepdask.analysis.scaling import Scaler
+from hepdask.batches.batch import Batches
 from hepdask.distributed import Checkpoint
 from hepdask.distributed.keras import DistributedOptimizer
-from hepdask.learners import choose
-from hepdask.learners.layers import dense_chain
-from hepdask.learners.measures import loss
-from hepdask.scaling import Scaler
+from hepdask.engines.choice import choose
+from hepdask.engines.losses import loss
+from hepdask.engines.supported_layers import dense_chain
+from hepdask.kernels import build, dense
+from hepdask.kernels.dense import Rows, Sample, Stack, records
 from hepdask.store import Events
-from hepdask.training import train_rank
+from hepdask.training.loop import train_rank
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -45,7 +45,7 @@ ORACLES = {
 
 
 def oracle(weights, activations, rows, labels, weight, masks=None):
-    """In float64: loss, hits, and the gradients one behind the other; hidden values are multiplied with masks."""
+    """In float64: loss, n_correct, and the gradients one behind the other; hidden values are multiplied with masks."""
     masks = [*(masks or [1.0] * len(activations)), 1.0]
     values, sums = [rows.astype(np.float64)], []
     for (kernel, bias), activation, mask in zip(weights, [*activations, "linear"], masks, strict=True):
@@ -67,8 +67,8 @@ def oracle(weights, activations, rows, labels, weight, masks=None):
                 @ weights[place][0].astype(np.float64).T
                 * (ORACLES[activations[place - 1]][1](sums[place - 1]) * masks[place - 1])
             )
-    hits = ((logits.argmax(axis=1) == labels) & (weight > 0)).sum()
-    return (losses * weight).sum(), hits, gradients
+    n_correct = ((logits.argmax(axis=1) == labels) & (weight > 0)).sum()
+    return (losses * weight).sum(), n_correct, gradients
 
 
 def random_stack(widths, activations, rng, dropouts=None):
@@ -267,7 +267,7 @@ def test_gradients_of_rows_are_those_of_float64_and_reach_what_made_them(events,
 
 
 def oracle_of_rows(weights, activations, rows, labels, weight):
-    loss_, hits, gradients = oracle(weights, activations, rows, labels, weight.astype(np.float64))
+    loss_, n_correct, gradients = oracle(weights, activations, rows, labels, weight.astype(np.float64))
     step = 1e-6
     passed = np.empty(rows.shape)
     for feature in range(rows.shape[1]):
@@ -277,7 +277,7 @@ def oracle_of_rows(weights, activations, rows, labels, weight):
             losses_of(weights, activations, rows + moved, labels)
             - losses_of(weights, activations, rows - moved, labels)
         ) / (2 * step)
-    return loss_, hits, gradients, passed * weight[:, None]
+    return loss_, n_correct, gradients, passed * weight[:, None]
 
 
 def losses_of(weights, activations, rows, labels):
@@ -380,8 +380,8 @@ def test_optimizer_steps_are_those_of_keras(optimizer, rates):
     optimizers = [same_kind, DistributedOptimizer(same_kind, op="sum")]
     for model, optimizer in zip(models, optimizers, strict=True):
         optimizer.build(model.trainable_variables)
-    learner, way = choose(models[1], optimizers[1], None, kernel=True, threads=1)
-    assert way == "the compiled dense kernel"
+    engine, engine_name = choose(models[1], optimizers[1], None, kernel=True, threads=1)
+    assert engine_name == "the compiled dense kernel"
     for epoch, rate in enumerate(rates):
         for optimizer in optimizers:
             optimizer.learning_rate.assign(rate)
@@ -394,7 +394,7 @@ def test_optimizer_steps_are_those_of_keras(optimizer, rates):
             variables = models[0].trainable_variables
             optimizers[0].apply(tape.gradient(value, variables), variables)
             wanted += float(value) * len(some)
-        results = list(learner.train(batches, 1, epoch))
+        results = list(engine.train(batches, 1, epoch))
         assert sum(result.loss for result in results) == pytest.approx(wanted, rel=1e-5)
         assert sum(result.size for result in results) == len(rows)
         for mine, theirs in zip(models[1].weights, models[0].weights, strict=True):
@@ -408,14 +408,14 @@ def test_a_network_with_dropout_learns_on_the_kernel_as_in_keras():
     """The masks differ; over many of them the mean loss does not."""
     model, optimizer = network(dropout=0.3), keras.optimizers.Adam(0.0)
     optimizer.build(model.trainable_variables)
-    learner, way = choose(model, optimizer, None, kernel=True, threads=1)
-    assert way == "the compiled dense kernel"
+    engine, engine_name = choose(model, optimizer, None, kernel=True, threads=1)
+    assert engine_name == "the compiled dense kernel"
     assert dense_chain(model).dropouts == [0.3, 0.3, 0.0]
     rng = np.random.default_rng(9)
     rows, labels = rng.normal(size=(20000, 7)).astype(np.float32), rng.integers(0, 3, 20000)
     same = Scaler(np.zeros(7, np.float32), np.ones(7, np.float32))
     batches = Batches(InMemory(events_of(rows, labels)), same, list(range(7)), batch_size=1000)
-    losses = np.array([[result.loss for result in learner.train(batches, 1, epoch)] for epoch in range(8)])
+    losses = np.array([[result.loss for result in engine.train(batches, 1, epoch)] for epoch in range(8)])
     scores = [model({"high_level": np.tile(rows, (4, 1))}, training=training) for training in (True, False)]
     kept, plain = (
         keras.losses.sparse_categorical_crossentropy(np.tile(labels, 4), found).numpy() for found in scores
@@ -424,7 +424,7 @@ def test_a_network_with_dropout_learns_on_the_kernel_as_in_keras():
     error = np.sqrt((kept - plain).var() * (1 / 80000 + 1 / 160000))
     assert abs(mine - theirs) < 5 * error
     assert abs(mine - without) > 10 * error, "dropout shows in the loss"
-    watched = sum(result.loss for result in learner.watch(batches))
+    watched = sum(result.loss for result in engine.validate(batches))
     assert watched / 20000 == pytest.approx(without, rel=1e-5)
 
 
@@ -461,7 +461,7 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(make_conf
     assert len(saved.load().shared["history"]) == 2
     resumed = train_rank("hlf", config, config.store_path, checkpoint=saved)
     whole = train_rank("hlf", config, config.store_path)
-    assert resumed.way == "the compiled dense kernel"
+    assert resumed.engine_name == "the compiled dense kernel"
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
     weights = []
     for number, trained in enumerate((resumed, whole)):

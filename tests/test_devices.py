@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hepdask.distributed.devices import NoDriver, host_devices, taken, visible
+from hepdask.distributed.gpu_claims import NoDriver, host_devices, taken, visible
 from hepdask.distributed.placement import Offer, place
 
 FIRST, SECOND, INSTANCE, OTHER = (f"{kind}-{uuid.uuid4()}" for kind in ("GPU", "GPU", "MIG", "MIG"))
@@ -91,7 +91,7 @@ def test_without_a_driver_numbers_are_those_of_the_job():
 
 def elsewhere(stack, count, environment):
     """Take GPUs in another process until the stack is closed, and give their names."""
-    code = "from hepdask.distributed.devices import taken\nwith taken({}) as mine: print(*mine, flush=True); input()"
+    code = "from hepdask.distributed.gpu_claims import taken\nwith taken({}) as mine: print(*mine, flush=True); input()"
     process = stack.enter_context(
         subprocess.Popen(
             [sys.executable, "-c", code.format(count)], env=environment, text=True, stdin=subprocess.PIPE,

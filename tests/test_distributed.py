@@ -36,8 +36,8 @@ from waiting import until
 
 from hepdask.distributed import HorovodMissing, NotEnoughSlots, NotSynchronised, RankFailed, run, submit
 from hepdask.distributed.placement import Offer, place
+from hepdask.distributed.rank_task import Job, rank_environment
 from hepdask.distributed.rendezvous import Rendezvous
-from hepdask.distributed.task import Job, rank_environment
 
 # What the ranks run travels by value: they need not import this module and all it imports.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -24,7 +24,7 @@ from distributed import Client
 from ranks import BOUND, Clock, marked, pids, rank
 from waiting import until
 
-from hepdask.distributed import CannotListen, NotEnoughSlots, RankFailed, peers, run
+from hepdask.distributed import CannotListen, NotEnoughSlots, RankFailed, rank_addresses, run
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -350,19 +350,20 @@ def test_ranks_find_each_other_without_tensorflow(client, stub, mark, ranks):
     """Each sends its number to the next, on connections of its own."""
 
     def pass_on():
-        from hepdask.distributed import peers
+        from hepdask.distributed import rank_addresses
 
         mine, following = (
-            peers.addresses()[(peers.rank() + k) % peers.size()].rsplit(":", 1) for k in (0, 1)
+            rank_addresses.addresses()[(rank_addresses.rank() + k) % rank_addresses.size()].rsplit(":", 1)
+            for k in (0, 1)
         )
         with socket.create_server((mine[0], int(mine[1]))) as server:
-            peers.barrier("listening", 60)
+            rank_addresses.barrier("listening", 60)
             with socket.create_connection((following[0], int(following[1])), 10) as way:
-                way.sendall(bytes([peers.rank()]))
+                way.sendall(bytes([rank_addresses.rank()]))
                 server.settimeout(10)
                 with server.accept()[0] as connection:
                     came = connection.recv(1)[0]
-            peers.barrier("heard", 60)
+            rank_addresses.barrier("heard", 60)
         return came, "tensorflow" in sys.modules
 
     found = run(pass_on, client=client, ranks=ranks, backend="tf.distribute", env=stub | mark)
@@ -372,7 +373,7 @@ def test_ranks_find_each_other_without_tensorflow(client, stub, mark, ranks):
 def test_only_such_ranks_have_addresses(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(RuntimeError, match=r'with backend="tf\.distribute" alone'):
-        peers.addresses()
+        rank_addresses.addresses()
 
 
 @pytest.mark.faults

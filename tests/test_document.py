@@ -8,7 +8,7 @@ import pytest
 
 from hepdask import load_config
 from hepdask.clusters import load_cluster
-from hepdask.document import read_document, read_value
+from hepdask.config.document import read_document, read_value
 from hepdask.errors import ConfigError
 
 FILESET = "fileset: {a: {files: [x.root], metadata: {label: qcd}}}\n"
@@ -36,7 +36,7 @@ class TestTwice:
     @pytest.mark.parametrize(
         ("text", "key", "lines"),
         [
-            ("physics: {}\nsplit: {}\nphysics: {}\n", "physics", (1, 3)),
+            ("analysis: {}\nsplit: {}\nanalysis: {}\n", "analysis", (1, 3)),
             ("models:\n  hlf: {epochs: 2}\n  hlf:\n    epochs: 3\n", "models.hlf", (2, 3)),
             ("training:\n  ranks: 1\n  seed: 2\n  'ranks': 4\n", "training.ranks", (2, 4)),
             (
@@ -85,30 +85,30 @@ class TestBent:
         ],
     )  # fmt: skip
     def test_where_text_is_due(self, write, word, read):
-        for text in (f"physics:\n  classes: [{word}, b]\n", f"store:\n  path: {word}\n"):
+        for text in (f"analysis:\n  classes: [{word}, b]\n", f"store:\n  path: {word}\n"):
             message = refused(write(text), f"YAML reads `{word}` as {read}", "put it into quotation marks")
             assert "c.yaml, line 2: " in message
         for quoted in (f"'{word}'", f'"{word}"', f"!!str {word}"):
-            assert load_config(write(f"physics: {{classes: [{quoted}, b]}}")).physics.classes == (word, "b")
+            assert load_config(write(f"analysis: {{classes: [{quoted}, b]}}")).analysis.classes == (word, "b")
 
     def test_keys(self, write):
         for word in ("no", "2018", "2024-01-01", "1.5", "~"):
-            text = f"physics: {{classes: [qcd]}}\nfileset:\n  {word}: {{files: [x.root], metadata: {{label: qcd}}}}\n"
+            text = f"analysis: {{classes: [qcd]}}\nfileset:\n  {word}: {{files: [x.root], metadata: {{label: qcd}}}}\n"
             refused(write(text), "c.yaml, line 3: ", f"`{word}`", "put it into quotation marks")
 
     @pytest.mark.parametrize("word", ["yes", "off", "true", "0700", "1:30", "2024-01-01"])
     def test_where_a_number_is_due(self, write, word):
         refused(write(f"training:\n  seed: {word}\n"), "c.yaml, line 2: training.seed: ")
-        refused(write(f"store:\n  retry_wait: {word}\n"), "c.yaml, line 2: store.retry_wait: ")
+        refused(write(f"input:\n  retry_wait: {word}\n"), "c.yaml, line 2: input.retry_wait: ")
 
     @pytest.mark.parametrize(
         ("word", "value"), [("1e-3", 1e-3), (".5e3", 500.0), ("1e5", 1e5), ("2", 2.0), ("+1.5", 1.5)]
     )
     def test_numbers_as_people_write_them(self, write, word, value):
         config = load_config(
-            write(f"store: {{retry_wait: {word}}}\ntuning: {{parameters: {{learning_rate: [{word}]}}}}")
+            write(f"input: {{retry_wait: {word}}}\ntuning: {{parameters: {{learning_rate: [{word}]}}}}")
         )
-        assert config.store.retry_wait == value
+        assert config.input.retry_wait == value
         assert config.tuning.parameters == {"learning_rate": [value]}
 
     def test_truth_where_truth_is_due(self, write):
@@ -132,13 +132,13 @@ class TestBent:
 
     def test_on_the_command_line(self):
         for word in ("no", "2018"):
-            with pytest.raises(ConfigError, match=rf"--set physics.classes: .*YAML reads `{word}`"):
-                load_config(None, {"physics.classes": read_value(f"[{word}, b]", "--set physics.classes")})
+            with pytest.raises(ConfigError, match=rf"--set analysis.classes: .*YAML reads `{word}`"):
+                load_config(None, {"analysis.classes": read_value(f"[{word}, b]", "--set analysis.classes")})
         with pytest.raises(ConfigError, match="--set account: YAML reads `0700` as the number 448"):
             read_value("0700", "--set account")
         with pytest.raises(ConfigError, match="""put it into quotation marks: --set output='"2018"'"""):
             load_config(None, {"output": read_value("2018", "--set output")})
-        assert load_config(None, {"physics.classes": read_value("['no', b]", "")}).physics.classes == (
+        assert load_config(None, {"analysis.classes": read_value("['no', b]", "")}).analysis.classes == (
             "no",
             "b",
         )
@@ -150,7 +150,7 @@ class TestPlaces:
     @pytest.mark.parametrize(
         ("text", "expected"),
         [
-            ("physics:\n  lepton_minpt: 3\n", "line 2: physics.lepton_minpt: unknown key; did you mean lepton_min_pt?"),
+            ("analysis:\n  lepton_minpt: 3\n", "line 2: analysis.lepton_minpt: unknown key; did you mean lepton_min"),
             ("training:\n  models:\n  - hlf\n  - hfl\n", "line 4: training.models.1: "),
             ("split: {}\ntraining:\n  ranks: 1\n  port_range: [5, 1]\n", "line 4: training.port_range goes from 5"),
             ("training:\n  ranks: 2\n\n  min_ranks: 3\n", "line 4: training.min_ranks is 3"),
@@ -158,7 +158,7 @@ class TestPlaces:
             ("fileset:\n  a:\n    metadata: {label: qcd}\n    files:\n      x:\n        steps: [[5, 1]]\n", "line 6: "),
             ("tuning:\n  parameters:\n    units: {low: 3,\n      high: 1}\n", "line 3: tuning.parameters.units: low "),
             ("tuning:\n  parameters:\n    units: {high: 1}\n", "line 3: tuning.parameters.units.low: Field required"),
-            ("physics:\n", "line 1: physics: YAML reads an empty value as nothing; give a value, or leave the key out"),
+            ("analysis:\n", "line 1: analysis: YAML reads an empty value as nothing; give a value, or leave"),
             ("fileset:\n  a:\n    files: {x: [1]}\n    metadata: {label: qcd}\n", "line 3: fileset.a.files.x: give"),
         ],
     )  # fmt: skip
@@ -216,7 +216,7 @@ class TestNoDocument:
         refused(tmp_path, "cannot be read: Is a directory")
         refused(write(b"not compressed", "c.yaml.gz"), "damaged gzip file")
         refused(write(gzip.compress(b"split: {}")[:-4], "c.yaml.gz"), "damaged gzip file")
-        monkeypatch.setattr("hepdask.document._LONGEST", 1000)
+        monkeypatch.setattr("hepdask.config.document._LONGEST", 1000)
         refused(write("#" * 1001), "too long for a configuration")
         refused(write(gzip.compress(b"#" * 1001), "c.yaml.gz"), "too long for a configuration")
 

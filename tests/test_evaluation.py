@@ -24,23 +24,15 @@ from scipy.stats import norm
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from hepdask import importance
 from hepdask.errors import InputError
-from hepdask.evaluation import (
-    ModelResult,
-    RunFacts,
-    classification_metrics,
-    plots,
-    roc,
-    style,
-    svg,
-    write_report,
-)
+from hepdask.evaluation import classification_metrics, roc
 from hepdask.evaluation.calibration import calibration
-from hepdask.evaluation.compare import compare, table
 from hepdask.evaluation.delong import auc_standard_error, midranks
-from hepdask.evaluation.formats import factor, percent, seconds, with_error
 from hepdask.evaluation.overtraining import overtraining
+from hepdask.inference import importance
+from hepdask.report import ModelResult, RunFacts, inline_svg, plots, style, write_report
+from hepdask.report.compare_runs import compare, table
+from hepdask.report.number_format import factor, percent, seconds, with_error
 from hepdask.store import Events
 
 CLASSES = ["qcd", "ttbar", "wjets"]
@@ -477,7 +469,7 @@ def test_numbers_are_written_for_people():
 def test_a_figure_is_the_same_every_time_and_its_ids_are_its_own():
     def draw(name):
         with style.applied():
-            return svg.inline(plots.confusion([[3, 1], [0, 4]], ["a", "b"]), name, "A <label>")
+            return inline_svg.inline(plots.confusion([[3, 1], [0, 4]], ["a", "b"]), name, "A <label>")
 
     assert draw("one") == draw("one")
     ids = {name: set(re.findall(r'\bid="([^"]+)"', draw(name))) for name in ("one", "two")}

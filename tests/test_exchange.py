@@ -12,10 +12,10 @@ import pytest
 from conftest import require
 from stores import members, pack
 
-from hepdask import export, names, prepare
-from hepdask.config import Config
+from hepdask import export, prepare
+from hepdask.config import Config, feature_names
 from hepdask.errors import ConfigError, StoreError
-from hepdask.exchange import folder as exchange
+from hepdask.exchange import event_files as exchange
 from hepdask.exchange import tfrecord
 from hepdask.store.layout import part_file
 
@@ -25,7 +25,7 @@ def store(tmp_path_factory, client, sample_files):
     document = {
         "output": str(tmp_path_factory.mktemp("exchange")),
         "fileset": {n: {"files": [path], "metadata": {"label": n}} for n, path in sample_files.items()},
-        "store": {"chunk_events": 25},
+        "input": {"chunk_events": 25},
     }
     return prepare(Config.model_validate(document), client).store
 
@@ -35,7 +35,7 @@ def expected_columns(store, split):
     everything, some = store.arrays(), store.arrays(split)
     place = {(str(e.file), e.entry): index for index, e in enumerate(everything)}
     chosen = [place[str(e.file), e.entry] for e in some]
-    hlf = np.stack([ak.to_numpy(some.hlf[name]) for name in names.HIGH_LEVEL], axis=1)
+    hlf = np.stack([ak.to_numpy(some.hlf[name]) for name in feature_names.HIGH_LEVEL], axis=1)
     return {
         "HLF_input": store.high_level_scaler(hlf),
         "GRU_input": np.stack([store.sequence(index) for index in chosen]),
@@ -47,13 +47,13 @@ def test_jagged_parquet_is_what_the_store_holds(store, tmp_path):
     done = export(store.path, "parquet", tmp_path / "out")
     assert done.events == len(store)
     back, array = ak.from_parquet(tmp_path / "out"), store.arrays()
-    for name in names.PARTICLE:
+    for name in feature_names.PARTICLE:
         assert ak.array_equal(back[f"particle_{name}"], array.particles[name], dtype_exact=True), name
     assert ak.from_parquet(tmp_path / "out", columns=["particle_Pt", "label"]).fields == [
         "particle_Pt",
         "label",
     ]
-    for name in names.HIGH_LEVEL:
+    for name in feature_names.HIGH_LEVEL:
         assert back[f"hlf_{name}"].tolist() == array.hlf[name].tolist()
     for name in ("label", "dataset", "file", "entry"):
         assert back[name].tolist() == array[name].tolist(), name
@@ -127,8 +127,8 @@ def test_the_published_convention_and_own_features(make_config, client, tmp_path
     (tmp_path / "mine.py").write_text(
         "def tracks(events):\n    import awkward as ak\n    return ak.num(events.EFlowTrack)\n"
     )
-    physics = {"convention": "reference", "features": {"tracks": f"{tmp_path}/mine.py:tracks"}}
-    store = prepare(make_config(physics=physics), client).store
+    analysis = {"convention": "reference", "features": {"tracks": f"{tmp_path}/mine.py:tracks"}}
+    store = prepare(make_config(analysis=analysis), client).store
     export(store.path, "padded-parquet", tmp_path / "padded")
     table = pq.read_table(tmp_path / "padded").to_pydict()
     assert np.array_equal(np.float32(table["GRU_input"][0]), store.sequence(0))

@@ -7,10 +7,10 @@ import pytest
 
 from hepdask import export, models
 from hepdask.config import Config
+from hepdask.config.feature_names import HIGH_LEVEL, PARTICLE
 from hepdask.errors import ConfigError, HepdaskError, InputError
-from hepdask.exchange import networks
+from hepdask.exchange import model_files
 from hepdask.models.record import ModelRecord, file_digest, write_model
-from hepdask.names import HIGH_LEVEL, PARTICLE
 
 CASES = {
     "hlf": {},
@@ -43,7 +43,7 @@ def save(folder, case):
     document = {
         "key": "0", "model": name, "file": "model.keras", "file_digest": file_digest(content),
         "classes": ["qcd", "ttbar", "wjets"], "inputs": inputs, "settings": CASES[case], "study": None,
-        "physics": config.physics.model_dump(mode="json"), "code": [], "imported": False, "mantissa_bits": 23,
+        "analysis": config.analysis.model_dump(mode="json"), "code": [], "imported": False, "mantissa_bits": 23,
         "scaling": {"high_level": scaling(len(HIGH_LEVEL)), "particles": scaling(len(PARTICLE))},
         "history": [], "importances": {}, "facts": {},
     }  # fmt: skip
@@ -87,7 +87,7 @@ def test_a_transformer_goes_as_saved_model(tmp_path):
 
 def test_other_scores_are_an_error(tmp_path, monkeypatch):
     save(tmp_path / "model", "hlf")
-    monkeypatch.setattr(networks, "_TOLERANCE", -1.0)
+    monkeypatch.setattr(model_files, "_TOLERANCE", -1.0)
     with pytest.raises(HepdaskError, match="differ from those of Keras"):
         export(tmp_path / "model", "onnx", tmp_path / "model.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

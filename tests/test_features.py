@@ -10,37 +10,37 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hepdask import features, names
-from hepdask.config import Physics
+from hepdask.analysis import topology
+from hepdask.analysis.columns import BadEvent, Columns
+from hepdask.analysis.topology.candidates import Scratch
+from hepdask.analysis.topology.isolation import cone_sum_of_one, cone_sums, fill_strips, make_strips
+from hepdask.analysis.topology.particle_lists import nth_largest, sort_falling
+from hepdask.analysis.topology.reference_sequences import published_sequences
+from hepdask.config import Topology, feature_names
 from hepdask.errors import ConfigError
-from hepdask.features.candidates import Scratch
-from hepdask.features.columns import Columns
-from hepdask.features.isolation import cone_sum_of_one, cone_sums, fill_strips, make_strips
-from hepdask.features.particles import nth_largest, sort_falling
-from hepdask.features.published import published_sequences
 
 
-def assert_like_naive(plain, physics=None, caps=(450, 150, 200)):
+def assert_like_naive(plain, analysis=None, caps=(450, 150, 200)):
     """Compare every number of every event with the plain implementation."""
-    physics = physics or Physics()
+    analysis = analysis or Topology()
     array = made.to_awkward(plain)
-    truth = [naive.event_features(e, caps, published=physics.convention == "reference") for e in plain]
-    selected = features.select(array, physics)
+    truth = [naive.event_features(e, caps, published=analysis.convention == "reference") for e in plain]
+    selected = topology.select(array, analysis)
     assert selected.tolist() == [t is not None for t in truth]
-    extracted = features.extract(array, physics)
+    extracted = topology.extract(array, analysis)
     assert extracted.selected.tolist() == selected.tolist()
     passing = [t for t in truth if t is not None]
     assert extracted.particles.counts.tolist() == [len(particles) for _, particles in passing]
-    lists = features.particles(array[selected], physics)
-    high = features.high_level(array[selected], physics)
-    sequence = features.expand_columns(extracted.particles.values)
+    lists = topology.particles(array[selected], analysis)
+    high = topology.high_level(array[selected], analysis)
+    sequence = topology.expand_columns(extracted.particles.values)
     for i, (high_level, particles) in enumerate(passing):
-        expected = [high_level[n] for n in names.HIGH_LEVEL]
-        assert [high[n][i] for n in names.HIGH_LEVEL] == pytest.approx(expected, rel=1e-9, abs=1e-9)
+        expected = [high_level[n] for n in feature_names.HIGH_LEVEL]
+        assert [high[n][i] for n in feature_names.HIGH_LEVEL] == pytest.approx(expected, rel=1e-9, abs=1e-9)
         assert extracted.high_level[i] == pytest.approx(expected, rel=1e-9, abs=1e-9)
         rows = slice(extracted.particles.offsets[i], extracted.particles.offsets[i + 1])
         in_list = [p for p, _ in sorted(particles, key=lambda p: p[1])]
-        for name in names.PARTICLE:
+        for name in feature_names.PARTICLE:
             assert lists[i][name].tolist() == pytest.approx([p[name] for p in in_list], rel=1e-9, abs=1e-9), (
                 name
             )
@@ -61,9 +61,9 @@ def test_dense_events_match_the_plain_implementation():
 
 def test_caps_keep_the_hardest():
     plain = made.random_events(20, seed=2, candidates=40)
-    physics = Physics(max_tracks=10, max_photons=4, max_neutrals=3)
-    assert assert_like_naive(plain, physics, caps=(10, 4, 3)).any()
-    assert features.extract(made.to_awkward(plain), physics).particles.counts.max() == 18
+    analysis = Topology(max_tracks=10, max_photons=4, max_neutrals=3)
+    assert assert_like_naive(plain, analysis, caps=(10, 4, 3)).any()
+    assert topology.extract(made.to_awkward(plain), analysis).particles.counts.max() == 18
 
 
 @given(
@@ -75,26 +75,26 @@ def test_caps_keep_the_hardest():
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_random_event_matches(seed, candidates, leptons, convention):
     plain = made.random_events(3, seed, candidates=candidates, leptons=leptons)
-    assert_like_naive(plain, Physics(convention=convention))
+    assert_like_naive(plain, Topology(convention=convention))
 
 
 class TestPublishedConvention:
     """Each difference from the corrected convention, by itself, in the smallest event that shows it."""
 
-    published = Physics(convention="reference")
+    published = Topology(convention="reference")
     filler = {  # noqa: RUF012
         "tracks": [made.track(1, -3, 0)], "photons": [made.thing(2, -3, 0)], "neutrals": [made.thing(2, -3, 0)],
     }  # fmt: skip
 
-    def high_level(self, physics=None, **collections):
+    def high_level(self, analysis=None, **collections):
         array = made.to_awkward([made.event(**{**self.filler, **collections})])
-        return features.high_level(array, physics)[0]
+        return topology.high_level(array, analysis)[0]
 
     def test_random_events(self):
         plain = made.random_events(60, seed=6)
         assert assert_like_naive(plain, self.published).any()
         assert assert_like_naive(
-            plain, Physics(convention="reference", max_tracks=5), caps=(5, 150, 200)
+            plain, Topology(convention="reference", max_tracks=5), caps=(5, 150, 200)
         ).any()
 
     def test_a_cone_across_pi_is_cut(self):
@@ -107,9 +107,9 @@ class TestPublishedConvention:
         assert self.high_level(**alone).LepIsoCh == 0
         assert self.high_level(self.published, **alone).LepIsoCh == -1
         array = made.to_awkward([made.event(**{**self.filler, **alone})])
-        photon = features.particles(array, self.published)[0][2]
+        photon = topology.particles(array, self.published)[0][2]
         assert (photon.isGamma, photon.ChPFIso, photon.GammaPFIso) == (1, 1 / 2 - 1, 1)
-        photon = features.particles(array)[0][2]
+        photon = topology.particles(array)[0][2]
         assert (photon.isGamma, photon.ChPFIso, photon.GammaPFIso) == (1, 1 / 2, 0)
 
     def test_the_larger_eta_leads(self):
@@ -130,25 +130,25 @@ class TestPublishedConvention:
     @pytest.mark.parametrize("kind", ["tracks", "photons", "neutrals"])
     def test_an_event_without_one_kind_is_dropped(self, kind):
         array = made.to_awkward([made.event(**{**self.filler, kind: []}, muons=[made.lepton(40, 0, 0)])])
-        assert features.select(array).tolist() == [True]
-        assert features.select(array, self.published).tolist() == [False]
+        assert topology.select(array).tolist() == [True]
+        assert topology.select(array, self.published).tolist() == [False]
 
     def test_the_first_stored_fill_up(self):
         tracks = [made.track(pt, -1, i) for i, pt in enumerate((1, 5, 3))]
         array = made.to_awkward(
             [made.event(**{**self.filler, "tracks": tracks}, muons=[made.lepton(40, 1, 0)])]
         )
-        assert features.particles(array, Physics(max_tracks=2))[0].Pt[1:3].tolist() == [5, 3]
-        few = Physics(max_tracks=2, convention="reference")
-        assert features.particles(array, few)[0].Pt[1:3].tolist() == [1, 5]
+        assert topology.particles(array, Topology(max_tracks=2))[0].Pt[1:3].tolist() == [5, 3]
+        few = Topology(max_tracks=2, convention="reference")
+        assert topology.particles(array, few)[0].Pt[1:3].tolist() == [1, 5]
 
     def test_the_sign_of_the_pid_is_the_charge(self):
         tracks = [made.track(2, -1, 0, charge=-1, pid=11)]
         array = made.to_awkward(
             [made.event(**{**self.filler, "tracks": tracks}, muons=[made.lepton(40, 1, 0)])]
         )
-        assert features.particles(array)[0].Charge[1] == -1
-        assert features.particles(array, self.published)[0].Charge[1] == 1
+        assert topology.particles(array)[0].Charge[1] == -1
+        assert topology.particles(array, self.published)[0].Charge[1] == 1
 
 
 def test_event_done_by_hand():
@@ -167,7 +167,7 @@ def test_event_done_by_hand():
         met={"pt": 30.0, "phi": 3.1 - math.pi / 2},
     )
     array = made.to_awkward([plain])
-    high = features.high_level(array)[0].to_list()
+    high = topology.high_level(array)[0].to_list()
     assert (high["HT"], high["nJets"], high["nBjets"]) == (50, 1, 1)
     assert high["MT"] == pytest.approx(math.sqrt(2 * 30 * 40))
     assert high["LepIsoCh"] == pytest.approx(4 / 40)
@@ -175,7 +175,7 @@ def test_event_done_by_hand():
     assert high["LepIsoNeu"] == 0
     assert (high["LepCharge"], high["LepIsEle"]) == (1, 0)
 
-    particles = features.particles(array)[0]
+    particles = topology.particles(array)[0]
     assert particles.Pt.tolist() == [40, 4, 2, 2, 6]
     assert particles.isMu.tolist() == [1, 0, 0, 0, 0]
     assert particles.isChHad.tolist() == [0, 1, 1, 0, 0]
@@ -186,9 +186,9 @@ def test_event_done_by_hand():
     assert particles.GammaPFIso[2] == pytest.approx(2 / 2)
     assert particles.Energy[4] == pytest.approx(6 * math.cosh(-2))
 
-    sequence = features.extract(array, Physics()).particles
+    sequence = topology.extract(array, Topology()).particles
     assert sequence["Pt"].tolist() == [6, 2, 2, 4, 40]
-    assert sequence["kind"][-1] == names.MUON
+    assert sequence["kind"][-1] == feature_names.MUON
 
 
 @pytest.mark.parametrize(
@@ -208,16 +208,16 @@ def test_the_hardest_lepton_above_threshold_leads(electrons, muons, chosen):
     )
     array = made.to_awkward([plain])
     if chosen is None:
-        assert not features.select(array)[0]
+        assert not topology.select(array)[0]
     else:
-        assert features.high_level(array).LepPt[0] == chosen
+        assert topology.high_level(array).LepPt[0] == chosen
 
 
 def test_a_harder_lepton_that_is_not_isolated_does_not_lead():
     plain = made.event(
         electrons=[made.lepton(60, 0, 0), made.lepton(30, 2, 2)], tracks=[made.track(40, 0.1, 0.1)]
     )
-    assert features.high_level(made.to_awkward([plain])).LepPt[0] == 30
+    assert topology.high_level(made.to_awkward([plain])).LepPt[0] == 30
 
 
 def turn_event(plain, angle):
@@ -230,9 +230,9 @@ def turn_event(plain, angle):
 def test_turning_an_event_leaves_the_rest_as_it_was():
     plain = made.random_events(20, seed=3)
     turned = [turn_event(e, 2.5) for e in plain]
-    before, after = (features.extract(made.to_awkward(e), Physics()) for e in (plain, turned))
+    before, after = (topology.extract(made.to_awkward(e), Topology()) for e in (plain, turned))
     assert before.selected.tolist() == after.selected.tolist()
-    fixed = [i for i, n in enumerate(names.HIGH_LEVEL) if n not in ("phiMET", "LepPhi")]
+    fixed = [i for i, n in enumerate(feature_names.HIGH_LEVEL) if n not in ("phiMET", "LepPhi")]
     assert after.high_level[:, fixed] == pytest.approx(before.high_level[:, fixed], rel=1e-9, abs=1e-9)
     for name in ("Pt", "Eta", "ChPFIso", "GammaPFIso", "NeuPFIso", "kind", "Charge"):
         assert after.particles[name] == pytest.approx(before.particles[name], rel=1e-9, abs=1e-9)
@@ -240,10 +240,10 @@ def test_turning_an_event_leaves_the_rest_as_it_was():
 
 def test_no_candidates_and_no_events():
     alone = made.to_awkward([made.event(muons=[made.lepton(30, 0, 0)])])
-    assert len(features.particles(alone)[0]) == 1
+    assert len(topology.particles(alone)[0]) == 1
     nothing = alone[:0]
-    assert len(features.select(nothing)) == 0
-    assert len(features.extract(nothing, Physics()).particles) == 0
+    assert len(topology.select(nothing)) == 0
+    assert len(topology.extract(nothing, Topology()).particles) == 0
 
 
 @pytest.mark.parametrize(
@@ -257,23 +257,23 @@ def test_no_candidates_and_no_events():
 def test_impossible_values_are_refused(field, value, message):
     good = made.event(tracks=[made.track(1, 0, 0)])
     bad = made.event(tracks=[made.track(1, 0, 0), {**made.track(1, 0, 0), field: value}])
-    with pytest.raises(features.BadEvent, match=message):
-        features.select(made.to_awkward([good, bad]))
+    with pytest.raises(BadEvent, match=message):
+        topology.select(made.to_awkward([good, bad]))
 
 
 def test_a_missing_field_is_named():
     array = made.to_awkward([made.event()])
     del_eta = ak.with_field(array, array.EFlowTrack[["PT", "Phi"]], "EFlowTrack")
     with pytest.raises(KeyError, match="EFlowTrack"):
-        features.select(del_eta)
+        topology.select(del_eta)
 
 
 def test_rejected_events_have_no_features():
     array = made.to_awkward([made.event(muons=[made.lepton(30, 0, 0)]), made.event()])
-    for function in (features.particles, features.high_level):
+    for function in (topology.particles, topology.high_level):
         with pytest.raises(ValueError, match=r"event 1 does not pass .* events\[select\(events\)\]"):
             function(array)
-    assert len(features.particles(array[features.select(array)])) == 1
+    assert len(topology.particles(array[topology.select(array)])) == 1
 
 
 @given(
@@ -334,14 +334,14 @@ def test_published_sequences_are_those_of_a_plain_loop():
     """Fill up with zeros, sort by distance, standardise each column over all rows."""
     plain = made.random_events(8, seed=4, candidates=30)
     array = made.to_awkward(plain)
-    array = array[features.select(array)]
-    lists = features.particles(array)
-    flat = np.stack([ak.to_numpy(ak.flatten(lists[name])) for name in names.PARTICLE])
+    array = array[topology.select(array)]
+    lists = topology.particles(array)
+    flat = np.stack([ak.to_numpy(ak.flatten(lists[name])) for name in feature_names.PARTICLE])
     counts = ak.num(lists).to_numpy()
     offsets = np.concatenate(([0], np.cumsum(counts)))
     found = published_sequences(flat, offsets, offsets[:-1], 120)
     for i in range(len(array)):
-        rows = [[p[name] for name in names.PARTICLE] for p in lists[i].to_list()] + [[0.0] * 19] * (
+        rows = [[p[name] for name in feature_names.PARTICLE] for p in lists[i].to_list()] + [[0.0] * 19] * (
             120 - counts[i]
         )
         eta, phi = rows[0][5], rows[0][6]
@@ -384,18 +384,18 @@ class TestCustom:
     array = made.to_awkward(made.random_events(30, seed=8))
 
     def test_own_selections_and_features(self):
-        physics = Physics(
+        analysis = Topology(
             selections={"two_jets": f"{__file__}:two_jets"}, features={"leading": f"{__file__}:leading_jet"}
         )
-        selected = features.select(self.array, physics)
+        selected = topology.select(self.array, analysis)
         assert (
             selected.tolist()
-            == (features.select(self.array) & (ak.num(self.array.Jet).to_numpy() >= 2)).tolist()
+            == (topology.select(self.array) & (ak.num(self.array.Jet).to_numpy() >= 2)).tolist()
         )
-        assert 0 < selected.sum() < features.select(self.array).sum()
-        high = features.high_level(self.array[selected], physics)
+        assert 0 < selected.sum() < topology.select(self.array).sum()
+        high = topology.high_level(self.array[selected], analysis)
         assert high.leading.tolist() == [max(jets) for jets in self.array.Jet.PT[selected].to_list()]
-        extracted = features.extract(self.array, physics)
+        extracted = topology.extract(self.array, analysis)
         assert extracted.high_level.shape == (selected.sum(), 15)
         assert len(extracted.particles.counts) == selected.sum()
 
@@ -407,16 +407,16 @@ class TestCustom:
     )
     def test_what_cannot_be_used_is_refused(self, reference, message):
         with pytest.raises(ConfigError, match=message):
-            features.extract(self.array, Physics(features={"mine": reference}))
+            topology.extract(self.array, Topology(features={"mine": reference}))
 
     def test_a_feature_that_is_no_number_is_a_bad_event(self):
-        with pytest.raises(features.BadEvent, match=r"physics\.features\.mine is not a finite number"):
-            features.extract(self.array, Physics(features={"mine": f"{__file__}:not_a_number"}))
+        with pytest.raises(BadEvent, match=r"analysis\.features\.mine is not a finite number"):
+            topology.extract(self.array, Topology(features={"mine": f"{__file__}:not_a_number"}))
 
     def test_one_flavour_alone(self):
-        muons = Physics(leptons=("muon",))
+        muons = Topology(leptons=("muon",))
         without_electrons = self.array[[name for name in self.array.fields if name != "Electron"]]
-        high = features.high_level(without_electrons[features.select(without_electrons, muons)], muons)
+        high = topology.high_level(without_electrons[topology.select(without_electrons, muons)], muons)
         assert len(high)
         assert not ak.any(high.LepIsEle)
 
@@ -433,10 +433,10 @@ def test_the_order_of_candidates_does_not_matter(seed):
         }
         for e in plain
     ]
-    one, other = (features.extract(made.to_awkward(events), Physics()) for events in (plain, mixed))
+    one, other = (topology.extract(made.to_awkward(events), Topology()) for events in (plain, mixed))
     assert one.selected.tolist() == other.selected.tolist()
     assert other.high_level == pytest.approx(one.high_level, rel=1e-9, abs=1e-9)
-    for name in names.STORED:
+    for name in feature_names.STORED:
         assert other.particles[name] == pytest.approx(one.particles[name], rel=1e-5, abs=1e-5)
 
 
@@ -449,7 +449,7 @@ def test_two_thousand_candidates_with_ties():
     event["muons"].append(made.lepton(1e4, 0, 0))
     assert len(event["tracks"]) + len(event["photons"]) + len(event["neutrals"]) > 1800
     assert assert_like_naive([event]).all()
-    assert assert_like_naive([event], Physics(convention="reference")).all()
+    assert assert_like_naive([event], Topology(convention="reference")).all()
 
 
 def test_extreme_directions():
@@ -459,8 +459,8 @@ def test_extreme_directions():
         photons=[made.thing(5, 0, 3 * math.pi)],
         neutrals=[made.thing(7, 0, -math.pi + 0.1)],
     )
-    high = features.high_level(made.to_awkward([event]))[0]
+    high = topology.high_level(made.to_awkward([event]))[0]
     assert high.LepIsoCh == pytest.approx(3 / 40)
     assert high.LepIsoGamma == pytest.approx(5 / 40)
     assert high.LepIsoNeu == pytest.approx(7 / 40)
-    assert features.particles(made.to_awkward([event]))[0].NeuPFIso.tolist()[3] == pytest.approx(7 / 3)
+    assert topology.particles(made.to_awkward([event]))[0].NeuPFIso.tolist()[3] == pytest.approx(7 / 3)

@@ -17,7 +17,7 @@ from hepdask.cli import cli
 from hepdask.clusters import load_cluster
 from hepdask.clusters.settings import HTCondor, Slurm
 from hepdask.config import Config
-from hepdask.document import read_value
+from hepdask.config.document import read_value
 from hepdask.errors import ConfigError, HepdaskError
 
 FUZZ = settings(
@@ -54,7 +54,7 @@ def example(folder):
     }
     document["simulation"] = {"x.root": {"process": "qcd", "events": 1}}
     document["tuning"]["parameters"] = {"units": {"low": 1, "high": 2}, "hidden": [[5], [6]]}
-    document["physics"]["features"] = {"mine": f"{folder}/analysis.py:mine"}
+    document["analysis"]["features"] = {"mine": f"{folder}/analysis.py:mine"}
     return document
 
 

@@ -12,10 +12,10 @@ import pytest
 from distributed import Client, LocalCluster
 
 from hepdask.clusters import GPU
-from hepdask.clusters.check import check
+from hepdask.clusters.preflight import check
 from hepdask.config import Forest, XGBoost
 from hepdask.distributed import run
-from hepdask.distributed.devices import NoDriver, host_devices, visible
+from hepdask.distributed.gpu_claims import NoDriver, host_devices, visible
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -46,10 +46,10 @@ def test_cudnn_computes_what_float64_does(tensorflow, cell, resident):
     from test_padded import check
 
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)
-    learner, batch = check(cell, 50, of_scores=1e-5, of_gradients=1e-4, resident=resident)
-    assert "GPU" in learner._inputs(batch)["particles"].device
-    graph = learner._step.get_concrete_function(
-        learner._inputs(batch), tensorflow.constant(batch.label), tensorflow.constant(batch.weight)
+    engine, batch = check(cell, 50, of_scores=1e-5, of_gradients=1e-4, resident=resident)
+    assert "GPU" in engine._inputs(batch)["particles"].device
+    graph = engine._step.get_concrete_function(
+        engine._inputs(batch), tensorflow.constant(batch.label), tensorflow.constant(batch.weight)
     ).graph
     functions = graph.as_graph_def().library.function
     assert "CudnnRNNV3" in {node.op for function in functions for node in function.node_def} | {
@@ -85,9 +85,9 @@ def test_check_finds_driver_devices_cuda_and_cudnn(tensorflow):
 
 
 def test_trees_on_a_gpu_are_as_good_as_on_a_cpu():
-    from hepdask.trees.boosted import boost
-    from hepdask.trees.fitted import load_trees, xgboost
-    from hepdask.trees.rows import Rows
+    from hepdask.models.trees.boosted import boost
+    from hepdask.models.trees.fitted import load_trees, xgboost
+    from hepdask.models.trees.rows import Rows
 
     if not xgboost().build_info()["USE_CUDA"]:
         pytest.skip("XGBoost here is xgboost-cpu")
@@ -107,9 +107,9 @@ def test_trees_on_a_gpu_are_as_good_as_on_a_cpu():
 
 def test_a_forest_on_a_gpu_is_as_good_as_on_a_cpu():
     pytest.importorskip("cuml", reason="cuML is not installed (pip install 'hepdask[cuml]')")
-    from hepdask.trees import forest
-    from hepdask.trees.fitted import load_trees
-    from hepdask.trees.rows import Rows
+    from hepdask.models.trees import forest
+    from hepdask.models.trees.fitted import load_trees
+    from hepdask.models.trees.rows import Rows
 
     rng = np.random.default_rng(3)
     features = rng.normal(size=(5000, 14)).astype(np.float32)
@@ -136,7 +136,7 @@ def test_a_forest_on_a_gpu_is_as_good_as_on_a_cpu():
 
 def test_half_precision_trains(tensorflow, make_config, client, tmp_path):
     from hepdask import prepare
-    from hepdask.training import train_rank
+    from hepdask.training.loop import train_rank
 
     small = {"inclusive": {"epochs": 2, "batch_size": 16}}
     config = make_config(models=small, training={"precision": "mixed_float16"})

@@ -16,9 +16,9 @@ import yaml
 from distributed import Client, LocalCluster
 
 from hepdask.clusters import GPU, HTCondor, Slurm, connect, load_cluster, reserved
-from hepdask.clusters.check import _gpus
-from hepdask.clusters.farm import job_script
-from hepdask.clusters.gpu import needs
+from hepdask.clusters.batch_cluster import job_script
+from hepdask.clusters.local_gpu import needs
+from hepdask.clusters.preflight import _gpus
 from hepdask.errors import ClusterError, ConfigError, MissingDependency
 
 ROOT = Path(__file__).parent.parent

@@ -14,15 +14,15 @@ import test_evaluation as reports
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hepdask import histograms, names
-from hepdask.config import Physics
-from hepdask.evaluation import descriptions
-from hepdask.evaluation.figures import Gallery
-from hepdask.features import expand_columns, extract
-from hepdask.steps.evaluate import _histograms
+from hepdask.analysis import histograms
+from hepdask.analysis.topology import expand_columns, extract
+from hepdask.config import Topology, feature_names
+from hepdask.pipeline.evaluate import _histograms
+from hepdask.report import alt_text
+from hepdask.report.gallery import Gallery
 from hepdask.store import Store
 
-PHYSICS = Physics()
+PHYSICS = Topology()
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,10 @@ def refilled(axis, values):
 
 def test_every_high_level_value_is_counted(events, whole):
     extracted = extract(events, PHYSICS)
-    assert {name for name in whole if name.startswith("hlf.")} == {f"hlf.{name}" for name in names.HIGH_LEVEL}
-    for column, name in enumerate(names.HIGH_LEVEL):
+    assert {name for name in whole if name.startswith("hlf.")} == {
+        f"hlf.{name}" for name in feature_names.HIGH_LEVEL
+    }
+    for column, name in enumerate(feature_names.HIGH_LEVEL):
         values = extracted.high_level[:, column].astype(np.float32)
         assert whole[f"hlf.{name}"]["counts"] == refilled(histograms.AXES[f"hlf.{name}"], values)
         assert sum(whole[f"hlf.{name}"]["counts"]) == extracted.selected.sum() > 20
@@ -110,9 +112,9 @@ def test_own_features_and_the_published_convention_have_axes(tmp_path, events):
     (tmp_path / "mine.py").write_text(
         "def tracks(events):\n    import awkward as ak\n    return ak.num(events.EFlowTrack)\n"
     )
-    physics = Physics(features={"tracks": f"{tmp_path}/mine.py:tracks"}, convention="reference")
-    extracted = extract(events, physics)
-    found = histograms.fill(extracted, physics)
+    analysis = Topology(features={"tracks": f"{tmp_path}/mine.py:tracks"}, convention="reference")
+    extracted = extract(events, analysis)
+    found = histograms.fill(extracted, analysis)
     assert sum(found["hlf.tracks"]["counts"]) == extracted.selected.sum()
     own = histograms.to_hist(found, "hlf.tracks")
     mean = np.average(own.axes[0].centers, weights=own.values())
@@ -155,7 +157,7 @@ def test_a_histogram_is_told_in_words():
     document = {name: getattr(axis, name) for name in ("bins", "low", "high", "scale", "unit")} | {
         "counts": counts
     }
-    told = descriptions.histogram("hlf.nJets", {"ttbar": document})
+    told = alt_text.histogram("hlf.nJets", {"ttbar": document})
     assert told == (
         "Distribution of number of jets by class. ttbar: median from 1.5 to 2.5, 25.0\u202f% beyond the axis."
     )

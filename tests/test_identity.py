@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import uproot
 
-from hepdask import prepare, retries
-from hepdask.config import Config, Physics, Reading
+from hepdask import prepare
+from hepdask.analysis.topology import branches
+from hepdask.config import Config, Input, Topology
 from hepdask.errors import ConfigError, InputError
-from hepdask.features import branches
-from hepdask.preparation import Lost, describe
-from hepdask.source import InputFile, inspect_file, look, read
+from hepdask.input import routes
+from hepdask.input.lost import Lost
+from hepdask.input.root_files import InputFile, inspect_file, look, read
+from hepdask.pipeline.prepare_task import describe
 
 ONE = uuid.UUID(int=1)
 NONE = uuid.UUID(int=0)
@@ -60,7 +62,7 @@ def shifted(plain):
 
 def content(path, **about):
     file = InputFile("ttbar", 1, str(path), "Delphes", seen=look(str(path)), **about)
-    return inspect_file(file, str(path), branches(Physics()), {}, Reading())
+    return inspect_file(file, str(path), branches(Topology()), {}, Input())
 
 
 def selected(plain):
@@ -149,22 +151,22 @@ class TestChanged:
         before = content(path).chunks[0]
         change(path, plain)
         with pytest.raises(InputError, match=r"a\.root: .* sees another file there .* than the driver"):
-            read(before, branches(Physics()))
+            read(before, branches(Topology()))
         elsewhere = replace(before, file=replace(before.file, seen=None))  # the driver cannot see it
         with pytest.raises(InputError, match=r"a\.root: not the file that was opened before"):
-            read(elsewhere, branches(Physics()))
+            read(elsewhere, branches(Topology()))
 
     def test_a_worker_that_sees_another_file(self, tmp_path, plain):
         mine = write(tmp_path / "a.root", plain)
         theirs = write(tmp_path / "b.root", made.random_events(30, seed=44), uuid.UUID(int=2))
         file = InputFile("ttbar", 1, theirs, "Delphes", seen=look(mine))
         with pytest.raises(InputError, match=r"b\.root: .* another file .*fileset\.ttbar"):
-            inspect_file(file, theirs, branches(Physics()), {}, Reading())
+            inspect_file(file, theirs, branches(Topology()), {}, Input())
         os.remove(theirs)
         with pytest.raises(
             InputError, match=r"b\.root: No such file .* though the driver saw it; .*fileset\.ttbar"
         ):
-            inspect_file(file, theirs, branches(Physics()), {}, Reading())
+            inspect_file(file, theirs, branches(Topology()), {}, Input())
 
 
 class TestCopies:
@@ -254,9 +256,9 @@ class TestNotThere:
     @pytest.mark.parametrize("again", [False, True])
     def test_is_said_at_once(self, make_config, tmp_path, plain, case, again, monkeypatch):
         """One attempt, whether the file was never there or was deleted since."""
-        monkeypatch.setattr(retries.time, "sleep", lambda _: pytest.fail("tried again"))
+        monkeypatch.setattr(routes.time, "sleep", lambda _: pytest.fail("tried again"))
         path, code = case(tmp_path)
-        config = Config.model_validate({"store": {"read_retries": 3}})
+        config = Config.model_validate({"input": {"read_retries": 3}})
         file = InputFile("ttbar", 1, str(path), "Delphes")
         known = {}
         if again:
@@ -269,8 +271,8 @@ class TestNotThere:
 
     def test_another_route_is_still_tried(self, tmp_path, plain):
         path = write(tmp_path / "a.root", plain)
-        reading = Reading(routes=("{url}", f"{tmp_path}/a.root"), read_retries=3)
-        config = Config.model_validate({"store": reading.model_dump()})
+        reading = Input(routes=("{url}", f"{tmp_path}/a.root"), read_retries=3)
+        config = Config.model_validate({"input": reading.model_dump()})
         found = describe(InputFile("ttbar", 1, str(tmp_path / "gone.root"), "Delphes"), config, {})
         assert found.entries == 30
         assert Path(path).exists()

@@ -12,9 +12,9 @@ import pytest
 
 from hepdask import evaluate, export, import_published, load_model, open_store, prepare, train
 from hepdask.config import Config
+from hepdask.config.feature_names import PARTICLE
 from hepdask.errors import ConfigError, HepdaskError, InputError, StoreError
-from hepdask.exchange import reading
-from hepdask.names import PARTICLE
+from hepdask.exchange import published_reader
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def exported(tmp_path_factory, client, sample_files):
     document = {
         "output": str(folder / "run"),
         "fileset": {n: {"files": [path], "metadata": {"label": n}} for n, path in sample_files.items()},
-        "physics": {"convention": "reference"},
+        "analysis": {"convention": "reference"},
     }
     store = prepare(Config.model_validate(document), client).store
     export(store.path, "padded-parquet", folder / "parquet")
@@ -34,7 +34,7 @@ def exported(tmp_path_factory, client, sample_files):
 def importing(folder, **more):
     document = {
         "output": str(folder / "imported"),
-        "physics": {"convention": "reference"},
+        "analysis": {"convention": "reference"},
         "models": {
             "hlf": {"epochs": 2, "batch_size": 16},
             "inclusive": {"epochs": 1, "batch_size": 16, "units": 4},
@@ -131,8 +131,8 @@ def test_vectors_of_spark_dense_and_sparse(tmp_path):
 def test_a_killed_import_goes_on(exported, tmp_path, monkeypatch):
     _, files = exported
     whole = import_published(importing(tmp_path / "whole"), files).store
-    written = reading.blocks
-    monkeypatch.setattr(reading, "BLOCK", 16)
+    written = published_reader.blocks
+    monkeypatch.setattr(published_reader, "BLOCK", 16)
     config = importing(tmp_path / "killed")
 
     def dies(*arguments):
@@ -141,12 +141,12 @@ def test_a_killed_import_goes_on(exported, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield block
 
-    monkeypatch.setattr(reading, "blocks", dies)
+    monkeypatch.setattr(published_reader, "blocks", dies)
     with pytest.raises(KeyboardInterrupt):
         import_published(config, files)
     with pytest.raises(StoreError, match="not complete"):
         open_store(config.store_path)
-    monkeypatch.setattr(reading, "blocks", written)
+    monkeypatch.setattr(published_reader, "blocks", written)
     there = len(list((config.store_path / "parts").glob("*-*")))
     done = import_published(config, files)
     assert there > 3
@@ -175,8 +175,8 @@ def test_no_byte_of_a_file_gives_a_raw_error(small, tmp_path):
     for place in sorted(places):
         file.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
         with contextlib.suppress(InputError):
-            reading.identity(file)
-            list(reading.blocks(file, 14, 801, 3))
+            published_reader.identity(file)
+            list(published_reader.blocks(file, 14, 801, 3))
             said -= 1
         said += 1
     for place in (0, 4, len(content) // 2, len(content) - 1):
@@ -238,10 +238,10 @@ def test_types_of_others_bring_no_code(small, tmp_path):
 def test_a_file_that_is_changed_in_place_is_another(small, tmp_path):
     file = tmp_path / "a.parquet"
     pq.write_table(small, file, compression="none", write_statistics=False, use_dictionary=False)
-    before, content = reading.identity(file), bytearray(file.read_bytes())
+    before, content = published_reader.identity(file), bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1  # far from the footer
     file.write_bytes(content)
-    assert reading.identity(file) != before
+    assert published_reader.identity(file) != before
 
 
 def test_what_cannot_be_imported_is_named(exported, tmp_path):
@@ -282,4 +282,4 @@ def test_what_cannot_be_imported_is_named(exported, tmp_path):
         error=ConfigError,
         files=files,
     )
-    refused("set it to reference", config=importing(tmp_path, physics={}), error=ConfigError, files=files)
+    refused("set it to reference", config=importing(tmp_path, analysis={}), error=ConfigError, files=files)

@@ -16,7 +16,8 @@ from conftest import require
 from distributed import Client, LocalCluster
 
 import hepdask
-from hepdask import clusters, features
+from hepdask.analysis import topology
+from hepdask.monitoring import dashboard_link
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
@@ -32,7 +33,7 @@ def test_processor_of_the_docs_through_the_runner_of_a_session(client, sample_fi
     assert client.status == "running", "a client that was given stays open"
     for name in fileset:
         plain = _plain(sample_files[name])
-        selected = features.select(plain)
+        selected = topology.select(plain)
         assert out["counts"][name] == {"read": len(plain), "selected": selected.sum()}
         met = ak.to_numpy(ak.flatten(plain.MissingET.MET))
         for step, values in (("read", met), ("selected", met[selected])):
@@ -48,7 +49,7 @@ def _plain(path):
     return ak.zip(
         {
             collection: ak.zip({field: branches[f"{collection}.{field}"] for field in fields}, depth_limit=2)
-            for collection, fields in features.branches(hepdask.load_config(None).physics).items()
+            for collection, fields in topology.branches(hepdask.load_config(None).analysis).items()
         },
         depth_limit=1,
     )
@@ -82,12 +83,12 @@ def test_failures_in_a_session_close_it():
 
 def test_link_goes_through_the_proxy_of_a_hub_where_dask_does_not_say_otherwise(client, monkeypatch):
     direct = client.dashboard_link
-    assert clusters.dashboard_link(client) == direct
+    assert dashboard_link.dashboard_link(client) == direct
     monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/anna/")
     port = direct.rsplit(":", 1)[1].partition("/")[0]
-    assert clusters.dashboard_link(client) == f"/user/anna/proxy/{port}/status"
+    assert dashboard_link.dashboard_link(client) == f"/user/anna/proxy/{port}/status"
     with dask.config.set({"distributed.dashboard.link": "https://site.example/{port}"}):
-        assert clusters.dashboard_link(client) == f"https://site.example/{port}"
+        assert dashboard_link.dashboard_link(client) == f"https://site.example/{port}"
 
 
 def test_other_packages_on_a_worker_are_named_once(tmp_path, capfd):

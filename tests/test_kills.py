@@ -37,7 +37,7 @@ def cluster():
 @pytest.fixture
 def undisturbed(make_config, client, tmp_path):
     """What a run that nothing happens to makes, from the same configuration."""
-    return prepare(make_config(output=str(tmp_path / "undisturbed"), store={"chunk_events": 4}), client).store
+    return prepare(make_config(output=str(tmp_path / "undisturbed"), input={"chunk_events": 4}), client).store
 
 
 def start_driver(config, document, cluster):
@@ -81,7 +81,7 @@ def assert_as_if_nothing_had_happened(config, store, undisturbed):
 def test_drivers_and_workers_killed_again_and_again(make_config, cluster, tmp_path, undisturbed):
     """Drivers on a cluster that outlives them, whose tasks go on without them; some workers die as well."""
     rng = random.Random(4)
-    config = make_config(store={"chunk_events": 4})
+    config = make_config(input={"chunk_events": 4})
     total = len(paths_below(undisturbed.path))
     address = cluster.scheduler.address
     killed = 0
@@ -105,7 +105,7 @@ def test_drivers_and_workers_killed_again_and_again(make_config, cluster, tmp_pa
 
 def test_workers_killed_while_the_driver_lives(make_config, cluster, undisturbed):
     rng = random.Random(5)
-    config = make_config(store={"chunk_events": 4})
+    config = make_config(input={"chunk_events": 4})
     total = len(paths_below(undisturbed.path))
     moments = sorted(rng.uniform(0, 0.9 * total) for _ in range(2))
     reached, stop = [], threading.Event()
@@ -134,7 +134,7 @@ def test_workers_killed_while_the_driver_lives(make_config, cluster, undisturbed
 
 def test_a_driver_that_dies_with_its_own_cluster(make_config, client, tmp_path, undisturbed):
     """The whole process group at once, as when a machine is switched off; near the end of the run."""
-    config = make_config(store={"chunk_events": 4})
+    config = make_config(input={"chunk_events": 4})
     process = start_driver(
         config, tmp_path / "config.json", {"kind": "local", "workers": 2, "dashboard-port": 0}
     )
@@ -148,7 +148,7 @@ def test_a_driver_that_dies_with_its_own_cluster(make_config, client, tmp_path, 
 
 
 def test_the_second_driver_of_a_store_refuses(make_config, cluster, tmp_path, undisturbed):
-    config = make_config(store={"chunk_events": 1})
+    config = make_config(input={"chunk_events": 1})
     first = start_driver(config, tmp_path / "config.json", cluster.scheduler.address)
     try:
         wait_until_there_are(1, config, first)
@@ -167,7 +167,7 @@ def test_the_second_driver_of_a_store_refuses(make_config, cluster, tmp_path, un
 
 def test_the_lock_of_a_dead_driver_does_not_bind(make_config, cluster, tmp_path):
     """Whoever is killed leaves its lock behind; the next driver on the same machine sees that nobody holds it."""
-    config = make_config(store={"chunk_events": 1})
+    config = make_config(input={"chunk_events": 1})
     first = start_driver(config, tmp_path / "config.json", cluster.scheduler.address)
     try:
         wait_until_there_are(1, config, first)

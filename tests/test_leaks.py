@@ -14,7 +14,7 @@ from sklearn.ensemble import RandomForestClassifier
 from hepdask import open_store, prepare
 from hepdask.evaluation.delong import auc_standard_error
 from hepdask.evaluation.metrics import classification_metrics
-from hepdask.split import event_hash, uniform
+from hepdask.store.split import event_hash, uniform
 
 CLASSES = ("qcd", "ttbar", "wjets")
 EVENTS = 400
@@ -43,13 +43,13 @@ def families(tmp_path_factory):
 
 
 def store_of(make_config, files, client):
-    config = make_config(files, store={"chunk_events": 1000})
+    config = make_config(files, input={"chunk_events": 1000})
     prepare(config, client)
     return open_store(config.store_path)
 
 
 def origins(store, sample, parents):
-    """What is known of events beyond their physics, (n, 6), and their parents' hashes (n,)."""
+    """What is known of events beyond their analysis, (n, 6), and their parents' hashes (n,)."""
     events = store.events(sample, particles=False)
     columns = np.zeros((len(events), 6))
     hashes = np.zeros(len(events), np.uint64)

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from hepdask import evaluate, lock, run, train, tune
+from hepdask import evaluate, run, train, tune
 from hepdask.errors import HepdaskError, OutputError
-from hepdask.lock import LOCK, RENEWED_LOCK, locked, owns_output
+from hepdask.files import lock
+from hepdask.files.lock import LOCK, RENEWED_LOCK, locked
+from hepdask.pipeline.owned_output import owns_output
 
 HOLDS = (
-    "import sys; from pathlib import Path; from hepdask.lock import locked\n"
+    "import sys; from pathlib import Path; from hepdask.files.lock import locked\n"
     "with locked(Path(sys.argv[1]), sys.argv[2]):\n  print('have it', flush=True); sys.stdin.read()"
 )
 

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 from modelfolders import CHOSEN, CLASSES, KINDS
 
-from hepdask import artifacts, load_model, predict
+from hepdask import load_model, predict
 from hepdask.errors import ConfigError, HepdaskError, InputError
+from hepdask.files import atomic
 from hepdask.models.record import RECORD
-from hepdask.steps.inspect import describe, inspect
+from hepdask.pipeline.inspect import describe, inspect
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +156,13 @@ CONTENTS = {
     "scaling too short": (changed("scaling", "high_level", value={"shift": [0.0], "factor": [1.0]}), "of 1 features"),
     "scaling of other lengths": (changed("scaling", "high_level", "shift", value=[0.0]), "1 shifts and 14 factors"),
     "one class": (changed("classes", value=["qcd"]), "classes"),
-    "other classes": (changed("classes", value=["wjets", "qcd", "ttbar"]), "classes: they are not physics.classes"),
+    "other classes": (changed("classes", value=["wjets", "qcd", "ttbar"]), "classes: they are not analysis.classes"),
     "a class twice": (
-        lambda d: (d.update(classes=["qcd", "qcd", "x"]), d["physics"].update(classes=["qcd", "qcd", "x"])),
+        lambda d: (d.update(classes=["qcd", "qcd", "x"]), d["analysis"].update(classes=["qcd", "qcd", "x"])),
         "classes: one stands twice",
     ),
     "a class more": (
-        lambda d: (d.update(classes=["a", "b", "c", "d"]), d["physics"].update(classes=["a", "b", "c", "d"])),
+        lambda d: (d.update(classes=["a", "b", "c", "d"]), d["analysis"].update(classes=["a", "b", "c", "d"])),
         "a network from|cannot be read as trees",
     ),
     "a column less": (changed("inputs", "high_level", value=[0, 1]), "a network from|cannot be read as trees"),
@@ -170,9 +171,9 @@ CONTENTS = {
     "an unknown setting": (changed("settings", "colour", value=3), "settings: colour"),
     "a file elsewhere": (changed("file", value="../model.keras"), "file"),
     "an unknown key": (changed("more", value=1), "more"),
-    "a function without code": (changed("physics", "features", value={"x": "os:getcwd"}), "code: it is not that of"),
-    "physics of another kind": (changed("physics", value=[1]), "physics"),
-    "a cut that is none": (changed("physics", "lepton_min_pt", value="much"), "physics.lepton_min_pt"),
+    "a function without code": (changed("analysis", "features", value={"x": "os:getcwd"}), "code: it is not that of"),
+    "physics of another kind": (changed("analysis", value=[1]), "analysis"),
+    "a cut that is none": (changed("analysis", "lepton_min_pt", value="much"), "analysis.lepton_min_pt"),
 }  # fmt: skip
 
 
@@ -359,15 +360,15 @@ def with_code(tmp_path, monkeypatch):
     (maker / "marking.py").write_text(
         f"from pathlib import Path\n\n\ndef mark():\n    Path({str(tmp_path / 'ran')!r}).touch()\n"
     )
-    from hepdask.config import Physics
-    from hepdask.steps.train import keep_code
+    from hepdask.config import Topology
+    from hepdask.pipeline.train import keep_code
 
-    physics = Physics(features={"three": "maker/analysis.py:three"})
+    analysis = Topology(features={"three": "maker/analysis.py:three"})
     folder = tmp_path / "downloaded"
-    code = [kept.model_dump(mode="json") for kept in keep_code(physics, folder / "code")]
-    width = len(physics.high_level_features)
+    code = [kept.model_dump(mode="json") for kept in keep_code(analysis, folder / "code")]
+    width = len(analysis.high_level_features)
     modelfolders.make(
-        folder, "forest", physics=physics.model_dump(mode="json"), code=code,
+        folder, "forest", analysis=analysis.model_dump(mode="json"), code=code,
         scaling={"high_level": {"shift": [0.0] * width, "factor": [1.0] * width},
                  "particles": {"shift": [0.0] * 19, "factor": [1.0] * 19}},
     )  # fmt: skip
@@ -442,4 +443,4 @@ def test_the_seal_is_of_the_contents(copy):
     document = json.loads((folder / RECORD).read_text())
     (folder / RECORD).write_text(json.dumps(dict(sorted(document.items()))))
     load_model(folder)
-    assert artifacts.read_sealed(folder / RECORD)["model"] == "forest"
+    assert atomic.read_sealed(folder / RECORD)["model"] == "forest"

@@ -5,8 +5,8 @@ import pytest
 
 from hepdask import models
 from hepdask.config import Models
+from hepdask.config.feature_names import HIGH_LEVEL
 from hepdask.errors import InputError
-from hepdask.names import HIGH_LEVEL
 
 GRU = 3 * (19 * 50 + 50 * 50 + 2 * 50)
 LSTM = 4 * (19 * 50 + 50 * 50 + 50)

@@ -18,7 +18,9 @@ from conftest import require
 from waiting import until
 
 import hepdask
-from hepdask import metrics, performance, progress, traffic
+from hepdask import progress
+from hepdask.input import read_bytes
+from hepdask.monitoring import metrics, performance_report
 
 MONITORING = Path(__file__).parent.parent / "docs" / "monitoring"
 
@@ -76,7 +78,7 @@ def test_prometheus_sees_what_the_run_did_and_every_panel_has_data(
     files = {f"{name}_watched": [path] for name, path in sample_files.items()}
     model = {"epochs": 2, "batch_size": 16}
     config = make_config(files, models={"hlf": model}, training={"models": ["hlf"]})
-    client.run(traffic.take)  # what earlier tests have read and nobody told
+    client.run(read_bytes.take)  # what earlier tests have read and nobody told
     already = read_from_disk(served)
     prepared = hepdask.prepare(config, client)
     (trained,) = hepdask.train(config, client=client)
@@ -148,7 +150,7 @@ def test_progress_as_json_lines(capfd, monkeypatch):
 
 def test_performance_report_begins_with_the_recording(client, tmp_path):
     client.submit(_forgotten, pure=False).result()
-    recording = performance.Recording(client)
+    recording = performance_report.Recording(client)
     client.submit(_remembered, pure=False).result()
     assert recording.save(tmp_path / "performance.html", "a run")
     page = (tmp_path / "performance.html").read_text()

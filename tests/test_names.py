@@ -4,8 +4,8 @@ import pytest
 
 from hepdask import load_config
 from hepdask.config import Config
+from hepdask.config.feature_names import HIGH_LEVEL, PARTICLE
 from hepdask.errors import ConfigError
-from hepdask.names import HIGH_LEVEL, PARTICLE
 
 
 @pytest.fixture(autouse=True)
@@ -24,11 +24,11 @@ def fileset(*names):
 )
 def test_a_feature_of_ours_is_no_feature_of_yours(name):
     if name == "lep_pt":  # not the same, whatever is lost of it
-        features = load_config(None, {"physics.features": {name: "a.py:b"}}).physics.features
+        features = load_config(None, {"analysis.features": {name: "a.py:b"}}).analysis.features
         assert {key: str(function) for key, function in features.items()} == {name: "a.py:b"}
         return
-    with pytest.raises(ConfigError, match=rf"physics.features.{name} is .*always there; give another"):
-        load_config(None, {"physics.features": {name: "a.py:b"}})
+    with pytest.raises(ConfigError, match=rf"analysis.features.{name} is .*always there; give another"):
+        load_config(None, {"analysis.features": {name: "a.py:b"}})
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,9 @@ def test_a_feature_of_ours_is_no_feature_of_yours(name):
 )
 def test_two_names_that_are_one_in_files(one, other):
     for where, value in (
-        ("physics.classes", [one, other]),
-        ("physics.selections", {one: "a.py:b", other: "a.py:c"}),
-        ("physics.features", {one: "a.py:b", other: "a.py:c"}),
+        ("analysis.classes", [one, other]),
+        ("analysis.selections", {one: "a.py:b", other: "a.py:c"}),
+        ("analysis.features", {one: "a.py:b", other: "a.py:c"}),
         ("fileset", fileset(one, other)),
     ):
         with pytest.raises(ConfigError) as caught:
@@ -56,9 +56,9 @@ def test_two_names_that_are_one_in_files(one, other):
 )  # fmt: skip
 def test_what_is_no_name(name, reason):
     for where, value in (
-        ("physics.classes", [name, "other"]),
-        ("physics.selections", {name: "a.py:b"}),
-        ("physics.features", {name: "a.py:b"}),
+        ("analysis.classes", [name, "other"]),
+        ("analysis.selections", {name: "a.py:b"}),
+        ("analysis.features", {name: "a.py:b"}),
         ("fileset", fileset(name)),
     ):
         if reason == "slash" and where == "fileset":
@@ -74,7 +74,7 @@ def test_a_name_of_the_longest_kind_can_be_written(make_config, client, sample_f
     name = "/ttbar/" + "ä" * 71  # 149 bytes
     config = make_config()
     document = {"fileset": {name: {"files": [sample_files["ttbar"]], "metadata": {"label": "ttbar"}}}}
-    document |= {"output": str(config.folder), "store": {"chunk_events": 50}}
+    document |= {"output": str(config.folder), "input": {"chunk_events": 50}}
     store = prepare(Config.model_validate(document), client).store
     assert {part["dataset"] for part in store.parts} == {name}
 
@@ -85,7 +85,7 @@ class TestKeysWithDots:
     @pytest.mark.parametrize(
         ("key", "value", "found"),
         [
-            ("physics.branches.EFlowTrack.PT", "track_pt", lambda c: c.physics.branches["EFlowTrack.PT"]),
+            ("analysis.branches.EFlowTrack.PT", "track_pt", lambda c: c.analysis.branches["EFlowTrack.PT"]),
             ("fileset.a.b.metadata.label", "ttbar", lambda c: c.fileset["a.b"].metadata["label"]),
             ("fileset.a.b.metadata.x.y", "z", lambda c: c.fileset["a.b"].metadata["x.y"]),
             ("fileset.a.b.files./d/x.1.root", "Other", lambda c: c.fileset["a.b"].files["/d/x.1.root"]),
@@ -102,20 +102,20 @@ class TestKeysWithDots:
     def test_is_set(self, tmp_path, key, value, found):
         (tmp_path / "c.yaml").write_text(
             "fileset:\n  a.b:\n    files: {/d/x.1.root: T, /d/y.root: {object_path: T}}\n    metadata: {label: qcd}\n"
-            "simulation: {/d/z.root: {process: ttbar, events: 1}}\nphysics: {branches: {Jet.PT: jet_pt}}\n"
+            "simulation: {/d/z.root: {process: ttbar, events: 1}}\nanalysis: {branches: {Jet.PT: jet_pt}}\n"
             "models: {hlf: {learning_rate_drops: {5: 0.5}}}\ntuning: {parameters: {units: {low: 1, high: 9}}}\n"
             "cluster: {kind: slurm}\n"
         )
         config = load_config(tmp_path / "c.yaml", {key: value})
         assert found(config) == value
-        assert config.physics.branches["Jet.PT"] == "jet_pt", "the others stay"
+        assert config.analysis.branches["Jet.PT"] == "jet_pt", "the others stay"
         assert len(config.models.hlf.learning_rate_drops) == 1
 
     @pytest.mark.parametrize(
         ("key", "expected"),
         [
-            ("physic.branches.A.B", "unknown key physic; did you mean physics?"),
-            ("physics.branch.A.B", "unknown key branch; did you mean branches?"),
+            ("analysi.branches.A.B", "unknown key analysi; did you mean analysis?"),
+            ("analysis.branch.A.B", "unknown key branch; did you mean branches?"),
             ("training.ranks.x", "a value stands there, with no keys below it"),
             ("models.hfl.epochs", "unknown key hfl; did you mean hlf?"),
             ("cluster.workers", "what is there is not a mapping"),

@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster
 from ranks import BOUND, Clock, held, marked, pids
 from waiting import until
 
-from hepdask.distributed import RankFailed, neighbours, run
+from hepdask.distributed import RankFailed, local_allreduce, run
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -26,8 +26,8 @@ SHAPES = (
     (1,),
     (12_500,),
     (7, 11),
-    (neighbours.MOST_BYTES // 4,),
-    (neighbours.MOST_BYTES // 4 + 1,),
+    (local_allreduce.MOST_BYTES // 4,),
+    (local_allreduce.MOST_BYTES // 4 + 1,),
 )
 
 
@@ -114,13 +114,15 @@ def test_a_rank_that_goes_is_blamed(client, tmp_path, number, how):
 
 
 def test_only_those_who_know_the_secret_come_in():
-    secret = secrets.token_bytes(neighbours._SECRET_BYTES)
+    secret = secrets.token_bytes(local_allreduce._SECRET_BYTES)
     name = f"\0hepdask-test-{secrets.token_hex(8)}"
     found = []
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(name)
         listener.listen(8)
-        accepting = threading.Thread(target=lambda: found.extend(neighbours._accept(listener, 3, secret)))
+        accepting = threading.Thread(
+            target=lambda: found.extend(local_allreduce._accept(listener, 3, secret))
+        )
         accepting.start()
         strangers = [socket.socket(socket.AF_UNIX) for _ in range(4)]
         greetings = (bytes(16) + b"\0\0\0\1", secret + b"\0\0\0\0", secret + b"\0\0\0\3", b"")
@@ -128,7 +130,7 @@ def test_only_those_who_know_the_secret_come_in():
             stranger.connect(name)
             stranger.sendall(greeting)
             stranger.shutdown(socket.SHUT_WR)
-        ranks = [neighbours._connect(rank, name, secret) for rank in (2, 1)]
+        ranks = [local_allreduce._connect(rank, name, secret) for rank in (2, 1)]
         accepting.join(20)
         assert len(found) == 2
         for rank, mine in ((2, ranks[0]), (1, ranks[1])):

@@ -52,15 +52,15 @@ def test_a_new_project_with_other_classes_and_branches(tmp_path):
         label: {"files": {f"data/{label}/*.root": "events"}, "metadata": {"label": label}}
         for label in ("zprime", "zjets")
     }
-    config["physics"] |= {
+    config["analysis"] |= {
         "classes": ["zjets", "zprime"],
         "leptons": ["muon"],
         "branches": CALLED | {"Jet.BTag": "tagged"},
         "reads": {"Jet": ["Mass"]},
     }
-    config["physics"]["selections"]["muons_apart"] = "analysis.py:muons_apart"
-    config["physics"]["features"]["scalar_sum"] = "analysis.py:scalar_sum"
-    config["physics"]["lepton_max_isolation"] = 2.0
+    config["analysis"]["selections"]["muons_apart"] = "analysis.py:muons_apart"
+    config["analysis"]["features"]["scalar_sum"] = "analysis.py:scalar_sum"
+    config["analysis"]["lepton_max_isolation"] = 2.0
     config["models"] = {"forest": {"trees": 20}}
     config["training"]["models"] = ["forest"]
     config["cluster"] = {"kind": "local", "workers": 1, "dashboard-port": 0}
@@ -100,13 +100,13 @@ def test_the_project_as_it_comes(tmp_path, monkeypatch):
     project = package.new(tmp_path / "as-it-comes")
     monkeypatch.chdir(project)
     config = package.load_config("config.yaml")
-    assert list(config.physics.features) == ["leading_jet_pt"]
+    assert list(config.analysis.features) == ["leading_jet_pt"]
     events = made.to_awkward(made.random_events(20, 3))
-    from hepdask.features import custom
+    from hepdask.analysis import user_functions
 
     for kind in ("selections", "features"):
-        for reference in getattr(config.physics, kind).values():
-            assert len(custom.apply(reference, events, kind.removesuffix("s"))) == 20
+        for reference in getattr(config.analysis, kind).values():
+            assert len(user_functions.apply(reference, events, kind.removesuffix("s"))) == 20
     done = hepdask("run", "config.yaml", cwd=project)
     assert done.returncode == 1
     assert "data/signal/*.root" in done.stderr

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from conftest import require
 
-from hepdask import artifacts, open_store, prepare
+from hepdask import open_store, prepare
 from hepdask.errors import HepdaskError, OutputError
-from hepdask.exchange.scores import write_scores
-from hepdask.outputs import in_words, require_folder, writing
+from hepdask.files import atomic
+from hepdask.files.outputs import in_words, require_folder, writing
+from hepdask.inference.score_files import write_scores
 
 NOBODY = 65534
 
@@ -130,7 +131,7 @@ def test_files_that_grow_too_large_leave_nothing_behind(tmp_path):
     table = {"entry": np.arange(1 << 16), "score": np.random.default_rng(1).random(1 << 16)}
     with largest_file(1 << 14):
         for write in (
-            lambda: artifacts.write_bytes(tmp_path / "model", bytes(1 << 16)),
+            lambda: atomic.write_bytes(tmp_path / "model", bytes(1 << 16)),
             lambda: write_scores(tmp_path / "scores.root", "root", table, {}),
             lambda: write_scores(tmp_path / "scores.parquet", "parquet", table, {}),
         ):
@@ -173,7 +174,9 @@ def run_command(*words):
 
 def test_a_disk_that_fills_up_on_the_way(full_disk, make_config, tmp_path):
     """One sentence that names the part; with more room the same command goes on, and nothing is lost."""
-    config = make_config(store={"path": str(full_disk / "store.zarr"), "retry_wait": 0.01, "chunk_events": 5})
+    config = make_config(
+        input={"retry_wait": 0.01, "chunk_events": 5}, store={"path": str(full_disk / "store.zarr")}
+    )
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     (full_disk / "ballast").unlink()
     remount(full_disk, "200k")
@@ -186,13 +189,15 @@ def test_a_disk_that_fills_up_on_the_way(full_disk, make_config, tmp_path):
         open_store(full_disk / "store.zarr")
     remount(full_disk, "20m")
     assert run_command("prepare", tmp_path / "config.yaml").returncode == 0
-    elsewhere = make_config(store={"path": str(tmp_path / "whole"), "retry_wait": 0.01, "chunk_events": 5})
+    elsewhere = make_config(
+        input={"retry_wait": 0.01, "chunk_events": 5}, store={"path": str(tmp_path / "whole")}
+    )
     assert open_store(full_disk / "store.zarr").fingerprint == prepare(elsewhere).store.fingerprint
 
 
 def test_a_disk_that_fills_up_in_training(full_disk, make_config, tmp_path):
     config = make_config(
-        output=str(full_disk / "run"), store={"path": str(tmp_path / "store"), "retry_wait": 0.01},
+        output=str(full_disk / "run"), input={"retry_wait": 0.01}, store={"path": str(tmp_path / "store")},
         models={"hlf": {"hidden": [300, 300], "epochs": 2, "batch_size": 16}},
         training={"models": ["hlf"], "restarts": 0},
     )  # fmt: skip

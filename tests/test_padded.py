@@ -10,16 +10,17 @@ import tensorflow as tf
 import test_recurrent as oracle
 from conftest import require
 
-from hepdask import models, names
-from hepdask.batches import Batch, padded, padded_length
-from hepdask.compiled import build
-from hepdask.compiled.recurrent import Weights
-from hepdask.config import Models
-from hepdask.features import expand_columns
-from hepdask.learners import Particles, choose
-from hepdask.learners.padded import Padded
-from hepdask.learners.resident import Resident
-from hepdask.scaling import Scaler
+from hepdask import models
+from hepdask.analysis.scaling import Scaler
+from hepdask.analysis.topology import expand_columns
+from hepdask.batches.batch import Batch, padded, padded_length
+from hepdask.config import Models, feature_names
+from hepdask.engines.choice import choose
+from hepdask.engines.device_batches import Resident
+from hepdask.engines.engine import Particles
+from hepdask.engines.keras_padded import Padded
+from hepdask.kernels import build
+from hepdask.kernels.recurrent import Weights
 from hepdask.store import Events
 
 LENGTHS = [0, 1, 33, 801, 2, 0, 64]
@@ -33,7 +34,7 @@ def batch_of(lengths, seed=0):
     particles = oracle.stored_particles(int(offsets[-1]), rng)
     zeros = np.zeros(len(lengths), np.int64)
     label = rng.integers(0, CLASSES, len(lengths))
-    high_level = rng.normal(size=(len(lengths), len(names.HIGH_LEVEL))).astype("f4")
+    high_level = rng.normal(size=(len(lengths), len(feature_names.HIGH_LEVEL))).astype("f4")
     events = Events(offsets, particles, high_level, label, zeros, zeros)
     everyone = np.arange(len(lengths))
     weight = rng.uniform(0.1, 1.0, len(lengths)).astype("f4")
@@ -43,7 +44,7 @@ def batch_of(lengths, seed=0):
 def arrays(batch):
     """What `in_float64` takes of a batch."""
     return (
-        padded(batch, scaler(), list(range(len(names.PARTICLE))), 801),
+        padded(batch, scaler(), list(range(len(feature_names.PARTICLE))), 801),
         batch.length,
         batch.label,
         batch.weight,
@@ -58,9 +59,9 @@ def scaler():
     return Scaler(rows.mean(axis=0), 1 / rows.std(axis=0))
 
 
-def learner_of(name, optimizer=None, resident=False, **settings):
+def engine_of(name, optimizer=None, resident=False, **settings):
     chosen = Models.model_validate({name: {"dropout": 0.0, **settings}})
-    inputs = models.inputs(name, chosen, names.HIGH_LEVEL)
+    inputs = models.inputs(name, chosen, feature_names.HIGH_LEVEL)
     model = models.build(name, chosen, inputs, CLASSES)
     rng = np.random.default_rng(2)
     model.set_weights([rng.normal(size=w.shape, scale=0.2) for w in model.get_weights()])
@@ -89,16 +90,16 @@ def in_float64(cell, weights, rows, lengths, labels, event_weights):
 
 
 def check(cell, units, of_scores, of_gradients, resident=False):
-    """Compare scores, loss and gradients with those of float64; give the learner and its batch."""
-    model, learner = learner_of("sequence", keras.optimizers.SGD(1.0), resident, cell=cell, units=units)
+    """Compare scores, loss and gradients with those of float64; give the engine and its batch."""
+    model, engine = engine_of("sequence", keras.optimizers.SGD(1.0), resident, cell=cell, units=units)
     batch, before = batch_of(LENGTHS), model.get_weights()
     scores, loss, gradients = in_float64(cell, before, *arrays(batch))
-    assert learner.scores(batch) == pytest.approx(scores, abs=of_scores)
-    (result,) = learner.train(SimpleNamespace(shuffled=lambda seed, epoch: [batch]), 1, 0)
+    assert engine.scores(batch) == pytest.approx(scores, abs=of_scores)
+    (result,) = engine.train(SimpleNamespace(shuffled=lambda seed, epoch: [batch]), 1, 0)
     assert result.loss == pytest.approx(loss * len(LENGTHS), rel=of_gradients)
     for old, new, gradient in zip(before, model.get_weights(), gradients, strict=True):
         assert np.abs(old - new - gradient).max() <= of_gradients * np.abs(gradient).max()
-    return learner, batch
+    return engine, batch
 
 
 @pytest.mark.parametrize(("cell", "resident"), [("gru", False), ("lstm", False), ("gru", True)])
@@ -107,7 +108,7 @@ def test_scores_loss_and_gradients_are_those_of_float64(cell, resident):
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, [0, 0, 6], [5]])
-@pytest.mark.parametrize("chosen", [list(range(len(names.PARTICLE))), [18, 3, 0, 14, 4]])
+@pytest.mark.parametrize("chosen", [list(range(len(feature_names.PARTICLE))), [18, 3, 0, 14, 4]])
 def test_batches_made_on_the_device_are_those_made_here(lengths, chosen):
     batch = batch_of(lengths)
     there = Resident(batch.source, scaler(), chosen)
@@ -131,22 +132,22 @@ def test_events_without_any_particle_can_be_on_a_device():
 
 
 def test_a_device_without_room_gets_batches_from_here(monkeypatch, capsys):
-    _, learner = learner_of("inclusive", units=6)
-    expected = learner.scores(batch_of(LENGTHS))
+    _, engine = engine_of("inclusive", units=6)
+    expected = engine.scores(batch_of(LENGTHS))
 
     def full(*_):
         raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
 
-    monkeypatch.setattr("hepdask.learners.padded.Resident", full)
-    _, learner = learner_of("inclusive", resident=True, units=6)
-    assert learner.scores(batch_of(LENGTHS)) == pytest.approx(expected, abs=1e-6)
-    assert learner.scores(batch_of(LENGTHS)) == pytest.approx(expected, abs=1e-6)
+    monkeypatch.setattr("hepdask.engines.keras_padded.Resident", full)
+    _, engine = engine_of("inclusive", resident=True, units=6)
+    assert engine.scores(batch_of(LENGTHS)) == pytest.approx(expected, abs=1e-6)
+    assert engine.scores(batch_of(LENGTHS)) == pytest.approx(expected, abs=1e-6)
     assert capsys.readouterr().out.count("no room") == 1
 
 
 def test_lengths_of_batches_are_few_and_padding_comes_last():
     batch = batch_of([3, 40, 0])
-    chosen = list(range(len(names.PARTICLE)))
+    chosen = list(range(len(feature_names.PARTICLE)))
     for multiple, longest in ((1, 40), (32, 64), (1000, 801)):
         rows = padded(batch, scaler(), chosen, 801, multiple)
         assert rows.shape == (3, longest, len(chosen))
@@ -156,20 +157,20 @@ def test_lengths_of_batches_are_few_and_padding_comes_last():
 
 @pytest.mark.parametrize("cell", ["gru", "lstm", "transformer"])
 def test_events_do_not_depend_on_those_beside_them(cell):
-    _, learner = learner_of("inclusive", cell=cell, units=6)
-    together = learner.scores(batch_of(LENGTHS))
+    _, engine = engine_of("inclusive", cell=cell, units=6)
+    together = engine.scores(batch_of(LENGTHS))
     assert np.isfinite(together).all(), "also of events without particles"
     assert together.sum(axis=1) == pytest.approx(1, abs=1e-5)
     few = batch_of(LENGTHS)
     alone = Batch(few.source, few.events[:3], few.high_level[:3], few.label[:3], few.weight[:3], 3)
-    assert learner.scores(alone) == pytest.approx(together[:3], abs=1e-5)
+    assert engine.scores(alone) == pytest.approx(together[:3], abs=1e-5)
 
 
 def test_a_gpu_that_is_of_no_use_is_told_of(monkeypatch):
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("TensorFlow sees a GPU")
     require(build.compiler(), "there is no C++ compiler")
-    inputs = {"particles": list(range(len(names.PARTICLE)))}
+    inputs = {"particles": list(range(len(feature_names.PARTICLE)))}
     model = models.build("sequence", Models(), inputs, CLASSES)
     particles = Particles(scaler(), inputs["particles"], 801)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -188,11 +189,11 @@ def test_half_precision_learns_as_single_does(cell):
             optimizer = keras.optimizers.Adam(0.01)
             if policy != "float32":
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-            model, learner = learner_of("inclusive", optimizer, cell=cell, units=6)
+            model, engine = engine_of("inclusive", optimizer, cell=cell, units=6)
         finally:
             keras.config.set_dtype_policy("float32")
         batches = SimpleNamespace(shuffled=lambda seed, epoch: [batch_of([5, 0, 40, 12])] * 20)
-        found.append([result.loss for result in learner.train(batches, 1, 0)])
+        found.append([result.loss for result in engine.train(batches, 1, 0)])
         assert model.get_layer("scores").compute_dtype == "float32"
         assert all(weight.dtype == np.float32 for weight in model.get_weights())
     assert found[0][-1] < 0.9 * found[0][0]

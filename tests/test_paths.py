@@ -15,8 +15,8 @@ from hepdask import inspect, load_config, predict, prepare, train
 from hepdask.clusters import load_cluster
 from hepdask.config import Config
 from hepdask.errors import ConfigError, HepdaskError, InputError
-from hepdask.fileset import input_files
-from hepdask.paths import resolved, split_tree
+from hepdask.files.paths import resolved, split_tree
+from hepdask.input.fileset import input_files
 
 
 def test_what_is_expanded(monkeypatch, tmp_path):
@@ -180,8 +180,8 @@ def elsewhere(tmp_path_factory):
         hepdask.load_model, inspect, hepdask.open_store,
         lambda path: hepdask.export(path, "onnx", "x.onnx"),
         lambda path: hepdask.predict(path, "x.root", "x"),
-        lambda path: hepdask.load_config(None, {"physics.features": {"mine": f"{path}/mine.py:f"}}),
-        lambda path: hepdask.import_published(Config.model_validate({"physics": {"convention": "reference"}}), [path]),
+        lambda path: hepdask.load_config(None, {"analysis.features": {"mine": f"{path}/mine.py:f"}}),
+        lambda path: hepdask.import_published(Config.model_validate({"analysis": {"convention": "reference"}}), [path]),
     ],
 )  # fmt: skip
 def test_whatever_names_a_path_expands_it(use, tmp_path, monkeypatch):
@@ -206,7 +206,7 @@ def test_a_cluster_that_stands_elsewhere(elsewhere, monkeypatch):
     fileset = {name: {"files": paths, "metadata": {"label": name}} for name, paths in files.items()}
     document = {"output": "run", "fileset": fileset, "models": {"forest": {"trees": 3}}}
     config = Config.model_validate(
-        document | {"training": {"models": ["forest"]}, "store": {"retry_wait": 0.01}}
+        document | {"training": {"models": ["forest"]}, "input": {"retry_wait": 0.01}}
     )
     store = prepare(config, client).store
     assert store.path == folder / "B/run/store.zarr"

@@ -19,11 +19,13 @@ from distributed import Client, LocalCluster
 from servers import xrootd_server
 from waiting import until
 
-from hepdask import features, load_model, predict, prepare, traffic, train
-from hepdask.config import Config, Physics
+from hepdask import load_model, predict, prepare, train
+from hepdask.analysis import cutflow, topology
+from hepdask.analysis.columns import BadEvent
+from hepdask.config import Config, Topology
 from hepdask.errors import ConfigError, InputError
-from hepdask.features import BadEvent, reasons
-from hepdask.steps.evaluate import score_test_split
+from hepdask.input import read_bytes
+from hepdask.pipeline.evaluate import score_test_split
 
 MODELS = ("hlf", "inclusive")
 
@@ -35,7 +37,8 @@ def trained(sample_files, client, tmp_path_factory):
         {
             "output": str(tmp_path_factory.mktemp("trained") / "run"),
             "fileset": {n: {"files": [p], "metadata": {"label": n}} for n, p in sample_files.items()},
-            "store": {"chunk_events": 25, "mantissa_bits": 10},
+            "input": {"chunk_events": 25},
+            "store": {"mantissa_bits": 10},
             "models": {
                 "hlf": {"epochs": 2, "batch_size": 16, "features": ["MET", "HT", "LepPt"]},
                 "inclusive": {"epochs": 1, "batch_size": 16, "units": 4},
@@ -49,7 +52,7 @@ def trained(sample_files, client, tmp_path_factory):
     return config
 
 
-def read_events(path, physics=None):
+def read_events(path, analysis=None):
     """Read a whole file as a person would in a notebook."""
     with uproot.open(path) as file:
         tree = file["Delphes"]
@@ -58,7 +61,7 @@ def read_events(path, physics=None):
                 collection: ak.zip(
                     {field: tree[f"{collection}.{field}"].array() for field in fields}, depth_limit=2
                 )
-                for collection, fields in features.branches(physics or Physics()).items()
+                for collection, fields in topology.branches(analysis or Topology()).items()
             },
             depth_limit=1,
         )
@@ -73,7 +76,7 @@ def test_scores_are_those_of_evaluate(trained, sample_files, client, name):
     for sample, path in sample_files.items():
         scores = model.predict(read_events(path))
         assert scores.dtype == np.float32
-        assert (np.isnan(scores).all(axis=1) == ~features.select(read_events(path))).all()
+        assert (np.isnan(scores).all(axis=1) == ~topology.select(read_events(path))).all()
         here = np.array([store.parts[part]["dataset"] == sample for part in test.part])
         assert here.any()
         assert scores[test.entry[here]] == pytest.approx(expected[here], rel=0, abs=1e-6)
@@ -115,12 +118,12 @@ def test_the_reason_of_each_event():
             made.event(muons=[hard], tracks=others["tracks"] * 3, photons=others["photons"], **neutral),
         ]
     )
-    physics = Physics(convention="reference", selections={"few": "test_predict:has_few_tracks"})
-    codes = features.extract(events, physics).reason
+    analysis = Topology(convention="reference", selections={"few": "test_predict:has_few_tracks"})
+    codes = topology.extract(events, analysis).reason
     assert codes.tolist() == [
-        reasons.SELECTED, reasons.NO_LEPTON, reasons.NO_CANDIDATES, reasons.NOT_ISOLATED, reasons.NO_LEPTON, 5,
+        cutflow.SELECTED, cutflow.NO_LEPTON, cutflow.NO_CANDIDATES, cutflow.NOT_ISOLATED, cutflow.NO_LEPTON, 5,
     ]  # fmt: skip
-    assert reasons.words(physics)[5] == "physics.selections.few"
+    assert cutflow.words(analysis)[5] == "analysis.selections.few"
 
 
 def has_few_tracks(events):
@@ -134,7 +137,7 @@ def test_a_bad_value_costs_its_own_event_alone(trained):
     events[3]["tracks"][0]["pt"] = np.nan
     events[8]["met"]["pt"] = np.inf
     other, why = model.judge(made.to_awkward(events))
-    assert np.flatnonzero(why == reasons.NOT_USABLE).tolist() == [3, 8]
+    assert np.flatnonzero(why == cutflow.NOT_USABLE).tolist() == [3, 8]
     rest = [place for place in range(9) if place not in (3, 8)]
     assert np.array_equal(other[rest], scores[rest], equal_nan=True)
     assert (why[rest] == reason[rest]).all()
@@ -148,7 +151,7 @@ def test_files_of_scores_go_beside_their_input(trained, sample_files, client, tm
     empty = made.write_root(tmp_path / "empty.root", [])
     folder = trained.folder / "models" / "inclusive"
     done = predict(folder, [*sample_files.values(), empty], tmp_path / "out", format, client=client,
-                   overrides={"store.chunk_events": 7})  # fmt: skip
+                   overrides={"input.chunk_events": 7})  # fmt: skip
     assert [file.name for file in done.files] == [f"{name}.{format}" for name in (*SAMPLES, "empty")]
     assert done.events == sum(size for size, _ in SAMPLES.values()) == sum(done.outcome.values())
     model = load_model(folder)
@@ -185,7 +188,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_written(trained, sample_fi
     gone = str(tmp_path / "gone.root")
     with pytest.raises(InputError) as raised:
         predict(trained.folder / "models" / "hlf", [bad, gone, sample_files["qcd"]], tmp_path / "out", client=client,
-                overrides={"store.read_retries": 0})  # fmt: skip
+                overrides={"input.read_retries": 0})  # fmt: skip
     assert "2 of 3 files" in str(raised.value)
     assert f"{bad}: tree Delphes has no branch Jet.BTag" in str(raised.value)
     assert f"{gone}: No such file or directory; check the path" in str(raised.value)
@@ -229,7 +232,7 @@ def fatal(tree, data):
 
 uproot.WritableTree.extend = fatal
 model, out, address, *inputs = sys.argv[1:]
-predict(model, inputs, out, overrides={"store.chunk_events": 4, "cluster": address})
+predict(model, inputs, out, overrides={"input.chunk_events": 4, "cluster": address})
 """
 
 
@@ -264,7 +267,7 @@ def test_after_kills_of_the_driver_and_of_workers_every_event_has_one_row(traine
 
         driver = subprocess.Popen(
             [sys.executable, "-m", "hepdask", "predict", str(forest.folder), *inputs, "--out", str(out), "--json",
-             "--cluster", address, "--set", "store.chunk_events=4"],
+             "--cluster", address, "--set", "input.chunk_events=4"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         killed = set()
@@ -295,7 +298,7 @@ def test_wrong_use_is_refused(trained, sample_files, client, tmp_path):
         ((model, [path, sample_files["ttbar"]], "out.root"), ConfigError, "2 input files need a folder"),
         ((model, path, path), ConfigError, "would replace an input file"),
         ((model, path, "out.root", "parquet"), ConfigError, "the format is parquet, the name says root"),
-        ((model, path, "out", None, "Delphes", {"physics.lepton_min_pt": 5}), ConfigError, "trained with"),
+        ((model, path, "out", None, "Delphes", {"analysis.lepton_min_pt": 5}), ConfigError, "trained with"),
     ):
         with pytest.raises(error, match=message):
             predict(*words, client=client)
@@ -311,12 +314,12 @@ def test_what_is_read_is_told(trained, sample_files, tmp_path, client):
             if when >= begin and name == "hepdask_read_bytes"
         )
 
-    client.run(traffic.take)
+    client.run(read_bytes.take)
     begin = time.time()
     predict(trained.folder / "models" / "hlf", sample_files["wjets"], tmp_path, client=client)
     until(lambda: told() > 0, 30)
     assert told() < 10 * os.path.getsize(sample_files["wjets"])
-    assert not any(client.run(traffic.take).values()), "nothing is left for the next command to tell"
+    assert not any(client.run(read_bytes.take).values()), "nothing is left for the next command to tell"
 
 
 def test_files_over_xrootd(trained, sample_files, tmp_path):

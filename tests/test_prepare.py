@@ -21,13 +21,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stores import assert_equal, columns, members, pack, rewrite
 
-from hepdask import names, open_store, preparation, prepare
-from hepdask.config import Config
+from hepdask import open_store, prepare
+from hepdask.analysis.columns import BadEvent
+from hepdask.analysis.scaling import Moments
+from hepdask.config import Config, feature_names
 from hepdask.errors import ConfigError, HepdaskError, InputError, StoreError
-from hepdask.features import BadEvent
-from hepdask.fileset import input_files
-from hepdask.scaling import Moments
-from hepdask.source import cut
+from hepdask.input.fileset import input_files
+from hepdask.input.root_files import cut
+from hepdask.pipeline import prepare_task
 from hepdask.store.layout import DTYPES, MANIFEST, PARTS, part_file
 
 SIZES = {"ttbar": (70, 11), "wjets": (60, 12), "qcd": (50, 13)}
@@ -53,9 +54,9 @@ def test_the_store_holds_what_a_plain_loop_finds(make_config, client, truth):
         assert set(mine.dataset.tolist()) == {name}
         for event in mine:
             high_level, particles = expected[event.entry]
-            for feature in names.HIGH_LEVEL:
+            for feature in feature_names.HIGH_LEVEL:
                 assert event.hlf[feature] == pytest.approx(high_level[feature], rel=1e-5, abs=1e-5)
-            for feature in names.PARTICLE:
+            for feature in feature_names.PARTICLE:
                 expected_values = [p[feature] for p, _ in particles]
                 assert event.particles[feature].tolist() == pytest.approx(expected_values, rel=1e-5, abs=1e-5)
 
@@ -76,13 +77,15 @@ def test_plain_zarr_and_awkward_can_read_it(make_config, client):
 def test_scaling_is_fitted_on_the_training_split(make_config, client):
     store = prepare(make_config(split={"balance": False}), client).store
     train = store.arrays("train")
-    flat = np.stack([ak.to_numpy(ak.flatten(train.particles[name])) for name in names.PARTICLE], axis=1)
+    flat = np.stack(
+        [ak.to_numpy(ak.flatten(train.particles[name])) for name in feature_names.PARTICLE], axis=1
+    )
     assert store.particle_scaler.shift == pytest.approx(flat.mean(axis=0, dtype=float), rel=1e-5, abs=1e-6)
     deviation = flat.std(axis=0, dtype=float)
     constant = deviation == 0
     assert (store.particle_scaler.factor[constant] == 0).all()
     assert 1 / store.particle_scaler.factor[~constant] == pytest.approx(deviation[~constant], rel=1e-4)
-    high_level = np.stack([ak.to_numpy(train.hlf[name]) for name in names.HIGH_LEVEL], axis=1)
+    high_level = np.stack([ak.to_numpy(train.hlf[name]) for name in feature_names.HIGH_LEVEL], axis=1)
     scaled = store.high_level_scaler(high_level)
     assert scaled.min() >= -1e-6
     assert scaled.max() <= 1 + 1e-6
@@ -98,7 +101,7 @@ def test_a_sequence_is_scaled_and_padded_behind(make_config, client):
         assert rows.dtype == np.float32
         assert not rows[n:].any()
         pt = store.particle_scaler(
-            np.stack([ak.to_numpy(array[index].particles[f]) for f in names.PARTICLE], axis=1)
+            np.stack([ak.to_numpy(array[index].particles[f]) for f in feature_names.PARTICLE], axis=1)
         )
         assert rows[:n] == pytest.approx(pt, rel=1e-5, abs=1e-5)
     with pytest.raises(IndexError):
@@ -106,14 +109,16 @@ def test_a_sequence_is_scaled_and_padded_behind(make_config, client):
 
 
 def test_the_published_form_of_a_sequence(make_config, client):
-    store = prepare(make_config(physics={"convention": "reference"}), client).store
+    store = prepare(make_config(analysis={"convention": "reference"}), client).store
     rows = store.sequence(0).astype(float)
     assert rows.shape == (801, 19)
     assert rows.mean(axis=0) == pytest.approx(np.zeros(19), abs=1e-5)
     deviation = rows.std(axis=0)
     assert deviation[deviation > 0] == pytest.approx(np.ones(np.count_nonzero(deviation)), abs=1e-4)
     assert store.particle_scaler is None
-    high_level = np.stack([ak.to_numpy(store.arrays().hlf[name]) for name in names.HIGH_LEVEL], axis=1)
+    high_level = np.stack(
+        [ak.to_numpy(store.arrays().hlf[name]) for name in feature_names.HIGH_LEVEL], axis=1
+    )
     scaled = store.high_level_scaler(high_level)
     assert scaled.min(axis=0) == pytest.approx(np.zeros(14), abs=1e-6)
 
@@ -122,7 +127,7 @@ def test_the_published_form_of_a_sequence(make_config, client):
 def test_the_size_of_chunks_changes_nothing(make_config, client, tmp_path, chunk_events):
     one = prepare(make_config(), client).store
     other = prepare(
-        make_config(output=str(tmp_path / "other"), store={"chunk_events": chunk_events}), client
+        make_config(output=str(tmp_path / "other"), input={"chunk_events": chunk_events}), client
     ).store
     assert_equal(one, other)
     for sample in ("train", "test", "validation"):
@@ -183,8 +188,8 @@ def test_a_new_file_is_added_without_touching_the_others(make_config, client, sa
 
 def test_another_configuration_is_not_mixed_in(make_config, client):
     prepare(make_config(), client)
-    with pytest.raises(StoreError, match=r"physics\.lepton_min_pt: 23\.0 in the store, 30\.0 now"):
-        prepare(make_config(physics={"lepton_min_pt": 30}), client)
+    with pytest.raises(StoreError, match=r"analysis\.lepton_min_pt: 23\.0 in the store, 30\.0 now"):
+        prepare(make_config(analysis={"lepton_min_pt": 30}), client)
 
 
 def test_a_half_written_part_is_not_believed(make_config, client):
@@ -287,7 +292,7 @@ def parts_of(config):
 @pytest.mark.parametrize("delay", [0.0, 0.5, 1.5])
 def test_killed_and_started_again_nothing_is_lost(make_config, tmp_path, client, delay):
     """SIGKILL the whole run, cluster included, at some moment while it writes; then prepare again."""
-    config = make_config(store={"chunk_events": 2})
+    config = make_config(input={"chunk_events": 2})
     document = tmp_path / "config.json"
     document.write_text(config.model_dump_json())
     process = subprocess.Popen(
@@ -318,21 +323,21 @@ def test_branches_of_other_names(make_config, client, sample_files, tmp_path):
         kept["tracks.pt"] = kept.pop("EFlowTrack.PT")
         types = {name: ak.type(array).content for name, array in kept.items()}
         new.mktree("Delphes", types, counter_name=lambda name: f"n{name}").extend(kept)
-    with pytest.raises(InputError, match=r"no branch EFlowTrack\.PT.*physics\.branches"):
+    with pytest.raises(InputError, match=r"no branch EFlowTrack\.PT.*analysis\.branches"):
         prepare(make_config(files={"ttbar": [path]}), client)
-    physics = {"branches": {"EFlowTrack.PT": "tracks.pt"}}
-    config = make_config(files={"ttbar": [path]}, physics=physics, output=str(tmp_path / "renamed"))
+    analysis = {"branches": {"EFlowTrack.PT": "tracks.pt"}}
+    config = make_config(files={"ttbar": [path]}, analysis=analysis, output=str(tmp_path / "renamed"))
     renamed = prepare(config, client).store
     assert_equal(renamed, prepare(make_config(files={"ttbar": [sample_files["ttbar"]]}), client).store)
 
 
 def test_own_features_are_stored_behind_the_published_ones(make_config, client):
     functions = str(Path(__file__).with_name("test_features.py"))
-    physics = {
+    analysis = {
         "selections": {"two_jets": f"{functions}:two_jets"}, "features": {"leading": f"{functions}:leading_jet"},
     }  # fmt: skip
-    store = prepare(make_config(physics=physics), client).store
-    assert store.features["hlf"] == (*names.HIGH_LEVEL, "leading")
+    store = prepare(make_config(analysis=analysis), client).store
+    assert store.features["hlf"] == (*feature_names.HIGH_LEVEL, "leading")
     array = store.arrays()
     assert ak.all(array.hlf.leading > 0)
     assert len(array) > 0
@@ -379,7 +384,7 @@ class TestBadInput:
         assert len(prepare(config, client).store)
         events = ak.Array({"GenInfo": ak.zip({"Parent": ak.Array([[1], [], [3]])}, depth_limit=2)})
         with pytest.raises(BadEvent, match=r"event 1: GenInfo\.Parent does not hold one number"):
-            preparation._parents(events, "GenInfo")
+            prepare_task._parents(events, "GenInfo")
 
     def test_no_event_selected(self, make_config, client, tmp_path):
         path = made.write_root(tmp_path / "none.root", made.random_events(5, 1, leptons=0))
@@ -419,7 +424,7 @@ class TestBadInput:
         files = {name: [found] for name, found in sample_files.items()}
         files["qcd"].append(path)
         store = prepare(
-            make_config(files=files, store={"max_lost_fraction": 0.2, "chunk_events": 10}), client
+            make_config(files=files, input={"chunk_events": 10}, store={"max_lost_fraction": 0.2}), client
         ).store
         assert [(lost["path"], lost["start"], lost["stop"]) for lost in store.manifest["lost"]] == [
             (path, 3, 4)
@@ -447,7 +452,7 @@ class TestXRootD:
         fast = {"connection_window": 1, "connection_retry": 1, "request_timeout": 3, "stream_error_window": 1}
         with pytest.raises(InputError, match="after 3 attempts"):
             prepare(
-                make_config(files={"ttbar": [f"{xrootd.url}/ttbar.root"]}, store={"xrootd": fast}), client
+                make_config(files={"ttbar": [f"{xrootd.url}/ttbar.root"]}, input={"xrootd": fast}), client
             )
 
 

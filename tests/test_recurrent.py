@@ -11,13 +11,13 @@ from conftest import require
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hepdask import names
-from hepdask.compiled import KernelMissing, build
-from hepdask.compiled import recurrent as kernel_module
-from hepdask.compiled.recurrent import Recurrent, Rows, Stored, Weights, expand
-from hepdask.features import expand_columns
-from hepdask.features.expand import expand as expand_float64
-from hepdask.scaling import Scaler
+from hepdask.analysis.scaling import Scaler
+from hepdask.analysis.topology import expand_columns
+from hepdask.analysis.topology.expand import expand as expand_float64
+from hepdask.config import feature_names
+from hepdask.kernels import KernelMissing, build
+from hepdask.kernels import recurrent as kernel_module
+from hepdask.kernels.recurrent import Recurrent, Rows, Stored, Weights, expand
 
 GATES = {"gru": 3, "lstm": 4}
 
@@ -200,7 +200,7 @@ def test_every_kind_of_processor(target, monkeypatch, tmp_path):
 
 
 def stored_particles(count, rng):
-    columns = {name: rng.normal(size=count).astype(np.float32) for name in names.STORED[3:9]}
+    columns = {name: rng.normal(size=count).astype(np.float32) for name in feature_names.STORED[3:9]}
     columns["Pt"] = rng.exponential(10, count).astype(np.float32)
     columns["Eta"] = rng.uniform(-5, 5, count).astype(np.float32)
     columns["Eta"][:5] = [0.0, 1e-4, -1e-6, 0.999, 1.001]
@@ -262,7 +262,7 @@ def test_wrong_use_is_refused():
 
 def test_ranks_that_build_at_once_end_with_one_whole_library(tmp_path):
     code = (
-        "from hepdask.compiled import build; from pathlib import Path; "
+        "from hepdask.kernels import build; from pathlib import Path; "
         f"print(build.build('recurrent', Path({str(tmp_path)!r})))"
     )
     started = [

@@ -16,7 +16,7 @@ import page
 import published
 
 from hepdask import open_store, prepare
-from hepdask.names import HIGH_LEVEL
+from hepdask.config.feature_names import HIGH_LEVEL
 
 LABELS = np.repeat([0, 1, 2], 200)
 
@@ -109,7 +109,7 @@ def test_every_event_is_scored_once_and_kept(make_config, client, tmp_path):
     """By a forest that did not see it: one that is as deep as it can be knows all it saw by heart."""
     forest = {"trees": 20, "max_depth": 40, "min_leaf": 1}
     config = make_config(
-        models={"forest": forest}, split={"test_fraction": 0.0}, store={"chunk_events": 1000}
+        models={"forest": forest}, split={"test_fraction": 0.0}, input={"chunk_events": 1000}
     )
     prepare(config, client)
     store = open_store(config.store_path)

@@ -11,11 +11,12 @@ import pytest
 import uproot
 from test_identity import arrays_of
 
-from hepdask import features, prepare
-from hepdask.config import Physics
+from hepdask import prepare
+from hepdask.analysis import topology
+from hepdask.analysis.fingerprint import fingerprints
+from hepdask.config import Topology
+from hepdask.config.feature_names import STORED
 from hepdask.errors import InputError
-from hepdask.features.fingerprint import fingerprints
-from hepdask.names import STORED
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ class TestFingerprints:
 
     @staticmethod
     def of(array):
-        found = features.extract(array, Physics())
+        found = topology.extract(array, Topology())
         columns = [found.particles[name] for name in STORED]
         return fingerprints(found.particles.offsets, columns, found.high_level)
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from coffea.nanoevents import NanoEventsFactory
 
-from hepdask import DelphesSchema, features, names
-from hepdask.config import Physics
+from hepdask import DelphesSchema
+from hepdask.analysis import topology
+from hepdask.config import Topology, feature_names
 
 EVENTS = made.random_events(40, seed=21)
 
@@ -26,13 +27,13 @@ def nano_events(path, mode="virtual", **options):
 @pytest.mark.parametrize("mode", ["eager", "virtual"])
 @pytest.mark.parametrize("convention", ["corrected", "reference"])
 def test_features_are_those_of_plain_arrays(flat_file, mode, convention):
-    physics = Physics(convention=convention)
+    analysis = Topology(convention=convention)
     plain, nano = made.to_awkward(EVENTS, np.float32), nano_events(flat_file, mode)
-    selected = features.select(plain, physics)
+    selected = topology.select(plain, analysis)
     assert 5 < selected.sum() < 40
-    assert features.select(nano, physics).tolist() == selected.tolist()
-    for function in (features.particles, features.high_level):
-        ours, theirs = function(nano[selected], physics), function(plain[selected], physics)
+    assert topology.select(nano, analysis).tolist() == selected.tolist()
+    for function in (topology.particles, topology.high_level):
+        ours, theirs = function(nano[selected], analysis), function(plain[selected], analysis)
         assert ours.fields == theirs.fields
         assert ak.almost_equal(ours, theirs, rtol=0, atol=0)
 
@@ -40,15 +41,15 @@ def test_features_are_those_of_plain_arrays(flat_file, mode, convention):
 def test_virtual_arrays_touch_only_the_branches_that_are_needed(flat_file):
     touched = []
     events = nano_events(flat_file, access_log=touched)
-    chosen = events[features.select(events)]
+    chosen = events[topology.select(events)]
     read = {access.branch for access in touched}
     assert not {branch for branch in read if branch.startswith(("Jet", "MissingET"))}, (
         "selecting needs leptons and candidates"
     )
-    features.particles(chosen)
-    features.high_level(chosen)
-    wanted = {f"{name}.{field}" for name, fields in features.branches(Physics()).items() for field in fields}
-    sizes = {f"{name}_size" for name in features.branches(Physics())}
+    topology.particles(chosen)
+    topology.high_level(chosen)
+    wanted = {f"{name}.{field}" for name, fields in topology.branches(Topology()).items() for field in fields}
+    sizes = {f"{name}_size" for name in topology.branches(Topology())}
     assert {access.branch for access in touched} <= wanted | sizes
 
 
@@ -67,6 +68,6 @@ def test_what_a_flat_file_lacks_is_zero_and_the_behaviours_are_coffeas(flat_file
 
 def test_all_names_of_the_features_are_there(flat_file):
     events = nano_events(flat_file)
-    chosen = events[features.select(events)]
-    assert features.particles(chosen).fields == list(names.PARTICLE)
-    assert features.high_level(chosen).fields == list(names.HIGH_LEVEL)
+    chosen = events[topology.select(events)]
+    assert topology.particles(chosen).fields == list(feature_names.PARTICLE)
+    assert topology.high_level(chosen).fields == list(feature_names.HIGH_LEVEL)

@@ -1,4 +1,4 @@
-"""Simulated events: real Pythia, small blocks, physics that a mistake would spoil."""
+"""Simulated events: real Pythia, small blocks, analysis that a mistake would spoil."""
 
 from __future__ import annotations
 

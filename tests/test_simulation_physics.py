@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 pytest.importorskip("pythia8mc")
 pytest.importorskip("fastjet")
 
-from hepdask import features
-from hepdask.config import Physics
-from hepdask.features import reasons
+from hepdask.analysis import cutflow, topology
+from hepdask.config import Topology
 from hepdask.simulation import detector, simulate_block
 from hepdask.simulation import pythia as generators
 from hepdask.simulation.jets import isolation, tag_efficiency
@@ -229,8 +228,8 @@ def test_pile_up_costs_isolated_leptons(crossings: dict[float, ak.Array]) -> Non
     """As docs/simulation.md says: nearly all leptons of W bosons are isolated, under 20 collisions some less."""
     shares = []
     for block in crossings.values():
-        reason = features.extract(block, Physics()).reason
-        with_lepton = reason != reasons.NO_LEPTON
-        shares.append(np.mean(reason[with_lepton] == reasons.SELECTED))
+        reason = topology.extract(block, Topology()).reason
+        with_lepton = reason != cutflow.NO_LEPTON
+        shares.append(np.mean(reason[with_lepton] == cutflow.SELECTED))
     assert shares[0] > 0.95
     assert 0.8 < shares[1] < shares[0]

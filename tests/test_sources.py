@@ -24,15 +24,15 @@ from servers import free_port
 from stores import assert_equal
 
 from hepdask import inspect, load_config, open_store, prepare
-from hepdask.config import Config, Physics, Reading
+from hepdask.analysis.topology import branches
+from hepdask.clusters.task_pool import completed
+from hepdask.config import Config, Input, Topology
 from hepdask.errors import ConfigError, InputError, StoreError
-from hepdask.features import branches
-from hepdask.lock import locked
-from hepdask.retries import address_of, read_with_retries
-from hepdask.source import InputFile, inspect_file, read
-from hepdask.steps import opening
-from hepdask.steps.prepare import summary
-from hepdask.tasks import completed
+from hepdask.files.lock import locked
+from hepdask.input.root_files import InputFile, inspect_file, read
+from hepdask.input.routes import address_of, read_with_retries
+from hepdask.pipeline import open_inputs
+from hepdask.pipeline.prepare import summary
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ class TestRoutes:
         assert address_of(url, template) == expected
 
     def test_the_first_that_works_is_used_and_remembered(self):
-        reading = Reading(routes=("one:{url}", "two:{url}"), retry_wait=0)
+        reading = Input(routes=("one:{url}", "two:{url}"), retry_wait=0)
         asked = []
 
         def attempt(address):
@@ -68,7 +68,7 @@ class TestRoutes:
         assert asked == ["one:x", "two:x", "two:y"]
 
     def test_a_damaged_copy_is_passed_over(self):
-        reading = Reading(routes=("bad:{url}", "good:{url}"))
+        reading = Input(routes=("bad:{url}", "good:{url}"))
 
         def attempt(address):
             if address.startswith("bad"):
@@ -78,7 +78,7 @@ class TestRoutes:
         assert read_with_retries(attempt, "x", reading) == "good:x"
 
     def test_every_route_is_named_when_none_works(self):
-        reading = Reading(routes=("p:{url}", "q:{url}"), retry_wait=0, read_retries=3)
+        reading = Input(routes=("p:{url}", "q:{url}"), retry_wait=0, read_retries=3)
         asked = []
 
         def attempt(address):
@@ -99,7 +99,7 @@ class TestRoutes:
             files[name] = [path]
         gone = tmp_path / "gone"
         routes = [f"{gone}{{path}}", f"{moved}{{path}}"]
-        store = prepare(make_config(store={"routes": routes}, output=str(tmp_path / "moved")), client).store
+        store = prepare(make_config(input={"routes": routes}, output=str(tmp_path / "moved")), client).store
         assert_equal(store, plain)
 
 
@@ -109,20 +109,20 @@ class TestReading:
         path = tmp_path / "some.root"
         made.write_root(path, made.random_events(300, seed=3))  # zlib
         file = InputFile("ttbar", 1, str(path), "Delphes")
-        return inspect_file(file, str(path), branches(Physics()), {}, Reading()).chunks[0]
+        return inspect_file(file, str(path), branches(Topology()), {}, Input()).chunks[0]
 
     def test_nothing_of_a_file_is_kept(self, chunk):
         """Uproot's files are garbage in cycles, which may live for long: no array may hang on them."""
-        read(chunk, branches(Physics()))  # what is loaded once
+        read(chunk, branches(Topology()))  # what is loaded once
         gc.collect()
         gc.disable()
         tracemalloc.start()
         try:
-            events = read(chunk, branches(Physics()))
+            events = read(chunk, branches(Topology()))
             before, _ = tracemalloc.get_traced_memory()
             assert before > events.nbytes, "arrays are not traced"
             for _ in range(8):
-                read(chunk, branches(Physics()))
+                read(chunk, branches(Topology()))
             after, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -138,7 +138,7 @@ class TestReading:
             return inflate(data, size)
 
         monkeypatch.setattr(deflate, "zlib_decompress", inflate)
-        events = read(chunk, branches(Physics()))
+        events = read(chunk, branches(Topology()))
         assert sum(sizes) >= events.nbytes / 2
 
 
@@ -161,7 +161,7 @@ class TestFormats:
             prepare(
                 make_config(
                     files={"ttbar": [str(tmp_path / "new.root")]},
-                    physics={"collections": {"photon": "Photon"}},
+                    analysis={"collections": {"photon": "Photon"}},
                     output=str(tmp_path / "wrong"),
                 ),
                 client,
@@ -195,7 +195,7 @@ class TestFormats:
         for store in stores:
             assert_equal(store, expected)
         file = InputFile("ttbar", 1, str(tmp_path / "mixed.root"), "Delphes")
-        chunk = inspect_file(file, file.path, branches(Physics()), {}, Reading()).chunks[0]
+        chunk = inspect_file(file, file.path, branches(Topology()), {}, Input()).chunks[0]
         found = read(chunk, {"Extra": ("Deep.Er",)})
         assert found.Extra["Deep.Er"].tolist() == whole.Jet.PT.tolist()
         with pytest.raises(InputError, match=r"mixed\.root: Extra\.Weight is not a list of numbers"):
@@ -343,7 +343,7 @@ class TestAgain:
             opened.append([file.path for file in items])
             return completed(client, function, items, *arguments, **settings)
 
-        monkeypatch.setattr(opening, "completed", noted)
+        monkeypatch.setattr(open_inputs, "completed", noted)
         both = make_config(files={"ttbar": [old], "wjets": [sample_files["wjets"]]})
         store = prepare(both, client).store
         assert [row["events_read"] for row in store.manifest["selection"]] == [70, 60]
@@ -360,7 +360,8 @@ class TestAgain:
         late = str(tmp_path / "late.root")
         config = make_config(
             files={"ttbar": [sample_files["ttbar"], late], "wjets": [sample_files["wjets"]]},
-            store={"max_lost_fraction": 0.9, "read_retries": 0},
+            input={"read_retries": 0},
+            store={"max_lost_fraction": 0.9},
         )
         store = prepare(config, client).store
         assert [item["path"] for item in store.manifest["lost"]] == [late]
@@ -376,7 +377,7 @@ class TestAgain:
 
     def test_a_failed_run_leaves_its_ledger(self, make_config, client, tmp_path):
         files = [str(tmp_path / f"{i}.root") for i in range(8)]
-        config = make_config(files={"ttbar": files}, store={"read_retries": 0})
+        config = make_config(files={"ttbar": files}, input={"read_retries": 0})
         with pytest.raises(InputError, match=r"and 3 more, all of them in .*lost\.json"):
             prepare(config, client)
         ledger = json.loads((config.store_path / "lost.json").read_text())
@@ -388,7 +389,7 @@ class TestLock:
         config = make_config()
         prepare(config, client)
         code = (
-            "import sys; from pathlib import Path; from hepdask.lock import locked\n"
+            "import sys; from pathlib import Path; from hepdask.files.lock import locked\n"
             "with locked(Path(sys.argv[1]), 'writing this store'):\n  print('have it', flush=True); sys.stdin.read()"
         )
         with subprocess.Popen(
@@ -495,7 +496,7 @@ class TestObjectStore:
     def test_the_lock_of_a_dead_driver_is_taken_over(self, remote):
         config = remote()
         code = (
-            "import sys, os; from hepdask.folders import folder; from hepdask.lock import locked\n"
+            "import sys, os; from hepdask.files.folders import folder; from hepdask.files.lock import locked\n"
             "with locked(folder(sys.argv[1]), 'writing this store'):\n  os.kill(os.getpid(), 9)"
         )
         died = subprocess.run([sys.executable, "-c", code, str(config.store.path)], check=False)

@@ -345,7 +345,7 @@ class TestStrangers:
             (lambda m: m.update(parts={}), "parts"),
             (lambda m: m.update(max_particles=None), "max_particles"),
             (lambda m: m["split"].update(test_fraction="many"), "split"),
-            (lambda m: m["physics"].update(convention="none"), "convention"),
+            (lambda m: m["analysis"].update(convention="none"), "convention"),
             (lambda m: m["moments"]["particles"].update(mean=[1.0]), "moments.particles"),
             (lambda m: m.pop("moments"), "moments"),
             (lambda m: m.update(selection=[{}]), "selection"),

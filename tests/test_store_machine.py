@@ -128,7 +128,7 @@ class Inputs:
         document = {
             "output": str(output),
             "fileset": fileset,
-            "store": {"chunk_events": 4, "retry_wait": 0.0},
+            "input": {"chunk_events": 4, "retry_wait": 0.0},
         }
         return Config.model_validate(document)
 

@@ -20,10 +20,10 @@ from test_farms import ordinary_user
 
 import hepdask
 from hepdask import clusters
-from hepdask.clusters import connection
-from hepdask.clusters.farm import FarmCluster, job_script
-from hepdask.clusters.security import remove_certificate, write_certificate
-from hepdask.distributed import neighbours, run
+from hepdask.clusters import connection_file
+from hepdask.clusters.batch_cluster import BatchCluster, job_script
+from hepdask.clusters.tls import remove_certificate, write_certificate
+from hepdask.distributed import local_allreduce, run
 from hepdask.errors import ClusterError
 
 NOBODY = 65534
@@ -134,7 +134,7 @@ def test_the_address_is_enough_for_the_same_user_alone(standing, monkeypatch, tm
     client, _ = standing
     address = client.scheduler.address
     assert address.startswith("tls://127.0.0.1:")
-    file = connection.find(address)
+    file = connection_file.find(address)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent)] == [0o600, 0o700]
     for way in (address, address.replace("127.0.0.1", "localhost"), str(file)):
         with clusters.connect(way) as own:
@@ -144,7 +144,7 @@ def test_the_address_is_enough_for_the_same_user_alone(standing, monkeypatch, tm
     with pytest.raises(ClusterError, match=r"you have no connection file for it in .*--connection FILE"):
         clusters.connect(address).__enter__()
     wrong = tmp_path / "wrong.json"
-    connection.write(wrong, address, str(tmp_path / "gone.pem"))
+    connection_file.write(wrong, address, str(tmp_path / "gone.pem"))
     with pytest.raises(ClusterError, match=r"gone\.pem cannot be used"):
         clusters.connect(str(wrong)).__enter__()
 
@@ -152,9 +152,9 @@ def test_the_address_is_enough_for_the_same_user_alone(standing, monkeypatch, tm
 def test_connection_files_go_with_their_cluster(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     address = "tls://127.0.0.1:4321"
-    with connection.announced(address, "-----BEGIN\n"):
-        assert connection.find(address)
-    assert connection.find(address) is None
+    with connection_file.announced(address, "-----BEGIN\n"):
+        assert connection_file.find(address)
+    assert connection_file.find(address) is None
     folder = tmp_path / "hepdask/clusters"
     ended = subprocess.Popen(["true"])
     ended.wait(30)
@@ -162,11 +162,11 @@ def test_connection_files_go_with_their_cluster(monkeypatch, tmp_path):
     elsewhere = folder / "192.0.2.1_4321@another@1.json"
     for path in (stale, elsewhere):
         path.write_text("{}")
-    assert connection.find(address) is None
+    assert connection_file.find(address) is None
     assert not stale.exists()
-    assert connection.find("tls://192.0.2.1:4321") == elsewhere
+    assert connection_file.find("tls://192.0.2.1:4321") == elsewhere
     folder.chmod(0o755)  # others could have put something there
-    assert connection.find("tls://192.0.2.1:4321") is None
+    assert connection_file.find("tls://192.0.2.1:4321") is None
 
 
 def test_no_folder_that_others_can_enter_is_used(monkeypatch, tmp_path, capfd):
@@ -177,7 +177,7 @@ def test_no_folder_that_others_can_enter_is_used(monkeypatch, tmp_path, capfd):
     planted = tmp_path / f"hepdask-{os.getuid()}"
     planted.mkdir()
     os.chown(planted, NOBODY, NOBODY)
-    with connection.announced("tls://127.0.0.1:4321", "-----BEGIN\n"):
+    with connection_file.announced("tls://127.0.0.1:4321", "-----BEGIN\n"):
         assert list(planted.iterdir()) == []
     assert "warning: no private folder can be written" in capfd.readouterr().err
 
@@ -199,7 +199,7 @@ def test_a_farm_is_closed_and_its_folder_of_logs_is_private(kind, monkeypatch, t
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     settings = {"kind": kind, "host": "127.0.0.1", "interface": "lo", "dashboard-port": 0}
     settings = clusters.load_cluster(settings | {"log-directory": str(tmp_path / "jobs"), "max-failures": 1})
-    with FarmCluster(settings) as farm:
+    with BatchCluster(settings) as farm:
         assert farm.scheduler_address.startswith("tls://")
         port = farm.scheduler_address.rpartition(":")[2]
         assert json.loads(as_nobody("-c", ATTACK, port)) == []
@@ -217,7 +217,7 @@ def key_of(path):
 
 WITHOUT_ENTRY = """
 import os, getpass, pathlib, sys
-import hepdask.features, matplotlib, dask.config, distributed
+import hepdask.analysis.topology, matplotlib, dask.config, distributed
 assert getpass.getuser() == str(os.getuid())
 assert os.access(pathlib.Path.home(), os.R_OK)
 assert os.access(matplotlib.get_cachedir(), os.W_OK)
@@ -246,7 +246,7 @@ def test_a_user_without_name_home_or_place_for_caches_can_work(home):
 
 
 def test_another_user_is_no_rank_even_with_the_secret():
-    secret = secrets.token_bytes(neighbours._SECRET_BYTES)
+    secret = secrets.token_bytes(local_allreduce._SECRET_BYTES)
     name = f"hepdask-test-{secrets.token_hex(8)}"
     greet = (
         "import socket, sys; s = socket.socket(socket.AF_UNIX); s.settimeout(20); s.connect(chr(0) + sys.argv[1]);"
@@ -256,10 +256,12 @@ def test_another_user_is_no_rank_even_with_the_secret():
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"\0{name}")
         listener.listen(2)
-        accepting = threading.Thread(target=lambda: found.extend(neighbours._accept(listener, 2, secret)))
+        accepting = threading.Thread(
+            target=lambda: found.extend(local_allreduce._accept(listener, 2, secret))
+        )
         accepting.start()
         assert as_nobody("-S", "-c", greet, name, secret.hex()).strip() == "closed"
-        with neighbours._connect(1, f"\0{name}", secret) as mine:
+        with local_allreduce._connect(1, f"\0{name}", secret) as mine:
             accepting.join(20)
             assert [one.getpeername() or True for one in found] == [True]
             found[0].sendall(b"x")

@@ -17,12 +17,13 @@ from ranks import marked
 from stores import rewrite
 from waiting import until
 
-from hepdask import evaluate, open_store, order, prepare, train
-from hepdask.batches import Batches, Reading, padded
+from hepdask import evaluate, open_store, prepare, train
+from hepdask.batches import batch_order
+from hepdask.batches.batch import Batches, Reading, padded
+from hepdask.config.feature_names import PARTICLE
 from hepdask.distributed import Checkpoint
 from hepdask.errors import ConfigError, StoreError, TrainingError
-from hepdask.names import PARTICLE
-from hepdask.training import train_rank
+from hepdask.training.loop import train_rank
 
 
 def has_horovod():
@@ -120,7 +121,7 @@ def test_lengths_in_a_batch_are_spread_as_in_random_batches():
     """Tiles of like length must not make batches unlike each other: no more than chance does."""
     rng = np.random.default_rng(3)
     lengths = np.minimum(801, rng.gamma(2.0, 100.0, 20_000).astype(int) + 1)
-    tiled = order.batches(rng.permutation(len(lengths)), lengths, 128, 8192, rng)[:-1]
+    tiled = batch_order.batches(rng.permutation(len(lengths)), lengths, 128, 8192, rng)[:-1]
     chance = [rng.choice(len(lengths), 128, replace=False) for _ in tiled]
 
     def distance(batch):
@@ -142,7 +143,7 @@ def test_ranks_get_equal_work():
     rng = np.random.default_rng(4)
     for size in (2, 4, 8):
         lengths = np.minimum(801, rng.gamma(2.0, 100.0, 64 * size).astype(int) + 1)
-        shares = order.shares(lengths, size)
+        shares = batch_order.shares(lengths, size)
         assert sorted(np.concatenate(shares)) == list(range(len(lengths)))
         work = np.array([lengths[share].sum() for share in shares])
         assert work.max() < 1.25 * work.mean()
@@ -196,14 +197,14 @@ def trained_here(name, config, tmp_path, **more):
 )
 def test_the_kernel_trains_as_padded_keras_does(make_config, client, tmp_path, cell, convention, optimizer):
     """For more than 20 steps of the optimizer; without dropout, whose masks are the kernel's own."""
-    config = make_config(physics={"convention": convention}, **SMALL)
+    config = make_config(analysis={"convention": convention}, **SMALL)
     prepare(config, client)
     alike = {"cell": cell, "epochs": 3, "batch_size": 8, "dropout": 0.0, **optimizer}
     config = with_models(config, inclusive=alike)
     found, fast = trained_here("inclusive", config, tmp_path)
     wanted, plain = trained_here("inclusive", with_training(config, kernel=False), tmp_path)
-    assert "kernel" in fast.way
-    assert "training.kernel is off" in plain.way
+    assert "kernel" in fast.engine_name
+    assert "training.kernel is off" in plain.engine_name
     for mine, theirs in zip(found, wanted, strict=True):
         assert np.abs(mine - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
@@ -328,7 +329,7 @@ def test_a_network_takes_the_features_it_is_told(config, client):
 
 
 def test_the_published_form_is_trained_on_all_rows(make_config, client):
-    config = make_config(physics={"convention": "reference"}, **SMALL)
+    config = make_config(analysis={"convention": "reference"}, **SMALL)
     store = prepare(config, client).store
     assert train(config, "inclusive", client)[0].record.scaling.particles is None
     batch = next(batches_of(store, "test", 4).in_order())
@@ -364,8 +365,8 @@ def test_a_store_or_model_of_another_configuration_is_not_used(config, client):
     for other in (changed("split", validation_fraction=0.2), config.model_copy(update={"fileset": {}})):
         with pytest.raises(StoreError, match="have changed since; run: hepdask prepare"):
             train(other, client=client)
-    with pytest.raises(StoreError, match=r"physics\.lepton_min_pt: 23\.0 in the store, 60\.0 now"):
-        train(changed("physics", lepton_min_pt=60.0), client=client)
+    with pytest.raises(StoreError, match=r"analysis\.lepton_min_pt: 23\.0 in the store, 60\.0 now"):
+        train(changed("analysis", lepton_min_pt=60.0), client=client)
 
     alone = with_training(config, models=("hlf",))
     trained = train(alone, client=client)[0]

@@ -17,14 +17,14 @@ from waiting import until
 
 from hepdask import evaluate, open_store, prepare, train
 from hepdask.config import Config, XGBoost
+from hepdask.config.feature_names import HIGH_LEVEL
 from hepdask.distributed import RankFailed
-from hepdask.distributed.devices import NoDriver, host_devices
+from hepdask.distributed.gpu_claims import NoDriver, host_devices
 from hepdask.errors import ConfigError, TrainingError
-from hepdask.names import HIGH_LEVEL
-from hepdask.trees import load_rows, load_trees
-from hepdask.trees.boosted import boost_over
-from hepdask.trees.devices import require_cuml, require_xgboost
-from hepdask.trees.rows import Rows, shared_out
+from hepdask.models.trees import load_rows, load_trees
+from hepdask.models.trees.boosted import boost_over
+from hepdask.models.trees.devices import require_cuml, require_xgboost
+from hepdask.models.trees.rows import Rows, shared_out
 
 MODELS = {"xgboost": {"rounds": 30, "early_stopping": 5, "max_depth": 3}, "forest": {"trees": 20}}
 

@@ -18,15 +18,15 @@ from stores import change_manifest, rewrite
 from waiting import until
 
 from hepdask import open_store, prepare, train, tune
-from hepdask.compiled.build import compiler
-from hepdask.compiled.dense import records
+from hepdask.analysis.scaling import Moments
 from hepdask.config import HLF, Config, Inclusive, Tuning
 from hepdask.errors import ConfigError, HepdaskError, TrainingError
-from hepdask.scaling import Moments
-from hepdask.steps.evaluate import _require as require_trained
-from hepdask.training import train_rank
-from hepdask.tuning import dense, space, study
-from hepdask.tuning.dense import initialised
+from hepdask.kernels.build import compiler
+from hepdask.kernels.dense import records
+from hepdask.pipeline.evaluate import _require as require_trained
+from hepdask.training.loop import train_rank
+from hepdask.tuning import kernel_trial, search_space, study
+from hepdask.tuning.kernel_trial import initialised
 from hepdask.tuning.study import open_study
 
 RATES = {"low": 1e-8, "high": 10.0, "log": True}
@@ -109,7 +109,7 @@ def test_a_setting_is_trained_as_keras_trains(activation, optimizer, rate):
         "rmsprop": keras.optimizers.RMSprop(0.01),
     }
     model.compile(theirs[optimizer], "sparse_categorical_crossentropy")
-    stack = dense.train(records(rows, label), inside, weights, settings, 7, seed=3)
+    stack = kernel_trial.train(records(rows, label), inside, weights, settings, 7, seed=3)
     for epoch in range(3):
         order = np.random.default_rng((3, epoch)).permutation(inside)
         for some in np.split(order, np.arange(41, 290, 41)):
@@ -123,7 +123,7 @@ def test_a_setting_is_trained_as_keras_trains(activation, optimizer, rate):
 def test_folds_follow_from_the_events_and_spread_each_class(make_config, client, tmp_path):
     found = []
     for number, chunk in enumerate((25, 7)):
-        config = make_config(output=str(tmp_path / str(number)), store={"chunk_events": chunk})
+        config = make_config(output=str(tmp_path / str(number)), input={"chunk_events": chunk})
         store = prepare(config, client).store
         events, fold = store.events("train", particles=False), store.folds(4)
         for label in range(3):
@@ -158,7 +158,7 @@ def test_folds_follow_from_the_events_and_spread_each_class(make_config, client,
 )
 def test_what_cannot_be_searched_is_refused(tuning, expected):
     with pytest.raises(ConfigError) as raised:
-        space.check(Config.model_validate({"tuning": tuning}))
+        search_space.check(Config.model_validate({"tuning": tuning}))
     assert expected in str(raised.value)
 
 
@@ -172,7 +172,7 @@ def test_a_grid_is_all_combinations():
             }
         }
     )  # fmt: skip
-    found = space.grid(tuning.parameters)
+    found = search_space.grid(tuning.parameters)
     assert len(found) == 2 * 3 * 4
     assert found[0] == {"hidden": [5], "epochs": 2, "dropout": 0.0}
     assert found[-1] == {"hidden": [9, 3], "epochs": 6, "dropout": 0.3}
@@ -320,7 +320,7 @@ def test_recurrent_networks_are_tuned(planted, lone, monkeypatch):
     assert "inclusive: the loss became" in failed.reason
     alone = train_rank(
         "inclusive",
-        space.applied(config, "inclusive", {"learning_rate": 0.005}),
+        search_space.applied(config, "inclusive", {"learning_rate": 0.005}),
         config.store_path,
         fold=(1, 2),
     )

@@ -10,13 +10,14 @@ import awkward as ak
 import events as made
 import pytest
 
-from hepdask import artifacts, prepare, user_functions
-from hepdask.config import Config, Physics, load_config
+from hepdask import prepare
+from hepdask.analysis.topology import extract
+from hepdask.config import Config, Topology, load_config, user_functions
 from hepdask.errors import ConfigError, StoreError
-from hepdask.features import extract
-from hepdask.steps import tune as steps_tune
-from hepdask.steps.prepare import identity, open_prepared
-from hepdask.steps.train import training_key
+from hepdask.files import atomic
+from hepdask.pipeline import tune as steps_tune
+from hepdask.pipeline.prepare import identity, open_prepared
+from hepdask.pipeline.train import training_key
 
 ANALYSIS = """
 from __future__ import annotations
@@ -66,13 +67,13 @@ def project(tmp_path, monkeypatch):
     return folder
 
 
-def physics():
-    return Physics(features={"jets": "analysis.py:jets"})
+def made_analysis():
+    return Topology(features={"jets": "analysis.py:jets"})
 
 
 def numbers(events, settings):
     """Count what the function counts, without it."""
-    selected = extract(events, Physics()).selected
+    selected = extract(events, Topology()).selected
     return ak.num(events.Jet.PT).to_numpy()[selected], extract(events, settings).high_level[:, 14]
 
 
@@ -92,9 +93,9 @@ def edit(folder, name):
 
 @pytest.mark.parametrize("name", EDITS)
 def test_every_file_that_is_imported_counts(project, name):
-    before = physics()
+    before = made_analysis()
     edit(project, name)
-    after = physics()
+    after = made_analysis()
     assert before.features["jets"].identity != after.features["jets"].identity
     events = made.to_awkward(made.random_events(30, 3))
     expected, found = numbers(events, before)
@@ -104,23 +105,23 @@ def test_every_file_that_is_imported_counts(project, name):
 
 @pytest.mark.parametrize("name", ["unrelated.py", "signal.py", "new.py"])
 def test_files_that_are_not_imported_do_not_count(project, name):
-    before = physics()
+    before = made_analysis()
     (project / name).write_text("raise SystemExit('changed')\n")
-    assert physics() == before
+    assert made_analysis() == before
 
 
 def test_where_the_project_lies_does_not_matter(project, tmp_path, monkeypatch):
-    here = identity(Config(physics=physics()))
+    here = identity(Config(analysis=made_analysis()))
     shutil.copytree(project, tmp_path / "elsewhere" / "other name")
     shutil.rmtree(project)
     monkeypatch.chdir(tmp_path)
-    there = Physics(features={"jets": "elsewhere/other name/analysis.py:jets"})
-    assert identity(Config(physics=there)) == here
+    there = Topology(features={"jets": "elsewhere/other name/analysis.py:jets"})
+    assert identity(Config(analysis=there)) == here
 
 
 def test_the_source_is_all_that_travels(project, tmp_path):
     """A process that stands elsewhere, where another file has the same name, and sees nothing of the project."""
-    carried = pickle.dumps(physics().features["jets"])
+    carried = pickle.dumps(made_analysis().features["jets"])
     shutil.rmtree(project)
     other = tmp_path / "other"
     other.mkdir()
@@ -144,18 +145,18 @@ print(function.load()(events).tolist(), set(sys.path) == before)
 
 def test_a_store_is_made_by_what_the_driver_has(project, make_config, client):
     """Workers that stand elsewhere and go on living; an edit is refused, and counts in a new store."""
-    config = make_config(physics={"features": {"jets": "analysis.py:jets"}})
+    config = make_config(analysis={"features": {"jets": "analysis.py:jets"}})
     found = prepare(config, client).store.arrays().hlf
     assert ak.all(found.jets >= found.nJets)
     assert ak.any(found.jets > found.nJets)
     edit(project, "cuts/values.py")
-    edited = make_config(physics={"features": {"jets": "analysis.py:jets"}})
+    edited = make_config(analysis={"features": {"jets": "analysis.py:jets"}})
     for way in (open_prepared, lambda config: prepare(config, client)):
         with pytest.raises(
             StoreError, match=r"jets: analysis\.py:jets with source .*\n.*Give another store\.path"
         ):
             way(edited)
-    other = make_config(physics={"features": {"jets": "analysis.py:jets"}}, output="other")
+    other = make_config(analysis={"features": {"jets": "analysis.py:jets"}}, output="other")
     after = prepare(other, client).store.arrays().hlf
     assert ak.sum(after.jets) < ak.sum(found.jets)
     assert open_prepared(config) is not None  # made with what that configuration had read
@@ -164,15 +165,15 @@ def test_a_store_is_made_by_what_the_driver_has(project, make_config, client):
 def test_studies_and_trainings_are_of_the_events_they_were_made_with(project, make_config, client):
     """An edited function, another cut, another order of features: each in a store of its own."""
 
-    def prepared(output, **physics):
+    def prepared(output, **analysis):
         functions = {"features": {"jets": "analysis.py:jets", "same": "analysis.py:jets"}}
-        config = make_config(output=output, physics=functions | physics)
+        config = make_config(output=output, analysis=functions | analysis)
         return config, prepare(config, client).store
 
     config, store = prepared("first")
     key, training = steps_tune._key(config, store), training_key(store, config, "forest")
     best = config.folder / "tuning" / "forest" / "best.json"
-    artifacts.write_sealed(best, {"events": steps_tune._events(config, store), "parameters": {"trees": 7}})
+    atomic.write_sealed(best, {"events": steps_tune._events(config, store), "parameters": {"trees": 7}})
     assert steps_tune.tuned(config, store, ["forest"]) == {"forest": {"trees": 7}}
     others = [
         prepared("cut", lepton_min_pt=23.5),
@@ -183,7 +184,7 @@ def test_studies_and_trainings_are_of_the_events_they_were_made_with(project, ma
     for other, made_of in others:
         assert steps_tune._key(other, made_of) != key
         assert training_key(made_of, other, "forest") != training
-        artifacts.write_bytes(other.folder / "tuning" / "forest" / "best.json", best.read_bytes())
+        atomic.write_bytes(other.folder / "tuning" / "forest" / "best.json", best.read_bytes())
         with pytest.raises(ConfigError, match=r"best\.json: found on other events.*run: hepdask tune"):
             steps_tune.tuned(other, made_of, ["forest"])
 
@@ -209,7 +210,7 @@ def test_an_installed_module_is_compared(tmp_path, monkeypatch):
         forget()
         with monkeypatch.context() as context:
             context.syspath_prepend(str(tmp_path / "driver"))
-            found = Physics(features={"one": "mine_as_installed:one"}).features["one"]
+            found = Topology(features={"one": "mine_as_installed:one"}).features["one"]
         forget()
         return found
 
@@ -255,10 +256,10 @@ def test_what_cannot_be_used_is_refused_when_the_configuration_is_read(project, 
     (project / "imports_broken.py").write_text("import broken\n\n\ndef f(events):\n    return events\n")
     (project / "latin.py").write_bytes("# é\ndef f(events):\n    pass\n".encode("latin-1"))
     (project / "folder.py").mkdir()
-    (project / "config.yaml").write_text(f"physics: {{selections: {{mine: '{reference}'}}}}\n")
+    (project / "config.yaml").write_text(f"analysis: {{selections: {{mine: '{reference}'}}}}\n")
     with pytest.raises(ConfigError, match=message) as raised:
         load_config("config.yaml")
-    assert "physics.selections.mine" in str(raised.value)
+    assert "analysis.selections.mine" in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["raise SystemExit(3)", "import no_such_package", "1 / 0"])
@@ -266,13 +267,13 @@ def test_a_file_that_fails_says_which(project, text):
     (project / "failing.py").write_text(f"{text}\n\n\ndef f(events):\n    pass\n")
     events = made.to_awkward(made.random_events(3, 3))
     with pytest.raises(ConfigError, match=r"project/failing\.py: cannot be run"):
-        extract(events, Physics(features={"f": "failing.py:f"}))
+        extract(events, Topology(features={"f": "failing.py:f"}))
 
 
 def test_the_order_of_features_counts(project):
     (project / "two.py").write_text("import numpy as np\na = b = lambda events: np.zeros(len(events))\n")
     one, other = (
-        identity(Config(physics=Physics(features={name: f"two.py:{name}" for name in names})))
+        identity(Config(analysis=Topology(features={name: f"two.py:{name}" for name in names})))
         for names in ("ab", "ba")
     )
     assert one != other

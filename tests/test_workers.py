@@ -16,8 +16,8 @@ import yaml
 from waiting import until
 
 from hepdask import clusters
+from hepdask.clusters.task_pool import completed
 from hepdask.errors import ClusterError
-from hepdask.tasks import completed
 
 HEPDASK = Path(sys.executable).with_name("hepdask")  # the console script, as a person calls it
 
@@ -76,7 +76,7 @@ NOISE = re.compile(
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_terminal_shows_a_sentence_and_nothing_around_it(write, tmp_path, fault):
     (tmp_path / "mine.py").write_text(f"def cut(events):\n{FAULTS[fault]}")
-    config = write(physics={"selections": {"mine": f"{tmp_path}/mine.py:cut"}})
+    config = write(analysis={"selections": {"mine": f"{tmp_path}/mine.py:cut"}})
     done = hepdask("prepare", config, cwd=tmp_path)
     assert done.returncode in (1, 2)
     said = done.stderr.splitlines()
@@ -86,7 +86,7 @@ def test_the_terminal_shows_a_sentence_and_nothing_around_it(write, tmp_path, fa
 
 def test_the_whole_story_is_there_where_it_is_asked_for(write, tmp_path):
     (tmp_path / "mine.py").write_text("def cut(events):\n    raise ValueError('bad cut')\n")
-    config = write(physics={"selections": {"mine": f"{tmp_path}/mine.py:cut"}})
+    config = write(analysis={"selections": {"mine": f"{tmp_path}/mine.py:cut"}})
     done = hepdask("prepare", config, "-vv", cwd=tmp_path)
     assert done.returncode in (1, 2)
     assert "Traceback" in done.stderr
@@ -128,7 +128,7 @@ def test_a_task_that_does_not_fit_is_given_up_after_two_workers(small, tmp_path,
         r"grow: 2 workers were killed for their memory at the same work, 2000: the last one needed", said
     )
     assert "its limit is 572" in said
-    assert "store.chunk_memory, store.chunk_events" in said
+    assert "input.chunk_memory, input.chunk_events" in said
     assert "memory-limit" in said
     assert begun(tmp_path, 2000) <= 3, "a third worker at most had begun when it was noticed"
 

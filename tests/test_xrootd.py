@@ -16,7 +16,7 @@ from stores import assert_equal, paths_below
 
 from hepdask import open_store, prepare
 from hepdask.errors import InputError
-from hepdask.fileset import input_files
+from hepdask.input.fileset import input_files
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -29,16 +29,16 @@ BOUNDS = {
 
 def longest(config):
     """Twice the time that the configuration gives to opening a file and reading it, and a lazy machine's 20 s."""
-    store = config.store
-    x = store.xrootd
+    reading = config.input
+    x = reading.xrootd
     once = (
         x.connection_window * x.connection_retry
         + x.request_timeout
         + x.stream_timeout
         + x.stream_error_window
     )
-    waits = sum(1.5 * store.retry_wait * 2**attempt for attempt in range(store.read_retries))
-    return 2 * 2 * ((store.read_retries + 1) * once + waits) + 20
+    waits = sum(1.5 * reading.retry_wait * 2**attempt for attempt in range(reading.read_retries))
+    return 2 * 2 * ((reading.read_retries + 1) * once + waits) + 20
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,10 @@ def workers():
 def remote(make_config):
     """Make a configuration that reads the sample files from a server."""
 
-    def make(server, output=None, files=None, **store):
+    def make(server, output=None, files=None, **reading):
         files = files or {name: [f"{server.url}/{name}.root"] for name in NAMES}
-        settings = {"read_retries": 1, "retry_wait": 0.1, "xrootd": BOUNDS, "chunk_events": 25, **store}
-        return make_config(files=files, store=settings, **({"output": str(output)} if output else {}))
+        settings = {"read_retries": 1, "retry_wait": 0.1, "xrootd": BOUNDS, "chunk_events": 25, **reading}
+        return make_config(files=files, input=settings, **({"output": str(output)} if output else {}))
 
     return make
 

@@ -16,8 +16,8 @@ import awkward as ak
 import hist
 from coffea import processor
 
-from hepdask import features
-from hepdask.config import Physics
+from hepdask.analysis import topology
+from hepdask.config import Topology
 
 
 class Selection(processor.ProcessorABC):
@@ -25,24 +25,24 @@ class Selection(processor.ProcessorABC):
 
     Parameters
     ----------
-    physics : Physics, optional
+    analysis : Topology, optional
         The cuts; default the published ones.
     """
 
-    def __init__(self, physics: Physics | None = None) -> None:
-        self.physics = physics or Physics()
+    def __init__(self, analysis: Topology | None = None) -> None:
+        self.analysis = analysis or Topology()
 
     def process(self, events):
         """Fill the histograms of one chunk; branches that no line names are not read."""
         label = events.metadata["label"]
-        selected = features.select(events, self.physics)
+        selected = topology.select(events, self.analysis)
         histograms = empty()
         for step, chosen in (("read", events), ("selected", events[selected])):
-            jets = chosen.Jet[chosen.Jet.pt > self.physics.jet_min_pt]
+            jets = chosen.Jet[chosen.Jet.pt > self.analysis.jet_min_pt]
             histograms["met"].fill(label, step, chosen.MissingET.MET)
             histograms["jets"].fill(label, step, ak.num(jets))
             histograms["jet_pt"].fill(label, step, ak.drop_none(ak.max(jets.pt, axis=1)))
-        features_of_selected = features.high_level(events[selected], self.physics)
+        features_of_selected = topology.high_level(events[selected], self.analysis)
         histograms["mt"].fill(label, "selected", features_of_selected.MT)
         return {
             "histograms": histograms,

@@ -9,11 +9,10 @@ from hepdask.clusters.connect import (
     start,
     wait_for_workers,
 )
-from hepdask.clusters.dashboard import dashboard_link, page_link
 from hepdask.clusters.settings import GPU, HTCondor, Slurm, load_cluster
-from hepdask.clusters.versions import differences
+from hepdask.clusters.version_check import differences
 
 __all__ = [
-    "GPU", "HTCondor", "Slurm", "announced", "connect", "cpu_seconds", "dashboard_link", "differences",
-    "load_cluster", "page_link", "reserved", "standing", "start", "wait_for_workers",
+    "GPU", "HTCondor", "Slurm", "announced", "connect", "cpu_seconds", "differences",
+    "load_cluster", "reserved", "standing", "start", "wait_for_workers",
 ]  # fmt: skip

@@ -15,38 +15,39 @@ from distributed import Client, LocalCluster
 from distributed.deploy.spec import SpecCluster
 from distributed.security import Security
 
-from hepdask import metrics, quiet
-from hepdask.answers import answer
-from hepdask.clusters import connection
-from hepdask.clusters.dashboard import READ_ONLY, dashboard_link, page_link
-from hepdask.clusters.imports import safe_path
+from hepdask import logs
+from hepdask.clusters import connection_file as connection_files
 from hepdask.clusters.ports import free_port
-from hepdask.clusters.security import make_certificate, security_of
 from hepdask.clusters.settings import GPU, Attached, HTCondor, Local, Settings, Slurm, load_cluster
+from hepdask.clusters.tls import make_certificate, security_of
+from hepdask.clusters.worker_imports import safe_path
 from hepdask.distributed.placement import Offer
 from hepdask.errors import ClusterError, ConfigError
+from hepdask.monitoring import metrics
+from hepdask.monitoring.answers import answer
+from hepdask.monitoring.dashboard_link import READ_ONLY, dashboard_link, page_link
 from hepdask.progress import say
 
 if TYPE_CHECKING:
-    from hepdask.clusters.farm import FarmCluster
+    from hepdask.clusters.batch_cluster import BatchCluster
 
 _TICK = 0.2
 
 
-def start(settings: Settings) -> LocalCluster | FarmCluster:
+def start(settings: Settings) -> LocalCluster | BatchCluster:
     """Start a cluster; a local one has its workers when this returns, one of batch jobs has asked for them."""
-    quiet.settle()
+    logs.settle()
     if not isinstance(settings, Attached) and not settings.tls:
         say(
             "warning: tls is off: whoever reaches a port of this cluster, on this machine too, can run code as you"
         )
     if isinstance(settings, Slurm | HTCondor):
-        from hepdask.clusters.farm import FarmCluster
+        from hepdask.clusters.batch_cluster import BatchCluster
 
-        return FarmCluster(settings)
+        return BatchCluster(settings)
     if isinstance(settings, Attached):
         raise ConfigError(f"{settings.address}: a cluster that runs already; give a name or a file")
-    story = quiet.wants_whole_story()
+    story = logs.wants_whole_story()
     options: dict[str, Any] = {
         "threads_per_worker": settings.threads,
         "memory_limit": settings.memory_limit,
@@ -54,14 +55,14 @@ def start(settings: Settings) -> LocalCluster | FarmCluster:
         "dashboard_address": f"{settings.host}:{free_port(settings.host, settings.dashboard_port)}",
         "security": security_of(make_certificate()) if settings.tls else None,
         "silence_logs": logging.INFO if story else logging.CRITICAL,
-        "preload": ["hepdask.interrupt", *([] if story else ["hepdask.quiet"])],
+        "preload": ["hepdask.clusters.worker_preload", *([] if story else ["hepdask.logs"])],
     }
     with (
         safe_path(),
         dask.config.set({**READ_ONLY, "distributed.comm.timeouts.connect": f"{settings.start_timeout}s"}),
     ):
         if isinstance(settings, GPU):
-            from hepdask.clusters.gpu import start_gpu
+            from hepdask.clusters.local_gpu import start_gpu
 
             return start_gpu(settings, **options)
         return LocalCluster(n_workers=settings.workers, **options)
@@ -94,7 +95,7 @@ def connect(
         return
     settings = load_cluster(cluster)
     if isinstance(settings, Attached):
-        quiet.settle()
+        logs.settle()
         with _attach(settings) as attached:
             _show(attached)
             yield attached
@@ -140,12 +141,12 @@ def _security(settings: Attached) -> Security | None:
     """Find what lets this user into a cluster."""
     certificate = settings.certificate
     if certificate is None and settings.address.startswith("tls:"):
-        if found := connection.find(settings.address):
+        if found := connection_files.find(settings.address):
             certificate = load_cluster(str(found)).certificate  # type: ignore[union-attr]
         elif dask.config.get("distributed.comm.tls.ca-file") is None:  # else Dask knows
             raise ClusterError(
                 f"{settings.address}: lets in only who has its certificate, and you have no connection file for it "
-                f"in {connection.folders()}; start it with hepdask cluster start --connection FILE, and say "
+                f"in {connection_files.folders()}; start it with hepdask cluster start --connection FILE, and say "
                 "--cluster FILE"
             )
     if certificate is None:
@@ -162,17 +163,17 @@ def _security(settings: Attached) -> Security | None:
 
 
 @contextmanager
-def _explained(farm: FarmCluster) -> Iterator[None]:
+def _explained(farm: BatchCluster) -> Iterator[None]:
     """Where the cluster was given up, say so instead of what came of it."""
     try:
         yield
     except Exception as error:
-        if farm.keeper.error is not None and farm.keeper.error is not error:
-            raise farm.keeper.error from error
+        if farm.job_monitor.error is not None and farm.job_monitor.error is not error:
+            raise farm.job_monitor.error from error
         raise
 
 
-def wait_for_workers(farm: FarmCluster, workers: int) -> None:
+def wait_for_workers(farm: BatchCluster, workers: int) -> None:
     """Wait until so many workers are connected, for at most `start-timeout`.
 
     Raises
@@ -183,11 +184,11 @@ def wait_for_workers(farm: FarmCluster, workers: int) -> None:
     timeout = farm.settings.start_timeout
     deadline = time.monotonic() + timeout
     while (there := len(farm.running_scheduler.workers)) < workers:
-        if error := farm.keeper.verdict():
+        if error := farm.job_monitor.verdict():
             raise error
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"{there} of {workers} workers after {timeout:g} s (start-timeout); jobs: {farm.keeper.summary()}"
+                f"{there} of {workers} workers after {timeout:g} s (start-timeout); jobs: {farm.job_monitor.summary()}"
             )
         time.sleep(_TICK)
 
@@ -227,7 +228,7 @@ def reserved(
         wait_for_workers(farm, workers)
         yield
     finally:
-        if farm.keeper.error is None:
+        if farm.job_monitor.error is None:
             farm.hold()
 
 
@@ -253,8 +254,8 @@ def standing(
         Waits for as long as the cluster is up; raises ClusterError when it was given up.
     """
     with start(load_cluster(cluster)) as started, announced(started):
-        keeper = getattr(started, "keeper", None)
-        if keeper is not None:
+        monitor = getattr(started, "job_monitor", None)
+        if monitor is not None:
             wait_for_workers(started, 1)
         facts = {
             "address": started.scheduler_address,
@@ -263,12 +264,12 @@ def standing(
         }
         path = Path(connection_file) if connection_file else None
         if path is not None:
-            connection.write(path, facts["address"], started.security.tls_ca_file)
+            connection_files.write(path, facts["address"], started.security.tls_ca_file)
 
         def still_up() -> None:
-            while keeper is None or keeper.error is None:
+            while monitor is None or monitor.error is None:
                 time.sleep(_TICK)
-            raise keeper.error
+            raise monitor.error
 
         try:
             yield facts, still_up
@@ -279,7 +280,7 @@ def standing(
 
 def announced(cluster: SpecCluster) -> AbstractContextManager[None]:
     """Let the same user attach by the address alone, for as long as the block lasts."""
-    return connection.announced(cluster.scheduler_address, cluster.security.tls_ca_file)  # type: ignore[union-attr]
+    return connection_files.announced(cluster.scheduler_address, cluster.security.tls_ca_file)  # type: ignore[union-attr]
 
 
 def cpu_seconds(client: Client) -> float:

@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from hepdask.clusters.security import log_folder
+from hepdask.clusters.batch_system import BatchSystemError, JobStatus, State, ask
 from hepdask.clusters.settings import HTCondor, seconds
-from hepdask.clusters.truth import NoAnswer, Sighting, State, ask
+from hepdask.clusters.tls import log_folder
 
 _IDLE, _RUNNING, _REMOVED, _COMPLETED, _HELD, _TRANSFERRING, _SUSPENDED = range(1, 8)
 _ATTRIBUTES = (
@@ -22,26 +22,26 @@ _UNMATCHED = re.compile(r"^\[\d+\]\s+0\s+(.+)$", re.MULTILINE)  # a condition th
 _OF_FREE_SLOTS = re.compile(r"Request(Cpus|Memory|Disk|GPUs)")  # ... but perhaps an emptier slot would
 
 
-class CondorTruth:
+class HTCondorSystem:
     """Asks HTCondor for the truth about jobs."""
 
     def __init__(self, settings: HTCondor) -> None:
         self._settings = settings
         self._analysed: dict[str, float] = {}
 
-    async def look(self, jobs: Sequence[str]) -> dict[str, Sighting]:
+    async def query(self, jobs: Sequence[str]) -> dict[str, JobStatus]:
         """Say where jobs are: the queue knows the living, the history those that have left it."""
         if not jobs:
             return {}
         rows = await self._rows("condor_q", jobs)
-        seen = {job: _sighting(row) for job, row in rows.items()}
+        seen = {job: _status(row) for job, row in rows.items()}
         if missing := [job for job in jobs if job not in seen]:
             left = await self._rows("condor_history", missing, "-limit", str(len(missing)))
-            seen |= {job: _sighting(row) for job, row in left.items()}
+            seen |= {job: _status(row) for job, row in left.items()}
         for job, row in rows.items():
             if row["JobStatus"] == _IDLE and "LastRejMatchTime" in row:
                 if reason := await self._why_never(job):
-                    seen[job] = Sighting(State.PENDING, reason, never=True)
+                    seen[job] = JobStatus(State.PENDING, reason, never=True)
                 break  # all jobs ask for the same, so one speaks for all
         return seen
 
@@ -51,7 +51,7 @@ class CondorTruth:
         try:
             rows = json.loads(out or "[]")
         except ValueError:
-            raise NoAnswer(f"{command} answered: {out.strip()[:500]}") from None
+            raise BatchSystemError(f"{command} answered: {out.strip()[:500]}") from None
         return {f"{row['ClusterId']}.{row['ProcId']}": row for row in rows}
 
     async def _why_never(self, job: str) -> str | None:
@@ -89,20 +89,20 @@ def _numbers(table: str) -> list[list[float]]:
     return [[float(cell) for cell in row] for row in rows if row and "undefined" not in row]
 
 
-def _sighting(row: dict[str, Any]) -> Sighting:
+def _status(row: dict[str, Any]) -> JobStatus:
     status = row["JobStatus"]
     if status == _IDLE:
-        return Sighting(State.PENDING, row.get("LastRejMatchReason", "").strip())
+        return JobStatus(State.PENDING, row.get("LastRejMatchReason", "").strip())
     if status in (_RUNNING, _TRANSFERRING, _SUSPENDED):
-        return Sighting(State.RUNNING)
+        return JobStatus(State.RUNNING)
     if status == _HELD:
-        return Sighting(State.LOST, f"held: {row.get('HoldReason', '')}")
+        return JobStatus(State.LOST, f"held: {row.get('HoldReason', '')}")
     if status == _REMOVED:
-        return Sighting(State.LOST, f"removed {row.get('RemoveReason', '')}".strip())
+        return JobStatus(State.LOST, f"removed {row.get('RemoveReason', '')}".strip())
     if row.get("ExitBySignal"):
-        return Sighting(State.LOST, f"ended by signal {row.get('ExitSignal')}")
+        return JobStatus(State.LOST, f"ended by signal {row.get('ExitSignal')}")
     code = row.get("ExitCode", 0)
-    return Sighting(State.LOST, f"exit code {code}") if code else Sighting(State.FINISHED)
+    return JobStatus(State.LOST, f"exit code {code}") if code else JobStatus(State.FINISHED)
 
 
 def time_limit(walltime: str) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 from dask.utils import parse_bytes
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from hepdask.config import Count, LocalPath, Port, Positive
-from hepdask.document import read_document
+from hepdask.config.base import Count, LocalPath, Port, Positive
+from hepdask.config.document import read_document
+from hepdask.config.validation import Named, Origin, Read, validate
 from hepdask.errors import ConfigError
-from hepdask.paths import resolved
-from hepdask.validation import Named, Origin, Read, validate
+from hepdask.files.paths import resolved
 
 _SHIPPED = (Path(__file__).parent.parent / "configs", Path(__file__).parent.parent.parent / "configs")
 # names of secrets; of what is put into them paths alone are harmless, and what the shell of the job finds out

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from hepdask.clusters.security import log_folder
+from hepdask.clusters.batch_system import BatchSystemError, JobStatus, State, ask
 from hepdask.clusters.settings import Slurm
-from hepdask.clusters.truth import NoAnswer, Sighting, State, ask
+from hepdask.clusters.tls import log_folder
 
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "SPECIAL_EXIT"}
@@ -19,26 +19,26 @@ _NEVER = {
 }  # fmt: skip
 
 
-class SlurmTruth:
+class SlurmSystem:
     """Asks Slurm for the truth about jobs."""
 
     def __init__(self, settings: Slurm) -> None:
         self._settings = settings
 
-    async def look(self, jobs: Sequence[str]) -> dict[str, Sighting]:
+    async def query(self, jobs: Sequence[str]) -> dict[str, JobStatus]:
         """Say where jobs are: squeue knows the living and the lately ended, sacct those before, if it is there."""
         timeout = self._settings.query_timeout
         words = ["squeue", f"--user={os.getuid()}", "--states=all", "--noheader", "--format=%A|%T|%r"]
         wanted = set(jobs)
         rows = [line.split("|", 2) for line in (await ask(words, timeout)).splitlines()]
-        seen = {job: _sighting(state, reason) for job, state, reason in rows if job in wanted}
+        seen = {job: _status(state, reason) for job, state, reason in rows if job in wanted}
         if missing := sorted(wanted - set(seen)):
             words = ["sacct", "-X", "-n", "-P", "-o", "JobIDRaw,State,ExitCode", "-j", ",".join(missing)]
             try:
                 rows = [line.split("|", 2) for line in (await ask(words, timeout)).splitlines()]
-            except NoAnswer:  # many sites keep no accounts
+            except BatchSystemError:  # many sites keep no accounts
                 rows = []
-            seen |= {job: _sighting(state.split()[0], f"exit code {code}") for job, state, code in rows}
+            seen |= {job: _status(state.split()[0], f"exit code {code}") for job, state, code in rows}
         return seen
 
     def logs(self, job: str) -> list[str]:
@@ -47,18 +47,18 @@ class SlurmTruth:
         return [str(folder / f"{self._settings.name}-{job}.{kind}") for kind in ("out", "err")]
 
 
-def _sighting(state: str, reason: str) -> Sighting:
+def _status(state: str, reason: str) -> JobStatus:
     reason = "" if reason == "None" else reason
     if state in _PENDING:
         if "held" in reason.lower() or reason == "JobHoldMaxRequeue":
-            return Sighting(State.LOST, f"held: {reason}")
+            return JobStatus(State.LOST, f"held: {reason}")
         never = reason in _NEVER or reason.endswith(("PerJob", "PerJobLimit"))
-        return Sighting(State.PENDING, reason, never)
+        return JobStatus(State.PENDING, reason, never)
     if state in _RUNNING:
-        return Sighting(State.RUNNING, reason)
+        return JobStatus(State.RUNNING, reason)
     if state == "COMPLETED":
-        return Sighting(State.FINISHED, reason)
-    return Sighting(State.LOST, f"{state}: {reason}" if reason else state)
+        return JobStatus(State.FINISHED, reason)
+    return JobStatus(State.LOST, f"{state}: {reason}" if reason else state)
 
 
 def job_options(settings: Slurm) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from distributed.scheduler import KilledWorker
 from hepdask.distributed.errors import HorovodMissing, NotEnoughSlots, RankFailed
 from hepdask.distributed.lease import Granted, Refused, Request, end_lease, take_lease
 from hepdask.distributed.placement import Slot
+from hepdask.distributed.rank_task import LAST_LINES, Backend, Job, run_rank
 from hepdask.distributed.rendezvous import Address
-from hepdask.distributed.task import LAST_LINES, Backend, Job, run_rank
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hepdask.distributed import neighbours
+from hepdask.distributed import local_allreduce
 
 Reduction = Literal["average", "sum"]
 
@@ -37,9 +37,9 @@ def _horovod() -> Any:
 
 
 @functools.cache
-def _neighbours(hvd: Any) -> neighbours.Neighbours | None:
+def _neighbours(hvd: Any) -> local_allreduce.Neighbours | None:
     """Connect ranks that are all on one host, the first time that it is of use."""
-    return neighbours.meet(hvd)
+    return local_allreduce.meet(hvd)
 
 
 def rank() -> int:
@@ -78,7 +78,7 @@ def allreduce(tensor: Any, op: Reduction = "average", name: str | None = None) -
         return tensor
     if (
         isinstance(tensor, np.ndarray)
-        and tensor.nbytes <= neighbours.MOST_BYTES
+        and tensor.nbytes <= local_allreduce.MOST_BYTES
         and (here := _neighbours(hvd))
     ):
         return here.sum(tensor) if op == "sum" else here.sum(tensor) / hvd.size()

@@ -17,7 +17,7 @@ from hepdask.distributed.attempt import SILENCE, Attempt, Reporter, Wanted
 from hepdask.distributed.checkpoint import Checkpoint
 from hepdask.distributed.errors import RankFailed
 from hepdask.distributed.future import RunFuture
-from hepdask.distributed.task import Backend
+from hepdask.distributed.rank_task import Backend
 
 
 def run(

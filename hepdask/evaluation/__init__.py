@@ -1,11 +1,5 @@
-"""Metrics, figures and a self-contained report from labels and scores.
-
-Nothing here knows about files of events, clusters or networks: labels, scores and a few facts go in, numbers
-and pictures come out.
-"""
+"""Numbers from labels and scores, and nothing else: metrics, calibration, DeLong's variances, over-training."""
 
 from hepdask.evaluation.metrics import classification_metrics, roc
-from hepdask.evaluation.report import Report, write_report
-from hepdask.evaluation.results import ModelResult, RunFacts
 
-__all__ = ["ModelResult", "Report", "RunFacts", "classification_metrics", "roc", "write_report"]
+__all__ = ["classification_metrics", "roc"]

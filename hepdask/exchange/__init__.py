@@ -1,5 +1,5 @@
 """Events for those who train elsewhere, and events that others have prepared."""
 
-from hepdask.exchange.folder import FORMATS, Exported, write_folder
+from hepdask.exchange.event_files import FORMATS, Exported, write_folder
 
 __all__ = ["FORMATS", "Exported", "write_folder"]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hepdask.config.feature_names import PARTICLE
 from hepdask.errors import ConfigError, MissingDependency
 from hepdask.models.record import ModelRecord, Scaling
-from hepdask.names import PARTICLE
 
 #: Version of the operators, old enough for every runtime of the last years.
 _OPSET = 17

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hepdask.exchange.published import published_columns
-from hepdask.features import expand_columns
+from hepdask.analysis.topology import expand_columns
+from hepdask.exchange.published_layout import published_columns
 from hepdask.store import Events, Store
 
 SUFFIX = ".parquet"

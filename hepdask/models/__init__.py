@@ -10,10 +10,9 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from hepdask.config import HLF, Forest, Inclusive, Models, Sequence, XGBoost
+from hepdask.config.feature_names import PARTICLE
 from hepdask.errors import ConfigError
-from hepdask.models import hlf, inclusive, sequence
-from hepdask.models.weights import load_weights as load_weights
-from hepdask.names import PARTICLE
+from hepdask.models.networks import hlf, inclusive, sequence
 
 if TYPE_CHECKING:
     import keras

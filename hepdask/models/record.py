@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from hepdask import artifacts
-from hepdask.config import HLF, Forest, Inclusive, ModelName, Physics, Section, Sequence, XGBoost
+from hepdask.analysis.scaling import Scaler
+from hepdask.analysis.topology.conventions import CONVENTIONS
+from hepdask.config import HLF, Forest, Inclusive, ModelName, Section, Sequence, Topology, XGBoost
+from hepdask.config.feature_names import PARTICLE
+from hepdask.config.user_functions import UserFunction
 from hepdask.errors import InputError
-from hepdask.features.conventions import CONVENTIONS
-from hepdask.names import PARTICLE
-from hepdask.scaling import Scaler
-from hepdask.user_functions import UserFunction
+from hepdask.files import atomic
 
 #: Name of the record in the folder of a model.
 RECORD = "training.json"
@@ -123,7 +123,7 @@ class ModelRecord(Section):
         Section of the configuration.
     study : dict or None
         Those of them that a study chose.
-    physics : Physics
+    analysis : Topology
         Selection and features; functions of the user are named, and cannot be called.
     code : tuple of KeptCode
         Where these functions came from.
@@ -149,7 +149,7 @@ class ModelRecord(Section):
     inputs: dict[Input, Annotated[tuple[Place, ...], Field(min_length=1)]]
     settings: dict[str, Any]
     study: dict[str, Any] | None
-    physics: Annotated[Physics, BeforeValidator(_not_resolved)]
+    analysis: Annotated[Topology, BeforeValidator(_not_resolved)]
     code: tuple[KeptCode, ...]
     imported: bool
     mantissa_bits: Annotated[int, Field(ge=4, le=23)]
@@ -161,30 +161,32 @@ class ModelRecord(Section):
     @property
     def identity(self) -> str:
         """Digest of all of it: which model this is, and which training of it."""
-        return artifacts.digest(self.model_dump(mode="json"))
+        return atomic.digest(self.model_dump(mode="json"))
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelRecord:
-        functions = (*self.physics.selections.values(), *self.physics.features.values())
+        functions = (*self.analysis.selections.values(), *self.analysis.features.values())
         if {function.where for function in functions} != {one.reference for one in self.code}:
-            raise ValueError("code: it is not that of physics.selections and physics.features")
+            raise ValueError("code: it is not that of analysis.selections and analysis.features")
         if self.file not in _FILES[self.model]:
             raise ValueError(f"file: {self.model} is not kept as {self.file}")
-        if self.classes != self.physics.classes:
-            raise ValueError(f"classes: they are not physics.classes ({', '.join(self.physics.classes)})")
+        if self.classes != self.analysis.classes:
+            raise ValueError(f"classes: they are not analysis.classes ({', '.join(self.analysis.classes)})")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes: one stands twice ({', '.join(self.classes)})")
         if set(self.inputs) != _TAKES[self.model]:
             raise ValueError(f"inputs: {self.model} takes {' and '.join(sorted(_TAKES[self.model]))}")
-        widths = {"high_level": len(self.physics.high_level_features), "particles": len(PARTICLE)}
+        widths = {"high_level": len(self.analysis.high_level_features), "particles": len(PARTICLE)}
         for name, places in self.inputs.items():
             if max(places) >= widths[name]:
                 raise ValueError(f"inputs.{name}: column {max(places)} of {widths[name]}, counted from 0")
             if len(set(places)) != len(places):
                 raise ValueError(f"inputs.{name}: a column stands twice")
-        by_event = CONVENTIONS[self.physics.convention].scales_by_event
+        by_event = CONVENTIONS[self.analysis.convention].scales_by_event
         if "particles" in self.inputs and (self.scaling.particles is None) != by_event:
-            raise ValueError(f"scaling.particles: does not fit physics.convention {self.physics.convention}")
+            raise ValueError(
+                f"scaling.particles: does not fit analysis.convention {self.analysis.convention}"
+            )
         for name in get_args(Input):
             scaling = getattr(self.scaling, name)
             if scaling and len(scaling.shift) != widths[name]:
@@ -209,8 +211,8 @@ def write_model(folder: Path, record: ModelRecord, content: bytes) -> None:
     for other in get_args(FileName):
         if other != record.file:
             (folder / other).unlink(missing_ok=True)
-    artifacts.write_bytes(folder / record.file, content)
-    artifacts.write_sealed(folder / RECORD, record.model_dump(mode="json"))
+    atomic.write_bytes(folder / record.file, content)
+    atomic.write_sealed(folder / RECORD, record.model_dump(mode="json"))
 
 
 def read_record(folder: Path) -> ModelRecord | None:
@@ -222,7 +224,7 @@ def read_record(folder: Path) -> ModelRecord | None:
         It is not what was written, or what it says does not fit together.
     """
     file = folder / RECORD
-    document = artifacts.read_sealed(file)
+    document = atomic.read_sealed(file)
     if document is None:
         return None
     try:

@@ -46,7 +46,7 @@ def load_weights(model: keras.Model, path: str | Path) -> None:
 
 
 def _of_keras(path: Path) -> list[list[NDArray]]:
-    from hepdask.models.file import load_network
+    from hepdask.models.network_file import load_network
 
     try:
         stored = load_network(path.read_bytes(), path)

@@ -13,7 +13,7 @@ from typing import Any
 import awkward as ak
 import uproot
 
-from hepdask.outputs import writing
+from hepdask.files.outputs import writing
 
 TREE = "Delphes"
 PROVENANCE = "hepdask"

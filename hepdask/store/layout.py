@@ -26,15 +26,15 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from hepdask import names
+from hepdask.config import feature_names
 
 SCHEMA = 5
 
 #: Type of each flat particle column.
-PARTICLE_DTYPES = {name: "int8" if name in ("kind", "Charge") else "float32" for name in names.STORED}
+PARTICLE_DTYPES = {name: "int8" if name in ("kind", "Charge") else "float32" for name in feature_names.STORED}
 
 #: The same of imported events: rows of finished sequences, padding and all.
-GIVEN_DTYPES = dict.fromkeys(names.PARTICLE, "float32")
+GIVEN_DTYPES = dict.fromkeys(feature_names.PARTICLE, "float32")
 
 _EVENT_DTYPES = {
     "offsets": "int64", "entry": "int64", "group": "int64", "fingerprint": "uint64", "high_level": "float32",

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from functools import reduce
 from typing import Any
 
-from hepdask import histograms
+from hepdask.analysis import histograms
+from hepdask.analysis.scaling import Moments
 from hepdask.config import Config
-from hepdask.preparation import Lost
-from hepdask.scaling import Moments
-from hepdask.source import InputFile
+from hepdask.input.lost import Lost
+from hepdask.input.root_files import InputFile
 from hepdask.store.layout import SCHEMA
 
 _PACKAGES = ("hepdask", "awkward", "numba", "numpy", "uproot", "zarr")
@@ -40,7 +40,7 @@ def manifest(
         JSON-ready; the same for the same store, whatever the order of its parts.
     """
     labels = {
-        name: config.physics.classes.index(dataset.metadata["label"])
+        name: config.analysis.classes.index(dataset.metadata["label"])
         for name, dataset in config.fileset.items()
     }
     parts = sorted(parts, key=lambda part: (part["dataset"], part["file"], part["start"]))
@@ -67,11 +67,11 @@ def manifest(
     ] + [f"lost: {item.reason}" for item in lost]
     return {
         "schema": SCHEMA,
-        "classes": list(config.physics.classes),
-        "high_level_features": list(config.physics.high_level_features),
-        "max_particles": config.physics.max_particles,
+        "classes": list(config.analysis.classes),
+        "high_level_features": list(config.analysis.high_level_features),
+        "max_particles": config.analysis.max_particles,
         "split": config.split.model_dump(mode="json"),
-        "physics": config.physics.model_dump(mode="json"),
+        "analysis": config.analysis.model_dump(mode="json"),
         "moments": {
             kind: reduce(
                 Moments.merge, (Moments.from_json(part["moments"][kind]) for part in parts)

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.errors import StoreError
-from hepdask.folders import is_local
+from hepdask.files.folders import is_local
 
 #: Bytes before compression of a chunk, the larger of its rows rounded up.
 CHUNK_BYTES = 64 << 20

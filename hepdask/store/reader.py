@@ -16,17 +16,14 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
-from hepdask import names
-from hepdask.artifacts import read_json, unsealed
-from hepdask.config import Split
+from hepdask.analysis.scaling import Moments, Scaler
+from hepdask.analysis.topology import expand_columns, sequences
+from hepdask.analysis.topology.conventions import CONVENTIONS, Convention
+from hepdask.config import Split, feature_names
 from hepdask.errors import HepdaskError, StoreError
-from hepdask.features import expand_columns, sequences
-from hepdask.features.conventions import CONVENTIONS, Convention
-from hepdask.folders import folder
-from hepdask.scaling import Moments, Scaler
-from hepdask.split import balanced, event_hash, is_test, is_validation
-from hepdask.split import folds as divide
-from hepdask.store.checked import fault
+from hepdask.files.atomic import read_json, unsealed
+from hepdask.files.folders import folder
+from hepdask.store.column_checks import fault
 from hepdask.store.layout import (
     GIVEN_DTYPES,
     MANIFEST,
@@ -38,6 +35,8 @@ from hepdask.store.layout import (
     shapes,
 )
 from hepdask.store.part_file import BadPart, PartFile
+from hepdask.store.split import balanced, event_hash, is_test, is_validation
+from hepdask.store.split import folds as divide
 
 Sample = Literal["train", "test", "fit", "validation"]
 
@@ -141,7 +140,7 @@ class Store:
     @property
     def features(self) -> dict[str, tuple[str, ...]]:
         """Names of the features, by kind."""
-        return {"particles": names.PARTICLE, "hlf": tuple(self.manifest["high_level_features"])}
+        return {"particles": feature_names.PARTICLE, "hlf": tuple(self.manifest["high_level_features"])}
 
     @property
     def classes(self) -> list[str]:
@@ -182,7 +181,7 @@ class Store:
 
     @property
     def _convention(self) -> Convention:
-        return CONVENTIONS[self.manifest["physics"]["convention"]]
+        return CONVENTIONS[self.manifest["analysis"]["convention"]]
 
     @property
     def imported(self) -> bool:

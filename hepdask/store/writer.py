@@ -17,11 +17,11 @@ import zarr.storage
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from hepdask.artifacts import read_json, sealed, unsealed, write_json, write_sealed
 from hepdask.errors import HepdaskError, StoreError
-from hepdask.folders import is_local
-from hepdask.lock import LOCKS
-from hepdask.outputs import writing
+from hepdask.files.atomic import read_json, sealed, unsealed, write_json, write_sealed
+from hepdask.files.folders import is_local
+from hepdask.files.lock import LOCKS
+from hepdask.files.outputs import writing
 from hepdask.progress import say
 from hepdask.store.layout import (
     DTYPES,

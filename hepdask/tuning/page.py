@@ -12,9 +12,9 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from hepdask.artifacts import write_bytes
 from hepdask.config import Range
-from hepdask.evaluation import style, svg
+from hepdask.files.atomic import write_bytes
+from hepdask.report import inline_svg, style
 from hepdask.tuning.study import Trial
 
 
@@ -50,7 +50,7 @@ def write_page(
             figures = {"importance": _importance(importances, metric)} | figures
         drawings = {}
         for name, figure in figures.items():
-            drawings[name] = svg.inline(figure, name, _described(name, metric, ranked, importances))
+            drawings[name] = inline_svg.inline(figure, name, _described(name, metric, ranked, importances))
             buffer = io.BytesIO()
             figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
             write_bytes(folder / f"{name}.pdf", buffer.getvalue())

@@ -19,8 +19,8 @@ import numpy as np
 
 from hepdask.config import Range, Tuning
 from hepdask.errors import MissingDependency
-from hepdask.lock import locked
-from hepdask.tuning import space
+from hepdask.files.lock import locked
+from hepdask.tuning import search_space
 
 #: Settings that must be finished before others are compared with their median.
 _BEFORE_PRUNING = 5
@@ -79,7 +79,9 @@ class Study:
                 json.dumps(trial.system_attrs.get("fixed_params", trial.params), sort_keys=True)
                 for trial in study.get_trials(deepcopy=False)
             }
-            combinations = [self._encoded(combination) for combination in space.grid(tuning.parameters)]
+            combinations = [
+                self._encoded(combination) for combination in search_space.grid(tuning.parameters)
+            ]
             self.total = len(combinations)
             for combination in combinations:
                 if json.dumps(combination, sort_keys=True) not in known:

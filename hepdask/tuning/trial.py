@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask import models
-from hepdask.compiled.dense import records
 from hepdask.config import HLF, Config, Forest
 from hepdask.errors import HepdaskError, TrainingError
+from hepdask.kernels.dense import records
+from hepdask.models.trees import Rows, boosted, forest, load_rows, load_trees
 from hepdask.store import open_store
-from hepdask.trees import Rows, boosted, forest, load_rows, load_trees
-from hepdask.tuning import dense
+from hepdask.tuning import kernel_trial
 
 #: Most letters of a reason.
 _LONGEST = 500
@@ -138,7 +138,9 @@ def _train_dense(
     settings: HLF = models.settings(model, config.models)
     packed = records(rows.features, rows.label)
     weights = _class_weights(config, classes)
-    stack = dense.train(packed, inside, weights, settings, rows.features.shape[1], config.training.seed)
+    stack = kernel_trial.train(
+        packed, inside, weights, settings, rows.features.shape[1], config.training.seed
+    )
     return stack.scores(packed, outside)
 
 

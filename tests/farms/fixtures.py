@@ -78,9 +78,9 @@ def farm_client(make_settings, expected):
 
 
 @pytest.fixture
-def keeper(farm_client):
-    """Give the keeper of the cluster, when all its workers are there."""
-    kept = farm_client.cluster.keeper
+def monitor(farm_client):
+    """Give the monitor of the cluster, when all its workers are there."""
+    kept = farm_client.cluster.job_monitor
     there = lambda: len(farm_client.scheduler_info()["workers"]) == 2 and kept.summary() == "2 connected"  # noqa: E731
     daemons.until(there, daemons.PATIENCE, f"two workers; {kept.summary()}")
     return kept
@@ -96,23 +96,24 @@ def slow_selection(folder, seconds=0.7):
 def slow_config(make_config, tmp_path):
     """Give a configuration of 18 chunks of at least 0.7 s each."""
     return make_config(
-        store={"chunk_events": 10, "retry_wait": 0.01, "worker_timeout": 120},
-        physics=slow_selection(tmp_path),
+        input={"chunk_events": 10, "retry_wait": 0.01},
+        store={"worker_timeout": 120},
+        analysis=slow_selection(tmp_path),
     )
 
 
 @pytest.fixture(scope="session")
 def expected():
     """Give dataset and entry of all events that are selected, found by the selection alone."""
-    from hepdask import features
+    from hepdask.analysis import topology
 
     found = []
     for name, (size, seed) in SAMPLES.items():
         events = made.to_awkward(made.random_events(size, seed), np.float32)
-        selected = features.select(events)
+        selected = topology.select(events)
         found += [(name, entry) for entry in np.flatnonzero(selected)]
-    features.particles(events[selected])  # compiled once here, instead of once in each worker
-    features.high_level(events[selected])
+    topology.particles(events[selected])  # compiled once here, instead of once in each worker
+    topology.high_level(events[selected])
     return sorted(found)
 
 
@@ -180,14 +181,14 @@ def jobs_of(farm):
     return {line.split()[0] for line in farm.living()}
 
 
-def connected_job(keeper):
+def connected_job(monitor):
     """Give the number of a job whose worker is connected."""
-    return next((job.number for job in keeper.jobs.values() if job.state.value == "connected"), None)
+    return next((job.number for job in monitor.jobs.values() if job.state.value == "connected"), None)
 
 
-def is_back(keeper):
+def is_back(monitor):
     """Tell whether the cluster is at strength."""
-    return keeper.summary() == "2 connected"
+    return monitor.summary() == "2 connected"
 
 
 def begun(store):
@@ -197,10 +198,10 @@ def begun(store):
 
 
 def measured(
-    farm, what, keeper, at, config=None, found=(), expected=(), states=("lost", "pending", "finished")
+    farm, what, monitor, at, config=None, found=(), expected=(), states=("lost", "pending", "finished")
 ):
     """Print what a fault cost, as a line for the documentation."""
-    changes = [change for change in keeper.history if change.time > at]
+    changes = [change for change in monitor.history if change.time > at]
     noticed = next((c.time - at for c in changes if c.state.value in states), None)
     replaced = next((c.time - at for c in changes if c.state.value == "connected"), None)
     row = {"farm": farm.kind, "fault": what, "noticed_s": noticed, "replaced_s": replaced}

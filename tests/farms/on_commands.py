@@ -130,8 +130,8 @@ def test_a_cluster_stays_up_for_those_with_its_connection_file(
 def test_submit_kill_the_driver_and_submit_again(farm, document, tmp_path, expected, monkeypatch):
     monkeypatch.setenv("SOME_PASSWORD", SECRET)
     config, cluster = document(
-        store={"chunk_events": 10, "retry_wait": 0.01},
-        physics=slow_selection(tmp_path, 2),
+        input={"chunk_events": 10, "retry_wait": 0.01},
+        analysis=slow_selection(tmp_path, 2),
         models={"hlf": {"epochs": 1, "batch_size": 16}},
         training={"models": ["hlf"], "ranks": 2},
     )
@@ -186,7 +186,7 @@ def logs_of(cluster):
 
 
 def test_cancel_ends_driver_and_workers(farm, document, tmp_path):
-    config, cluster = document(store={"chunk_events": 10}, physics=slow_selection(tmp_path, 5))
+    config, cluster = document(input={"chunk_events": 10}, analysis=slow_selection(tmp_path, 5))
     # they would not end by themselves for a long time
     cluster.write_text(yaml.safe_dump(yaml.safe_load(cluster.read_text()) | {"death-timeout": 600}))
     words, others = (config, "--cluster", cluster), jobs_of(farm)
@@ -217,8 +217,8 @@ def test_a_driver_that_waits_is_told_of(farm, document):
 
 def test_the_plain_submit_files_run_and_go_on_after_a_kill(farm, document, tmp_path, expected):
     config, _ = document(
-        store={"chunk_events": 10},
-        physics=slow_selection(tmp_path, 2),
+        input={"chunk_events": 10},
+        analysis=slow_selection(tmp_path, 2),
         models={"hlf": {"epochs": 1, "batch_size": 16}},
         training={"models": ["hlf"], "ranks": 1},
     )

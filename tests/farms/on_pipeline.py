@@ -56,7 +56,7 @@ def test_prepare_and_train_on_two_ranks_with_nothing_beyond_loopback(farm, docum
         assert one in everybody, f"{one} was not looked at"
 
 
-def test_a_reservation_keeps_workers_for_the_ranks(farm_client, keeper):
+def test_a_reservation_keeps_workers_for_the_ranks(farm_client, monitor):
     with clusters.reserved(farm_client, ranks=3, cores_per_rank=1):
         assert len(farm_client.nthreads()) == 3
     with pytest.raises(ClusterError, match="a rank takes 2 cores and a worker has 1"):  # noqa: SIM117
@@ -64,13 +64,13 @@ def test_a_reservation_keeps_workers_for_the_ranks(farm_client, keeper):
             pass
 
 
-def test_a_running_job_is_killed(farm, farm_client, keeper, slow_config, expected):
-    job = connected_job(keeper)
+def test_a_running_job_is_killed(farm, farm_client, monitor, slow_config, expected):
+    job = connected_job(monitor)
     found, at = prepare_disturbed(slow_config, farm_client, lambda: farm.kill(job))
     assert found == expected
-    until(lambda: is_back(keeper), PATIENCE, f"two workers; {keeper.summary()}")
-    measured(farm, "kill", keeper, at, slow_config, found, expected)
-    assert (job, "lost") in [(change.number, change.state.value) for change in keeper.history]
+    until(lambda: is_back(monitor), PATIENCE, f"two workers; {monitor.summary()}")
+    measured(farm, "kill", monitor, at, slow_config, found, expected)
+    assert (job, "lost") in [(change.number, change.state.value) for change in monitor.history]
     until(lambda: not farm.exists(job), PATIENCE, "the job is gone")
 
 

@@ -1,0 +1,21 @@
+"""The section `simulation`: files that are made first."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from hepdask.config.base import Count, Section
+
+
+class Sample(Section):
+    """One file that `hepdask simulate` makes."""
+
+    process: Literal["ttbar", "wjets", "qcd"] = Field(description="physics process")
+    events: Count = Field(description="events written to the file")
+    seed: int = Field(1, ge=0, description="seed of everything random in the file")
+    pileup: float = Field(0.0, ge=0, description="mean number of overlaid minimum-bias collisions")
+    enrich: bool = Field(
+        True, description="QCD only: make events that contain a hard, loosely isolated lepton"
+    )

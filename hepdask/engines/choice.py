@@ -1,0 +1,78 @@
+"""Which engine takes a network through batches: four do the same mathematics, each the fastest of its kind."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hepdask.engines.engine import Engine, Particles
+from hepdask.kernels import KernelMissing
+
+
+def choose(
+    model: Any, optimizer: Any, particles: Particles | None, kernel: bool, threads: int, long: bool = True
+) -> tuple[Engine, str]:
+    """Pick the engine that fits a network and this machine.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The network.
+    optimizer : keras.optimizers.Optimizer or None
+        One of `engines.optimizers`, built for the model's trainable variables and reducing over all ranks; None to
+        score alone.
+    particles : Particles or None
+        None where the network takes none.
+    kernel : bool
+        Whether the compiled kernels may be used.
+    threads : int
+        Threads it may take.
+    long : bool
+        Whether so many steps will follow that TensorFlow had better compile them first.
+
+    Returns
+    -------
+    Engine, str
+        And in words what was chosen.
+    """
+    import tensorflow as tf
+
+    from hepdask.engines.keras_padded import Padded
+    from hepdask.engines.kernel_recurrent import Ragged
+    from hepdask.engines.supported_layers import ragged_layers
+
+    if particles is None:
+        return _choose_dense(model, optimizer, kernel, long)
+    layers = ragged_layers(model)
+    if tf.config.list_physical_devices("GPU"):
+        return Padded(model, optimizer, particles, resident=True), "Keras on padded batches, on a GPU"
+    if layers is None:
+        return Padded(model, optimizer, particles), "Keras on padded batches"
+    if not kernel:
+        return Padded(model, optimizer, particles), "Keras on padded batches (training.kernel is off)"
+    try:
+        engine_name = "the compiled recurrent kernel"
+        if os.environ.get("CUDA_VISIBLE_DEVICES"):
+            engine_name += ", on the CPU: TensorFlow sees no GPU (hepdask cluster check gpu says why)"
+        return Ragged(model, optimizer, *layers, particles, threads), engine_name
+    except KernelMissing as missing:
+        return Padded(
+            model, optimizer, particles
+        ), f"Keras on padded batches, several times slower: {missing}"
+
+
+def _choose_dense(model: Any, optimizer: Any, kernel: bool, long: bool) -> tuple[Engine, str]:
+    from hepdask.engines.keras_dense import Dense
+    from hepdask.engines.kernel_dense import Stack
+    from hepdask.engines.supported_layers import dense_chain
+
+    reason = "training.kernel is off"
+    if kernel and optimizer is not None:
+        chain = dense_chain(model)
+        reason = "the kernel takes chains of dense layers alone"
+        if chain is not None:
+            try:
+                return Stack(model, optimizer, chain), "the compiled dense kernel"
+            except KernelMissing as missing:
+                reason = str(missing)
+    return Dense(model, optimizer, long), f"many steps in one call of TensorFlow ({reason})"

@@ -1,0 +1,61 @@
+"""The compiled kernels' copies of a network's weights and of what its optimizer remembers of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hepdask.engines.optimizers import moments
+from hepdask.kernels.dense import Stack
+
+
+class Copied:
+    """Brings weights and moments from Keras to a kernel, and back.
+
+    Parameters
+    ----------
+    kernel : Stack
+        Whose arrays are filled.
+    variables : sequence of keras.Variable
+        In the order in which the kernel keeps them.
+    optimizer : keras.optimizers.Optimizer or None
+        None to score alone.
+    """
+
+    def __init__(self, kernel: Stack, variables: Sequence[Any], optimizer: Any) -> None:
+        self._kernel, self._weights, self._optimizer = kernel, variables, optimizer
+
+    def fetch_weights(self) -> None:
+        """Give the kernel the weights of the network."""
+        _fill(self._kernel.weights, self._weights)
+
+    def fetch(self, steps: int) -> NDArray[np.float32]:
+        """Give the kernel everything it needs to go on with so many steps, and return their rates."""
+        for buffer, variables in self._pairs():
+            _fill(buffer, variables)
+        rate, before = float(self._optimizer.learning_rate), int(self._optimizer.iterations)
+        return self._kernel.rule.rates(rate, before, steps)
+
+    def give_back(self, steps: int) -> None:
+        """Give Keras what these steps have made of it."""
+        for buffer, variables in self._pairs():
+            ends = np.cumsum([int(np.prod(variable.shape)) for variable in variables])
+            for variable, values in zip(variables, np.split(buffer, ends[:-1]), strict=True):
+                variable.assign(values.reshape(variable.shape))
+        self._optimizer.iterations.assign_add(steps)
+
+    def _pairs(self) -> list[tuple[NDArray[np.float32], Sequence[Any]]]:
+        places = [self._optimizer._get_variable_index(variable) for variable in self._weights]
+        pairs = [(self._kernel.weights, self._weights)]
+        buffers = (self._kernel.first_moments, self._kernel.second_moments)
+        for buffer, kept in zip(buffers, moments(self._optimizer), strict=True):
+            if kept:
+                pairs.append((buffer, [kept[place] for place in places]))
+        return pairs
+
+
+def _fill(buffer: NDArray[np.float32], variables: Sequence[Any]) -> None:
+    np.concatenate([np.ravel(variable.value) for variable in variables], out=buffer)

@@ -1,0 +1,1 @@
+"""Networks, one file an architecture; importing them does not import TensorFlow, building one does."""

@@ -1,0 +1,1 @@
+"""What a person or Prometheus can see of a cluster and of what runs on it."""

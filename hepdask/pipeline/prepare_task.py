@@ -1,0 +1,206 @@
+"""Chunks of input on their way into the store: read, select, compute, write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+from numpy.typing import NDArray
+
+from hepdask.analysis import histograms
+from hepdask.analysis.bad_events import Dropped, on_usable
+from hepdask.analysis.columns import BadEvent
+from hepdask.analysis.fingerprint import fingerprints
+from hepdask.analysis.scaling import Moments
+from hepdask.analysis.topology import Extracted, branches, extract
+from hepdask.analysis.topology.expand import expand
+from hepdask.config import Config
+from hepdask.config.feature_names import PARTICLE, STORED
+from hepdask.errors import InputError
+from hepdask.input import root_files
+from hepdask.input.lost import Lost
+from hepdask.input.routes import read_with_retries
+from hepdask.store import writer
+from hepdask.store.split import is_test
+
+#: Bad events of a file that are named for each reason; the others are counted.
+BAD_NAMED = 5
+
+_BLOCK = 1 << 14
+
+
+def describe(
+    file: root_files.InputFile, config: Config, known: Mapping[root_files.InputFile, root_files.FileContent]
+) -> root_files.FileContent | Lost:
+    """Say what a file holds.
+
+    Parameters
+    ----------
+    file : InputFile
+        Which file.
+    config : Config
+        Topology and reading.
+    known : mapping
+        What files held when they were last opened; a file that has not changed since is not opened again.
+
+    Returns
+    -------
+    FileContent or Lost
+    """
+
+    def look(address: str) -> root_files.FileContent:
+        before = known.get(file)
+        if before is not None:
+            with root_files.final_errors(file, address):
+                stamp = root_files.file_stamp(address, config.input.xrootd)
+            if stamp is not None and stamp == before.stamp:
+                return before
+        return root_files.inspect_file(
+            file, address, branches(config.analysis), config.analysis.branches, config.input
+        )
+
+    try:
+        return read_with_retries(look, file.path, config.input)
+    except InputError as error:
+        return Lost.file(file, str(error))
+
+
+def prepare_chunks(
+    chunks: Sequence[root_files.Chunk], config: Config, store: Path
+) -> list[dict[str, Any] | Lost]:
+    """Bring chunks into the store; the next is read while one is worked on.
+
+    Parameters
+    ----------
+    chunks : sequence of Chunk
+        Which entries of which files.
+    config : Config
+        Topology, split and reading.
+    store : Path
+        A store that `writer.start_store` has made.
+
+    Returns
+    -------
+    list of dict or Lost
+        For each chunk the attributes of its part, or what could not be read and why.
+    """
+    results: list[dict[str, Any] | Lost] = []
+    for chunk, events in _read_ahead(chunks, config):
+        # a worker that died may have done some of its chunks
+        done = writer.part_attributes(store, chunk.name)
+        results.append(
+            done or (events if isinstance(events, Lost) else _prepare(chunk, events, config, store))
+        )
+    return results
+
+
+def _read_ahead(
+    chunks: Sequence[root_files.Chunk], config: Config
+) -> Iterator[tuple[root_files.Chunk, ak.Array | Lost]]:
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        coming: Future[ak.Array | Lost] | None = None
+        for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
+            events = coming.result() if coming else _read(chunk, config)
+            coming = pool.submit(_read, following, config) if following else None
+            yield chunk, events
+            del events
+
+
+def _read(chunk: root_files.Chunk, config: Config) -> ak.Array | Lost:
+    analysis = config.analysis
+    parent = {analysis.collections.generator: ("Parent",)}
+
+    def attempt(address: str) -> ak.Array:
+        return root_files.read(
+            chunk, branches(analysis), parent, analysis.branches, address, config.input.xrootd
+        )
+
+    try:
+        return read_with_retries(attempt, chunk.file.path, config.input)
+    except InputError as error:
+        return Lost.chunk(chunk, str(error))
+
+
+def _prepare(chunk: root_files.Chunk, events: ak.Array, config: Config, store: Path) -> dict[str, Any]:
+    analysis = config.analysis
+    (parents, extracted), usable, dropped = on_usable(
+        lambda some: (_parents(some, analysis.collections.generator), extract(some, analysis)), events
+    )
+    entry = chunk.start + usable[extracted.selected]
+    group = entry if parents is None else parents[extracted.selected]
+    arrays = {
+        "offsets": extracted.particles.offsets,
+        "entry": entry,
+        "group": group,
+        "fingerprint": fingerprints(
+            extracted.particles.offsets, (extracted.particles[name] for name in STORED), extracted.high_level
+        ),
+        "high_level": extracted.high_level,
+        **extracted.particles.values,
+    }
+    training = ~is_test(config.split, chunk.file.dataset, chunk.identity.origin, group)
+    attributes = {
+        "name": chunk.name,
+        "dataset": chunk.file.dataset,
+        "file": chunk.file.path,
+        "tree": chunk.file.tree,
+        "uuid": chunk.identity.uuid,
+        "origin": chunk.identity.origin,
+        "version": chunk.identity.version,
+        "start": chunk.start,
+        "stop": chunk.stop,
+        "events": len(entry),
+        "particles": len(extracted.particles),
+        "bad": [_bad(chunk, one) for one in dropped],
+        "moments": _moments(extracted, training),
+        "histograms": histograms.fill(extracted, config.analysis),
+    }
+    return writer.write_part(
+        store, chunk.name, arrays, attributes, config.store.codec, config.store.mantissa_bits
+    )
+
+
+def _bad(chunk: root_files.Chunk, dropped: Dropped) -> dict[str, Any]:
+    """Sum up the events that were dropped for one reason: how many, where, and the entries of the first few."""
+    entries = chunk.start + dropped.events
+    return {
+        "what": dropped.what,
+        "events": len(entries),
+        "start": int(entries[0]),
+        "stop": int(entries[-1]) + 1,
+        "first": entries[:BAD_NAMED].tolist(),
+    }
+
+
+def _parents(events: ak.Array, collection: str) -> NDArray[np.int64] | None:
+    """Take the generator parent of each event; None where the file does not say."""
+    if collection not in events.fields:
+        return None
+    parents = events[collection].Parent
+    counts = ak.to_numpy(ak.num(parents, axis=1))
+    if (counts != 1).any():
+        raise BadEvent(np.flatnonzero(counts != 1), f"{collection}.Parent does not hold one number")
+    return ak.to_numpy(ak.flatten(parents)).astype(np.int64)
+
+
+def _moments(extracted: Extracted, training: np.ndarray) -> dict[str, Any]:
+    """Sum up the training events for the scalers, expanding the 19 features block by block.
+
+    The published convention scales high-level features over all events.
+    """
+    chosen = np.repeat(training, extracted.particles.counts)
+    particles = Moments.of(np.empty((0, len(PARTICLE))))
+    for start in range(0, len(chosen), _BLOCK):
+        here = slice(start, start + _BLOCK)
+        block = {name: column[here][chosen[here]] for name, column in extracted.particles.values.items()}
+        particles = particles.merge(Moments.of_columns(expand(block)))
+    high_level = extracted.high_level.astype(np.float32)
+    return {
+        "particles": particles.to_json(),
+        "high_level": Moments.of(high_level[training]).to_json(),
+        "high_level_all": Moments.of(high_level).to_json(),
+    }

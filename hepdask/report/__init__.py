@@ -1,0 +1,9 @@
+"""The report: one page with figures, from labels, scores and a few facts.
+
+Nothing here knows about files of events, clusters or networks.
+"""
+
+from hepdask.report.page import Report, write_report
+from hepdask.report.results import ModelResult, RunFacts
+
+__all__ = ["ModelResult", "Report", "RunFacts", "write_report"]
