@@ -24,7 +24,7 @@ from hepdask.errors import ConfigError, HepdaskError, OutputError
 from hepdask.files.outputs import in_words
 
 if TYPE_CHECKING:
-    from hepdask.clusters import HTCondor, Slurm
+    from hepdask.clusters import BatchSettings
 
 
 def main() -> None:
@@ -548,11 +548,11 @@ def cluster_check(name: str, read: str | None, as_json: bool) -> int:
     return 0 if all(one.passed for one in done) else 1
 
 
-def _farm(name: str) -> Slurm | HTCondor:
+def _farm(name: str) -> BatchSettings:
     from hepdask import clusters
 
     settings = clusters.load_cluster(name)
-    if not isinstance(settings, clusters.Slurm | clusters.HTCondor):
+    if not isinstance(settings, clusters.BatchSettings):
         raise ConfigError(
             f"{name}: a cluster of kind {settings.kind} has no batch jobs; name a slurm or htcondor one"
         )

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from hepdask import load_config, progress
 from hepdask.cli import cli
-from hepdask.clusters import load_cluster
-from hepdask.clusters.settings import HTCondor, Slurm
+from hepdask.clusters import HTCondor, Slurm, load_cluster
 from hepdask.config import Config
 from hepdask.config.document import read_value
 from hepdask.errors import ConfigError, HepdaskError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import shlex
@@ -11,18 +12,15 @@ from typing import Any
 
 import dask
 from dask_jobqueue.core import Job, JobQueueCluster
-from dask_jobqueue.htcondor import HTCondorJob
-from dask_jobqueue.slurm import SLURMJob
 from distributed import Scheduler
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 
 from hepdask import logs
-from hepdask.clusters import htcondor, slurm
 from hepdask.clusters.batch_system import BatchSystem, BatchSystemError, ask
 from hepdask.clusters.job_monitor import JobMonitor
 from hepdask.clusters.ports import free_port
-from hepdask.clusters.settings import HTCondor, Slurm, seconds
+from hepdask.clusters.settings import BatchSettings, seconds
 from hepdask.clusters.tls import log_folder, make_folder, remove_certificate, security_of, write_certificate
 from hepdask.clusters.worker_imports import SAFE_PATH
 from hepdask.errors import ClusterError
@@ -44,7 +42,7 @@ class _Job:
             self.rejection = str(error)
             self.status = (
                 Status.running
-            )  # what SpecCluster wants of one it has started; the keeper knows better
+            )  # what SpecCluster wants of one it has started; the monitor knows better
 
     async def _submit_job(self, script: str) -> str:
         words = [*shlex.split(self.submit_command), script]  # type: ignore[attr-defined]
@@ -63,43 +61,34 @@ class _Job:
         self.status = Status.closed
 
 
-class _SlurmJob(_Job, SLURMJob):
-    pass
-
-
-class _CondorJob(_Job, HTCondorJob):
-    pass
-
-
 class BatchCluster(JobQueueCluster):
     """A Dask cluster of batch jobs that keeps itself at strength.
 
     Attributes
     ----------
-    settings : Slurm or HTCondor
+    settings : BatchSettings
         What was asked for.
-    keeper : JobMonitor
-        Knows the truth about the jobs.
+    job_monitor : JobMonitor
+        Knows where the jobs are.
     certificate : Path or None
         What lets clients in, with `tls`.
     """
 
-    def __init__(self, settings: Slurm | HTCondor) -> None:
+    def __init__(self, settings: BatchSettings) -> None:
         self.settings = settings
-        job, options, system = _parts(settings)
+        system = settings.system()
         shared = Path(settings.shared_temp_directory or log_folder(settings.log_directory))
         self.certificate = write_certificate(shared) if settings.tls else None
         with dask.config.set(
             {**READ_ONLY, "distributed.scheduler.allowed-failures": settings.allowed_failures}
         ):
             super().__init__(
-                job_cls=job,  # type: ignore[arg-type]  # a class is what it wants
+                job_cls=_job_class(system),  # type: ignore[arg-type]  # a class is what it wants
                 name=f"{settings.name}-{os.getpid()}",
                 scheduler_options=_scheduler_options(settings),
                 security=security_of(self.certificate) if self.certificate else None,
                 silence_logs=logging.INFO if logs.wants_whole_story() else logging.CRITICAL,
-                **_job_options(settings),
-                **{key: value for key, value in options.items() if value is not None},
+                **_job_options(settings, system),
             )
         self.job_monitor = JobMonitor(self, system, settings)
         self.sync(self.job_monitor.start)
@@ -112,7 +101,7 @@ class BatchCluster(JobQueueCluster):
         return self.scheduler
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
-        # SpecCluster forgets a job some time after its workers have gone; here the keeper decides
+        # SpecCluster forgets a job some time after its workers have gone; here the monitor decides
         Cluster._update_worker_status(self, op, msg)
 
     def hold(self, workers: int | None = None) -> None:
@@ -156,21 +145,20 @@ class BatchCluster(JobQueueCluster):
             remove_certificate(self.certificate)
 
 
-def _parts(settings: Slurm | HTCondor) -> tuple[type[Job], dict[str, Any], BatchSystem]:
-    """Give what is particular to a batch system: its jobs, their options, and its truth."""
-    if isinstance(settings, Slurm):
-        return _SlurmJob, slurm.job_options(settings), slurm.SlurmSystem(settings)
-    return _CondorJob, htcondor.job_options(settings), htcondor.HTCondorSystem(settings)
+def _job_class(system: BatchSystem) -> type[Job]:
+    """Make dask-jobqueue's class for the jobs of a batch system one that remembers what went wrong."""
+    module, _, name = system.dask_job.partition(":")
+    return type(name, (_Job, getattr(importlib.import_module(module), name)), {})
 
 
-def job_script(settings: Slurm | HTCondor) -> str:
+def job_script(settings: BatchSettings) -> str:
     """Give the job script of the workers, without starting anything; the scheduler's address is left open."""
-    job, options, _ = _parts(settings)
-    options = {key: value for key, value in (_job_options(settings) | options).items() if value is not None}
-    return job("tcp://SCHEDULER:PORT", name=settings.name, **options).job_script()
+    system = settings.system()
+    options = {key: value for key, value in _job_options(settings, system).items() if value is not None}
+    return _job_class(system)("tcp://SCHEDULER:PORT", name=settings.name, **options).job_script()
 
 
-def _scheduler_options(settings: Slurm | HTCondor) -> dict[str, Any]:
+def _scheduler_options(settings: BatchSettings) -> dict[str, Any]:
     dashboard = free_port(settings.dashboard_host, settings.dashboard_port)
     options: dict[str, Any] = {"dashboard_address": f"{settings.dashboard_host}:{dashboard}"}
     if settings.host:
@@ -187,8 +175,8 @@ def _scheduler_options(settings: Slurm | HTCondor) -> dict[str, Any]:
     return options | settings.scheduler_options
 
 
-def _job_options(settings: Slurm | HTCondor) -> dict[str, Any]:
-    """Give what dask-jobqueue calls the same for all batch systems; None where it decides itself."""
+def _job_options(settings: BatchSettings, system: BatchSystem) -> dict[str, Any]:
+    """Give what dask-jobqueue takes; None where it decides itself, and nothing of the batch system's own then."""
     job_logs = log_folder(settings.log_directory)
     make_folder(job_logs)
     return {
@@ -205,10 +193,11 @@ def _job_options(settings: Slurm | HTCondor) -> dict[str, Any]:
         "worker_extra_args": [*_worker_words(settings), *settings.worker_extra_args],
         "job_script_prologue": [*_exports(settings), *settings.job_script_prologue],
         "job_directives_skip": list(settings.job_directives_skip),
+        **{key: value for key, value in system.worker_options().items() if value is not None},
     }
 
 
-def _worker_words(settings: Slurm | HTCondor) -> list[str]:
+def _worker_words(settings: BatchSettings) -> list[str]:
     walltime = seconds(settings.walltime)
     lifetime = settings.lifetime or 0.9 * walltime
     stagger = settings.lifetime_stagger or 0.05 * walltime
@@ -223,7 +212,7 @@ def _worker_words(settings: Slurm | HTCondor) -> list[str]:
     return words
 
 
-def _exports(settings: Slurm | HTCondor) -> list[str]:
+def _exports(settings: BatchSettings) -> list[str]:
     spill = zip(("TARGET", "SPILL", "PAUSE", "TERMINATE"), settings.memory_spill, strict=True)
     variables = {
         "MALLOC_TRIM_THRESHOLD_": "0",

@@ -1,12 +1,18 @@
-"""What a batch system says of a job, in words that Slurm and HTCondor share."""
+"""What hepdask asks of a batch system, and what is said of a job, in words that all of them share.
+
+A batch system is one file beside this one, with its settings and a `BatchSystem`; `settings_of_kind` in `load_cluster`
+names its settings. Nothing else branches on the kind of a cluster.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from pathlib import Path
+from typing import Any, ClassVar
 
 
 class State(Enum):
@@ -43,14 +49,53 @@ class JobStatus:
     reason: str = ""
     never: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.state.value} ({self.reason})" if self.reason else self.state.value
+
 
 class BatchSystemError(Exception):
-    """The batch system does not answer; nothing is known about the jobs."""
+    """The batch system does not answer, or refuses; nothing is known about the jobs."""
 
 
-class BatchSystem(Protocol):
-    """A batch system that can be asked for the truth."""
+@dataclass(frozen=True)
+class DriverJob:
+    """A job of a single process that starts a cluster itself.
 
+    Attributes
+    ----------
+    folder : Path
+        Seen by all nodes; scripts and the like are put there.
+    log : Path
+        What the job writes.
+    commands : sequence of str
+        Lines of bash.
+    """
+
+    folder: Path
+    log: Path
+    commands: Sequence[str]
+
+    def script(self, header: Sequence[str] = ()) -> str:
+        """Write the job as a script of bash, with lines for the batch system at its head."""
+        return "\n".join(["#!/bin/bash", *header, *self.commands]) + "\n"
+
+
+class BatchSystem(ABC):
+    """A batch system: how jobs are described to it, submitted, asked after, and cancelled.
+
+    Attributes
+    ----------
+    dask_job : type
+        The class of dask-jobqueue for its jobs, loaded by name: ``module:class``.
+    """
+
+    dask_job: ClassVar[str]
+
+    @abstractmethod
+    def worker_options(self) -> Mapping[str, Any]:
+        """Give what `dask_job` takes beyond what all batch systems have in common; None for its own default."""
+
+    @abstractmethod
     async def query(self, jobs: Sequence[str]) -> dict[str, JobStatus]:
         """Say where jobs are; those it knows nothing of are left out.
 
@@ -60,12 +105,33 @@ class BatchSystem(Protocol):
             It could not be asked.
         """
 
-    def logs(self, job: str) -> list[str]:
-        """Name the files a job writes to, those with errors last; they need not exist."""
+    @abstractmethod
+    async def submit(self, job: DriverJob) -> str:
+        """Submit a driver and return its number.
+
+        Raises
+        ------
+        BatchSystemError
+            It is rejected, or there is no answer.
+        """
+
+    @abstractmethod
+    async def cancel(self, job: str) -> None:
+        """End a driver; it has time to cancel the jobs of its workers.
+
+        Raises
+        ------
+        BatchSystemError
+            There is no answer.
+        """
+
+    @abstractmethod
+    def log_files(self, job: str) -> list[Path]:
+        """Name the files that a worker's job writes to, those with errors last; they need not exist."""
 
 
 async def ask(words: Sequence[str], timeout: float) -> str:
-    """Run a command of a batch system and give what it prints.
+    """Run a command of a batch system and return what it prints.
 
     Raises
     ------

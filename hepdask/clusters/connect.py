@@ -17,8 +17,9 @@ from distributed.security import Security
 
 from hepdask import logs
 from hepdask.clusters import connection_file as connection_files
+from hepdask.clusters.kinds import Settings, load_cluster
 from hepdask.clusters.ports import free_port
-from hepdask.clusters.settings import GPU, Attached, HTCondor, Local, Settings, Slurm, load_cluster
+from hepdask.clusters.settings import GPU, Attached, BatchSettings, Local
 from hepdask.clusters.tls import make_certificate, security_of
 from hepdask.clusters.worker_imports import safe_path
 from hepdask.distributed.placement import Offer
@@ -41,7 +42,7 @@ def start(settings: Settings) -> LocalCluster | BatchCluster:
         say(
             "warning: tls is off: whoever reaches a port of this cluster, on this machine too, can run code as you"
         )
-    if isinstance(settings, Slurm | HTCondor):
+    if isinstance(settings, BatchSettings):
         from hepdask.clusters.batch_cluster import BatchCluster
 
         return BatchCluster(settings)
@@ -208,7 +209,7 @@ def reserved(
     """
     farm = getattr(client, "cluster", None)
     settings = getattr(farm, "settings", None)
-    if farm is None or not isinstance(settings, Slurm | HTCondor):
+    if farm is None or not isinstance(settings, BatchSettings):
         yield
         return
     if cores_per_rank > settings.threads:

@@ -1,16 +1,20 @@
-"""HTCondor: what condor_q, condor_history and the slots say of jobs."""
+"""HTCondor: condor_submit, condor_q, condor_history, condor_status and condor_rm."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
-from hepdask.clusters.batch_system import BatchSystemError, JobStatus, State, ask
-from hepdask.clusters.settings import HTCondor, seconds
+from pydantic import Field
+
+from hepdask.clusters.batch_system import BatchSystem, BatchSystemError, DriverJob, JobStatus, State, ask
+from hepdask.clusters.settings import BatchSettings, megabytes, seconds
 from hepdask.clusters.tls import log_folder
+from hepdask.files import atomic
 
 _IDLE, _RUNNING, _REMOVED, _COMPLETED, _HELD, _TRANSFERRING, _SUSPENDED = range(1, 8)
 _ATTRIBUTES = (
@@ -22,12 +26,43 @@ _UNMATCHED = re.compile(r"^\[\d+\]\s+0\s+(.+)$", re.MULTILINE)  # a condition th
 _OF_FREE_SLOTS = re.compile(r"Request(Cpus|Memory|Disk|GPUs)")  # ... but perhaps an emptier slot would
 
 
-class HTCondorSystem:
-    """Asks HTCondor for the truth about jobs."""
+class HTCondor(BatchSettings):
+    """Workers in HTCondor jobs."""
+
+    kind: Literal["htcondor"] = Field("htcondor", description="workers in HTCondor jobs")
+    disk: str = Field("2GB", description="disk of a job")
+    job_extra_directives: dict[str, str] = Field(
+        default_factory=dict, description="further lines of the submit file"
+    )
+    submit_command_extra: tuple[str, ...] = Field((), description="further words for condor_submit")
+    cancel_command_extra: tuple[str, ...] = Field((), description="further words for condor_rm")
+
+    def system(self) -> BatchSystem:
+        """Return HTCondor."""
+        return HTCondorSystem(self)
+
+
+class HTCondorSystem(BatchSystem):
+    """HTCondor by its commands; the queue knows the living, the history those that have left it."""
+
+    dask_job = "dask_jobqueue.htcondor:HTCondorJob"
 
     def __init__(self, settings: HTCondor) -> None:
-        self._settings = settings
+        self.settings = settings
         self._analysed: dict[str, float] = {}
+
+    def worker_options(self) -> Mapping[str, Any]:
+        """Give what `dask_job` takes."""
+        return {
+            "disk": self.settings.disk,
+            "job_extra_directives": {
+                **_time_limit(self.settings.walltime),
+                **({"request_gpus": self.settings.gpus} if self.settings.gpus else {}),
+                **self.settings.job_extra_directives,
+            },
+            "submit_command_extra": list(self.settings.submit_command_extra),
+            "cancel_command_extra": list(self.settings.cancel_command_extra),
+        }
 
     async def query(self, jobs: Sequence[str]) -> dict[str, JobStatus]:
         """Say where jobs are: the queue knows the living, the history those that have left it."""
@@ -47,7 +82,7 @@ class HTCondorSystem:
 
     async def _rows(self, command: str, jobs: Sequence[str], *words: str) -> dict[str, dict[str, Any]]:
         query = [command, *jobs, "-json", "-attributes", _ATTRIBUTES, *words]
-        out = await ask(query, self._settings.query_timeout)
+        out = await ask(query, self.settings.query_timeout)
         try:
             rows = json.loads(out or "[]")
         except ValueError:
@@ -58,7 +93,7 @@ class HTCondorSystem:
         """Say why no slot of the pool could run a job even if it were empty; None where one could."""
         if time.monotonic() - self._analysed.get(job, -_ANALYSIS_KEPT) < _ANALYSIS_KEPT:
             return None
-        timeout = self._settings.query_timeout
+        timeout = self.settings.query_timeout
         whole = ["condor_status", "-constraint", 'SlotType =!= "Dynamic"', "-af"]
         slots = _numbers(await ask([*whole, "TotalSlotCpus", "TotalSlotMemory", "TotalSlotDisk"], timeout))
         asked = _numbers(
@@ -78,10 +113,47 @@ class HTCondorSystem:
         self._analysed[job] = time.monotonic()
         return None
 
-    def logs(self, job: str) -> list[str]:
-        """Name the files a job writes to."""
-        folder = log_folder(self._settings.log_directory)
-        return [str(folder / f"worker-{job}.{kind}") for kind in ("out", "err")]
+    async def submit(self, job: DriverJob) -> str:
+        """Submit a driver with condor_submit."""
+        driver = self.settings.driver
+        script, description = job.folder / "driver.sh", job.folder / "driver.sub"
+        lines = [
+            "executable = /bin/bash",
+            f"arguments = {script}",
+            "transfer_executable = False",
+            f"batch_name = {self.settings.name}-driver",
+            f"output = {job.log}",
+            f"error = {job.log}",
+            f"log = {job.folder / 'driver.events'}",
+            "stream_output = True",
+            "stream_error = True",
+            f"request_cpus = {driver.cores}",
+            f"request_memory = {megabytes(driver.memory)}",
+            f"request_disk = {self.settings.disk}",
+            *(
+                f"{key} = {value}"
+                for key, value in _time_limit(driver.walltime or self.settings.walltime).items()
+            ),
+            *driver.job_extra_directives,
+            "queue",
+        ]
+        atomic.write_bytes(script, job.script().encode())
+        atomic.write_bytes(description, ("\n".join(lines) + "\n").encode())
+        words = ["condor_submit", *self.settings.submit_command_extra, str(description)]
+        answer = await ask(words, self.settings.query_timeout)
+        match = re.search(r"submitted to cluster (\d+)", answer)
+        if match is None:
+            raise BatchSystemError(f"condor_submit did not name the job: {answer.strip()}")
+        return f"{match[1]}.0"
+
+    async def cancel(self, job: str) -> None:
+        """End a driver: a signal to its script, and time to answer it."""
+        await ask(["condor_rm", *self.settings.cancel_command_extra, job], self.settings.query_timeout)
+
+    def log_files(self, job: str) -> list[Path]:
+        """Name the files that a worker's job writes to."""
+        folder = log_folder(self.settings.log_directory)
+        return [folder / f"worker-{job}.{kind}" for kind in ("out", "err")]
 
 
 def _numbers(table: str) -> list[list[float]]:
@@ -105,27 +177,10 @@ def _status(row: dict[str, Any]) -> JobStatus:
     return JobStatus(State.LOST, f"exit code {code}") if code else JobStatus(State.FINISHED)
 
 
-def time_limit(walltime: str) -> dict[str, Any]:
+def _time_limit(walltime: str) -> dict[str, Any]:
     """Give the lines of a submit file that end a job after its wall time."""
     limit = seconds(walltime)
     return {
         "periodic_remove": f"JobStatus == 2 && time() - EnteredCurrentStatus > {limit}",
         "MY.MaxRuntime": limit,
-    }
-
-
-def job_options(settings: HTCondor) -> dict[str, Any]:
-    """Give what dask-jobqueue needs to know for HTCondor alone.
-
-    HTCondor has no wall time of its own: the job is told to remove itself, and `MaxRuntime` is what CERN reads.
-    """
-    return {
-        "disk": settings.disk,
-        "job_extra_directives": {
-            **time_limit(settings.walltime),
-            **({"request_gpus": settings.gpus} if settings.gpus else {}),
-            **settings.job_extra_directives,
-        },
-        "submit_command_extra": list(settings.submit_command_extra),
-        "cancel_command_extra": list(settings.cancel_command_extra),
     }

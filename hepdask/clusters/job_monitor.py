@@ -1,4 +1,4 @@
-"""The keeper of a cluster of batch jobs: knows where each job is, and replaces those that died."""
+"""The monitor of a cluster of batch jobs: knows where each job is, and replaces those that died."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, deque
+from collections.abc import Generator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from hepdask.clusters.batch_system import BatchSystem, BatchSystemError, JobStatus, State
-from hepdask.clusters.settings import Farm
+from hepdask.clusters.settings import BatchSettings
 from hepdask.errors import ClusterError
 from hepdask.progress import say
-
-if TYPE_CHECKING:
-    from hepdask.clusters.batch_cluster import BatchCluster
 
 _LOG_LINES = 30
 _UNNEEDED = "not needed any more"
@@ -64,6 +61,29 @@ class Change:
     reason: str
 
 
+class MonitoredCluster(Protocol):
+    """What the monitor needs to know of its cluster, and to do to it: `BatchCluster` is one."""
+
+    workers: dict[str, Any]
+    worker_spec: dict[str, Any]
+
+    @property
+    def running_scheduler(self) -> Scheduler:
+        """Dask's scheduler."""
+
+    def new_worker_spec(self) -> dict[str, Any]:
+        """Describe one more job."""
+
+    def workers_of(self, job: str) -> set[str]:
+        """Name the workers that a job starts."""
+
+    async def end(self) -> None:
+        """Cancel all jobs and all tasks."""
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Start and end jobs until they are those of `worker_spec`."""
+
+
 class JobMonitor:
     """Asks the batch system where the jobs are, and keeps the cluster at strength.
 
@@ -81,7 +101,7 @@ class JobMonitor:
         Why the cluster was given up.
     """
 
-    def __init__(self, cluster: BatchCluster, system: BatchSystem, settings: Farm) -> None:
+    def __init__(self, cluster: MonitoredCluster, system: BatchSystem, settings: BatchSettings) -> None:
         self.jobs: dict[str, Job] = {}
         self.history: deque[Change] = deque(maxlen=1000)
         self.error: ClusterError | None = None
@@ -259,9 +279,9 @@ class JobMonitor:
     def log_of(self, job: Job) -> str:
         """Give the last lines a job wrote."""
         tails = []
-        for name in self._system.logs(job.number or ""):
+        for name in self._system.log_files(job.number or ""):
             with contextlib.suppress(OSError):
-                lines = Path(name).read_text(errors="replace").splitlines()[-_LOG_LINES:]
+                lines = name.read_text(errors="replace").splitlines()[-_LOG_LINES:]
                 if lines:
                     tails.append("\n".join(f"  {line}" for line in [f"{name}:", *lines]))
         return "\n".join(tails) or "  (it wrote none)"
@@ -277,12 +297,12 @@ class _Arrivals(SchedulerPlugin):
         """Note a worker's name."""
         self._names.add(str(scheduler.workers[worker].name))
 
-    def ever(self, cluster: BatchCluster, job: str) -> bool:
+    def ever(self, cluster: MonitoredCluster, job: str) -> bool:
         """Tell whether a worker of a job has ever connected."""
         return not self._names.isdisjoint(cluster.workers_of(job))
 
     @staticmethod
-    def has(cluster: BatchCluster, job: str) -> bool:
+    def has(cluster: MonitoredCluster, job: str) -> bool:
         """Tell whether a worker of a job is connected now."""
         names = cluster.workers_of(job)
         return any(str(worker.name) in names for worker in cluster.running_scheduler.workers.values())

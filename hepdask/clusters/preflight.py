@@ -23,7 +23,7 @@ from hepdask.clusters import local_gpu
 from hepdask.clusters.batch_cluster import BatchCluster
 from hepdask.clusters.connect import start, wait_for_workers
 from hepdask.clusters.ports import free_port
-from hepdask.clusters.settings import GPU, HTCondor, Slurm
+from hepdask.clusters.settings import GPU, BatchSettings
 from hepdask.clusters.tls import make_folder
 from hepdask.clusters.version_check import differences
 from hepdask.distributed import NotEnoughSlots, RankFailed, run
@@ -75,12 +75,12 @@ class Check:
     mend: str = ""
 
 
-def check(settings: GPU | Slurm | HTCondor, read: str | None = None) -> Iterator[Check]:
+def check(settings: GPU | BatchSettings, read: str | None = None) -> Iterator[Check]:
     """Look at a site: first from here alone, then with one job, or on all GPUs of this machine.
 
     Parameters
     ----------
-    settings : GPU, Slurm or HTCondor
+    settings : GPU or BatchSettings
         The site.
     read : str, optional
         A ROOT file, for example ``root://server//path.root``, that a worker should be able to open.
@@ -130,7 +130,7 @@ def _of_this_machine(settings: GPU, read: str | None) -> Iterator[Check]:
         yield Check("a worker for each GPU starts", False, f"{type(error).__name__}: {error}", mend)
 
 
-def _from_here(settings: Slurm | HTCondor) -> Iterator[Check]:
+def _from_here(settings: BatchSettings) -> Iterator[Check]:
     missing = [name for name in _COMMANDS[settings.kind] if shutil.which(name) is None]
     yield Check(
         "commands of the batch system", not missing, f"missing: {', '.join(missing)}" if missing else "all there",
@@ -188,7 +188,7 @@ def _note(folder: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _from_a_worker(client: Client, settings: Slurm | HTCondor, read: str | None) -> Iterator[Check]:
+def _from_a_worker(client: Client, settings: BatchSettings, read: str | None) -> Iterator[Check]:
     with _note(Path(settings.log_directory)) as note:
         same = _on_worker(client, _reads, str(note)) == note.name
     yield Check(

@@ -1,22 +1,20 @@
-"""What can be said of a cluster: one validated document, with dask-jobqueue's own names for its keys."""
+"""What can be said of a cluster: one validated document, with dask-jobqueue's own names for its keys.
+
+Settings of single batch systems stand in the files of these.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dask.utils import parse_bytes
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from hepdask.clusters.batch_system import BatchSystem
 from hepdask.config.base import Count, LocalPath, Port, Positive
-from hepdask.config.document import read_document
-from hepdask.config.validation import Named, Origin, Read, validate
-from hepdask.errors import ConfigError
 from hepdask.files.paths import resolved
 
-_SHIPPED = (Path(__file__).parent.parent / "configs", Path(__file__).parent.parent.parent / "configs")
 # names of secrets; of what is put into them paths alone are harmless, and what the shell of the job finds out
 _PATH = re.compile(r"[\"']?(/|~/|\.{1,2}/|\$)")
 _SET = re.compile(r"""(?:^|[\s;])(\w+)=(\S*)""")  # as a shell sets a variable
@@ -140,6 +138,11 @@ def seconds(walltime: str) -> int:
     return 86400 * days + 3600 * first + 60 * second + third
 
 
+def megabytes(memory: str) -> int:
+    """Read a memory as Dask writes it, in MiB, rounded up."""
+    return -(-parse_bytes(memory) // 2**20)
+
+
 def _is_walltime(text: str) -> str:
     seconds(text)
     return text
@@ -158,8 +161,10 @@ class Driver(_Document):
     )
 
 
-class Farm(_Document):
-    """What Slurm and HTCondor clusters have in common: jobs, each of which starts Dask workers."""
+class BatchSettings(_Document):
+    """What clusters of batch jobs have in common: each job starts Dask workers."""
+
+    kind: str = Field(description="which batch system")
 
     # of a job, in dask-jobqueue's words
     cores: Count = Field(1, description="cores of a job, shared by its worker processes")
@@ -245,7 +250,7 @@ class Farm(_Document):
     driver: Driver = Field(default_factory=Driver, description="the job of `hepdask submit`")
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Farm:
+    def _fits_together(self) -> BatchSettings:
         said = [(f"environment.{name}", name, value) for name, value in self.environment.items()]
         for line in self.job_script_prologue:
             said += [(f"job-script-prologue: {name}", name, value) for name, value in _SET.findall(line)]
@@ -274,6 +279,10 @@ class Farm(_Document):
             )
         return self
 
+    def system(self) -> BatchSystem:
+        """Return the batch system that runs the jobs."""
+        raise NotImplementedError
+
     @property
     def threads(self) -> int:
         """Threads of one worker."""
@@ -283,77 +292,3 @@ class Farm(_Document):
     def gpus_of_worker(self) -> int:
         """GPUs that one worker offers."""
         return self.gpus // self.processes
-
-
-class Slurm(Farm):
-    """Workers in Slurm jobs."""
-
-    kind: Literal["slurm"] = Field("slurm", description="workers in Slurm jobs")
-    queue: str | None = Field(None, description="partition")
-    account: str | None = Field(None, description="account that pays")
-    job_cpu: Count | None = Field(None, description="cores to ask for, where not `cores`")
-    job_mem: str | None = Field(None, description="memory to ask for, where not `memory`")
-    job_extra_directives: tuple[str, ...] = Field((), description="further #SBATCH options")
-
-
-class HTCondor(Farm):
-    """Workers in HTCondor jobs."""
-
-    kind: Literal["htcondor"] = Field("htcondor", description="workers in HTCondor jobs")
-    disk: str = Field("2GB", description="disk of a job")
-    job_extra_directives: dict[str, str] = Field(
-        default_factory=dict, description="further lines of the submit file"
-    )
-    submit_command_extra: tuple[str, ...] = Field((), description="further words for condor_submit")
-    cancel_command_extra: tuple[str, ...] = Field((), description="further words for condor_rm")
-
-
-Settings = Local | GPU | Attached | Slurm | HTCondor
-_KINDS: dict[str, type[Settings]] = {
-    "local": Local, "gpu": GPU, "attached": Attached, "slurm": Slurm, "htcondor": HTCondor,
-}  # fmt: skip
-
-
-def load_cluster(cluster: str | Mapping[str, Any]) -> Settings:
-    """Resolve what a configuration or ``--cluster`` says.
-
-    Parameters
-    ----------
-    cluster : str or mapping
-        A name under ``configs/clusters/``, a YAML file, the connection file of ``hepdask cluster start``,
-        ``tcp://…`` or ``tls://…``, or the settings.
-
-    Returns
-    -------
-    Local, GPU, Slurm, HTCondor or Attached
-        Settings of a cluster to start, or to attach to.
-
-    Raises
-    ------
-    ConfigError
-        There is no such cluster, or a setting is wrong.
-    """
-    if isinstance(cluster, Mapping):
-        return _of_kind(dict(cluster), Named("cluster"))
-    if re.match(r"^[a-z]+://", cluster):
-        return Attached(address=cluster)
-    is_file = cluster.endswith((".yaml", ".yml", ".json"))
-    folders = [folder / "clusters" for folder in (Path("configs"), *_SHIPPED)]
-    try:
-        file = Path(resolved(cluster)) if is_file else None
-    except ValueError as error:
-        raise ConfigError(f"cluster: {error}") from None
-    candidates = [file] if file else [folder / f"{cluster}.yaml" for folder in folders]
-    for path in candidates:
-        if path.is_file():
-            document = read_document(path)
-            return _of_kind(document.value, Read(document))
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-    raise ConfigError(f"cluster: {cluster!r} is neither a file, an address, nor one of: {', '.join(known)}")
-
-
-def _of_kind(document: dict[str, Any], origin: Origin) -> Settings:
-    kind = document.get("kind", "local")
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ConfigError(f"{origin.at(('kind',))}: kind: {kind!r} is not one of: {', '.join(_KINDS)}")
-    return validate(_KINDS[kind], document, origin)
