@@ -42,11 +42,11 @@ test: $(INSTALLED)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not farms"
 
 test-farms: $(INSTALLED)
-	@$(BIN)/python -m pytest tests/test_farms.py
+	@$(BIN)/python -m pytest tests/clusters/test_farms.py
 
 test-faults: $(INSTALLED)
-	@$(BIN)/python -m pytest -m faults --repeat 10 tests/test_distributed.py tests/test_distributed_restarts.py \
-		tests/test_distributed_hosts.py
+	@$(BIN)/python -m pytest -m faults --repeat 10 tests/distributed/test_distributed.py tests/distributed/test_distributed_restarts.py \
+		tests/distributed/test_distributed_hosts.py
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && \

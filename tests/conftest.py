@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import uuid
 from pathlib import Path
 
 import dask
-import events as made
+import hypothesis
 import pytest
-import ranks
 from distributed import Client, LocalCluster
-from servers import xrootd_server
-from waiting import until
+from helpers import events as made
+from helpers import ranks
+from helpers.requirements import require
+from helpers.samples import SAMPLES
+from helpers.servers import xrootd_server
+from helpers.waiting import until
 
 from hepdask.config import Config
 
@@ -22,14 +24,9 @@ from hepdask.config import Config
 # good if it is just then being restarted once more. Tests kill one after another: they want all of them back.
 dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
 
-
-def require(available, what):
-    """Skip where something cannot be had; in CI that is a failure."""
-    if available:
-        return
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what}: required in CI")
-    pytest.skip(what)
+# how long one example takes says nothing: some compile, and the machine has other things to do
+hypothesis.settings.register_profile("hepdask", deadline=None)
+hypothesis.settings.load_profile("hepdask")
 
 
 def pytest_addoption(parser):
@@ -42,9 +39,6 @@ def pytest_generate_tests(metafunc):
     if times > 1 and metafunc.definition.get_closest_marker("faults"):
         metafunc.fixturenames.append("repetition")
         metafunc.parametrize("repetition", range(times))
-
-
-SAMPLES = {"ttbar": (70, 11), "wjets": (60, 12), "qcd": (50, 13)}  # events and seed of each file
 
 
 @pytest.fixture(scope="session")

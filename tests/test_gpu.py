@@ -43,7 +43,7 @@ def tensorflow():
 
 @pytest.mark.parametrize(("cell", "resident"), [("gru", True), ("lstm", True), ("gru", False)])
 def test_cudnn_computes_what_float64_does(tensorflow, cell, resident):
-    from test_padded import check
+    from helpers.padded_oracle import check
 
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)
     engine, batch = check(cell, 50, of_scores=1e-5, of_gradients=1e-4, resident=resident)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import awkward as ak
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from hepdask.analysis.compiled import compiled
 
 
 class BadEvent(ValueError):
@@ -137,7 +138,7 @@ def events_of(offsets: NDArray[np.int64], objects: NDArray[np.int64]) -> NDArray
     return np.unique(np.searchsorted(offsets, objects, side="right") - 1)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+@compiled(fastmath={"reassoc"})
 def _sum_of_differences(column: NDArray) -> float:
     """Add up each value less itself: 0 where all are finite, else NaN. Any order will do, so it runs in SIMD."""
     total = 0.0

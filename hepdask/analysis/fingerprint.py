@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from hepdask.analysis.compiled import compiled
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -43,7 +44,7 @@ def fingerprints(
     return hashes
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _add(
     hashes: NDArray[np.uint64], offsets: NDArray[np.int64], words: NDArray[np.uint32], key: np.uint64
 ) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from hepdask.analysis.compiled import compiled
 from hepdask.analysis.topology import Extracted
 from hepdask.analysis.topology.conventions import CONVENTIONS
 from hepdask.analysis.topology.expand import expand
@@ -215,7 +215,7 @@ def _sampled(pt: NDArray[np.float32], phi: NDArray[np.float32]) -> NDArray[np.in
     return np.flatnonzero(mixed >> np.uint32(32 - _SAMPLED_BITS) == 0)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _count(
     values: NDArray[np.float32],
     coordinates: NDArray[np.float32],

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from hepdask.analysis.compiled import compiled
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Scaler:
         return cls(np.array(plain["shift"], np.float32), np.array(plain["factor"], np.float32))
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@compiled(fastmath={"reassoc", "contract", "nsz"})
 def _sums_of_differences(
     columns: NDArray, shift: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -26,6 +26,9 @@ class Section(BaseModel):
     """A part of the configuration: immutable, and closed to unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    #: Keys of older documents, and what says it now, for the error.
+    moved: ClassVar[dict[str, str]] = {}
 
 
 def shape_of(value: Any) -> str | None:

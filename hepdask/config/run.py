@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import Field, model_validator
@@ -33,6 +33,8 @@ from hepdask.files.paths import resolved
 
 class Config(Section):
     """The whole document."""
+
+    moved: ClassVar[dict[str, str]] = {"physics": "analysis"}
 
     output: LocalPath = Field(
         "runs/default", description="folder of everything the run makes", validate_default=True

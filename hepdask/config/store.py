@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,11 @@ from hepdask.config.base import LocalPath, Positive, Section
 
 class Store(Section):
     """Where prepared events go, and how they are kept."""
+
+    moved: ClassVar[dict[str, str]] = {
+        key: f"input.{key}"
+        for key in ("routes", "read_retries", "retry_wait", "chunk_memory", "chunk_events", "xrootd")
+    }
 
     path: LocalPath | None = Field(
         None,

@@ -161,7 +161,7 @@ def find_key(model: type[BaseModel], words: Sequence[str], there: Any) -> Keys:
     word, *rest = words
     names = fields_of(model)
     if word not in names:
-        raise ConfigError(f"unknown key {word}; {nearest(word, list(names))}")
+        raise ConfigError(f"unknown key {word}; {_instead(model, word)}")
     below = there.get(word) if isinstance(there, Mapping) else None
     return (word, *_find_below(names[word], rest, below)) if rest else (word,)
 
@@ -222,7 +222,7 @@ def _explain(model: type[BaseModel], value: Any, problem: Any, origin: Origin) -
     place = origin.at(named)
     keys = named if problem["type"] == "text" else keys
     if problem["type"] in ("extra_forbidden", "invalid_key"):
-        message = f"unknown key; {nearest(str(keys[-1]), _fields_at(model, keys[:-1]))}"
+        message = f"unknown key; {_instead(_model_at(model, keys[:-1]), str(keys[-1]))}"
     found = origin.source(keys)
     text = found[0].written_key(found[1]) if found and is_key and problem["type"] == "string_type" else None
     if found and text is not None:
@@ -289,12 +289,19 @@ def _at(value: Any, keys: Sequence[Any]) -> Any:
     return value
 
 
-def _fields_at(model: type[BaseModel], keys: Sequence[Any]) -> list[str]:
+def _model_at(model: type[BaseModel], keys: Sequence[Any]) -> type[BaseModel] | None:
     current: type[BaseModel] | None = model
     for key in keys:
         if current is not None and key in fields_of(current):
             current = model_of(fields_of(current)[key])
-    return list(fields_of(current)) if current else []
+    return current
+
+
+def _instead(model: type[BaseModel] | None, word: str) -> str:
+    """Say which key was meant by one that is not there: the new one of an old one, or the nearest."""
+    if new := getattr(model, "moved", {}).get(word):
+        return f"it is called {new} now"
+    return nearest(word, list(fields_of(model)) if model else [])
 
 
 def _numbers_from_truth(made: Any, value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:

@@ -35,7 +35,7 @@ from hepdask.store.duplicates import Shared, refuse_shared, shared_events
 from hepdask.store.layout import INPUTS, LEDGER, MANIFEST
 from hepdask.store.manifest import manifest
 
-_STORE_KEYS = ("chunk_events", "chunk_memory", "codec", "mantissa_bits")
+_KEYS = {"input": ("chunk_events", "chunk_memory"), "store": ("codec", "mantissa_bits")}
 _CHUNKS_OF_A_TASK = 8
 
 
@@ -195,7 +195,11 @@ def identity(config: Config) -> dict[str, Any]:
         **{f"analysis.{key}": value for key, value in analysis.items()},
         **{f"analysis.collections.{key}": value for key, value in collections.items()},
         **split,
-        **{f"store.{key}": getattr(config.store, key) for key in _STORE_KEYS},
+        **{
+            f"{section}.{key}": getattr(getattr(config, section), key)
+            for section, keys in _KEYS.items()
+            for key in keys
+        },
     }
 
 

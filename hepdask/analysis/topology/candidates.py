@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import awkward as ak
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.analysis.columns import columns
+from hepdask.analysis.compiled import compiled
 from hepdask.analysis.topology.conventions import CONVENTIONS
 from hepdask.config import Topology
 
@@ -101,7 +101,7 @@ def inputs(events: ak.Array, settings: Topology) -> Inputs:
     )
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def make_scratch(inputs: Inputs) -> Scratch:
     """Make room for the largest event."""
     most = 0
@@ -115,7 +115,7 @@ def make_scratch(inputs: Inputs) -> Scratch:
     )
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def gather(inputs: Inputs, event: int, scratch: Scratch) -> tuple[int, int, int]:
     """Put the candidates of an event into `scratch`: tracks, then photons, then neutral hadrons.
 
@@ -139,7 +139,7 @@ def gather(inputs: Inputs, event: int, scratch: Scratch) -> tuple[int, int, int]
     return tracks, photons, neutrals
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _gather_kind(
     offsets: NDArray[np.int64],
     pt: NDArray,

@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from hepdask.analysis.compiled import compiled
 from hepdask.analysis.topology.candidates import Scratch
 
 _MAX_STRIPS = 96
@@ -24,7 +24,7 @@ _FAR = 1e150
 _TURN = 2.0 * math.pi
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def wrap(angle: float) -> float:
     """Bring an angle [rad] into [-pi, pi)."""
     if -math.pi <= angle < math.pi:
@@ -32,7 +32,7 @@ def wrap(angle: float) -> float:
     return angle - _TURN * math.floor((angle + math.pi) / _TURN)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def delta_phi(one: float, other: float, wraps: bool) -> float:
     """Difference of two azimuths [rad].
 
@@ -45,7 +45,7 @@ def delta_phi(one: float, other: float, wraps: bool) -> float:
     return difference - (_TURN if difference > _TURN else 0.0) + (_TURN if difference < -_TURN else 0.0)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
+@compiled(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
 def cone_sum_of_one(
     eta: float,
     phi: float,
@@ -112,7 +112,7 @@ class Strips(NamedTuple):
     strip: NDArray[np.int64]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def make_strips(most: int) -> Strips:
     """Make room for events of at most `most` candidates."""
     room = most + 3 * _LANES
@@ -125,7 +125,7 @@ def make_strips(most: int) -> Strips:
     )
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def fill_strips(strips: Strips, candidates: Scratch, count: int, radius: float, wraps: bool) -> None:
     """Sort the candidates of an event into strips; `wraps` as in `delta_phi`."""
     starts, to_eta, to_phi, to_pt, strip = strips
@@ -153,7 +153,7 @@ def fill_strips(strips: Strips, candidates: Scratch, count: int, radius: float, 
         to_eta[place], to_phi[place], to_pt[place] = eta[i], wrap(phi[i]) if wraps else phi[i], pt[i]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
+@compiled(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
 def cone_sums(
     sums: NDArray[np.float64],
     strips: Strips,

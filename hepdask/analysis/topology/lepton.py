@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import awkward as ak
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.analysis import cutflow
 from hepdask.analysis.columns import Columns, columns
+from hepdask.analysis.compiled import compiled
 from hepdask.analysis.topology.candidates import NEUTRAL, PHOTON, TRACK, Inputs
 from hepdask.analysis.topology.conventions import CONVENTIONS, Convention
 from hepdask.analysis.topology.isolation import cone_sum_of_one
@@ -104,7 +104,7 @@ def leading_leptons(events: ak.Array, inputs: Inputs, settings: Topology) -> Lep
     )
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _choose(
     offsets: NDArray[np.int64],
     pt: NDArray[np.float64],
@@ -141,7 +141,7 @@ def _choose(
     return chosen, isolation
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _isolate(
     isolation: NDArray[np.float64],
     pt: float,
@@ -172,7 +172,7 @@ def _isolate(
     isolation /= pt
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _has_every_kind(inputs: Inputs, event: int) -> bool:
     """Say whether there is a track, a photon and a neutral hadron above threshold."""
     tracks = inputs.track_pt[inputs.track_offsets[event] : inputs.track_offsets[event + 1]]
@@ -185,7 +185,7 @@ def _has_every_kind(inputs: Inputs, event: int) -> bool:
     )
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _leader(
     electron: int, muon: int, pt: NDArray[np.float64], eta: NDArray[np.float64], hardest: bool
 ) -> int:

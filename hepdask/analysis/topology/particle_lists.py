@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hepdask.analysis.columns import Columns
+from hepdask.analysis.compiled import compiled
 from hepdask.analysis.topology.candidates import NEUTRAL, PHOTON, TRACK, Inputs, Scratch, gather, make_scratch
 from hepdask.analysis.topology.conventions import CONVENTIONS, Convention
 from hepdask.analysis.topology.isolation import cone_sums, delta_phi, fill_strips, make_strips
@@ -90,7 +90,7 @@ def particle_lists(
     )
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill(
     rows: _Rows,
     events: NDArray[np.int64],
@@ -152,7 +152,7 @@ def _fill(
     return offsets
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _distances(
     away: NDArray[np.float64], etas: NDArray, phis: NDArray, count: int, eta: float, phi: float
 ) -> None:
@@ -162,7 +162,7 @@ def _distances(
         away[i] = math.sqrt(deta * deta + dphi * dphi)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _cap(
     kept: NDArray[np.int64],
     distance: NDArray[np.float64],
@@ -195,7 +195,7 @@ def _cap(
     return left
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def nth_largest(values: NDArray[np.float64], n: int) -> float:
     """Find the n-th largest (from 1) of numbers that are not negative.
 
@@ -214,7 +214,7 @@ def nth_largest(values: NDArray[np.float64], n: int) -> float:
     return near[len(near) - (n - larger)]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def sort_falling(keys: NDArray[np.float64], order: NDArray[np.int64], count: int) -> None:
     """Order ``keys[:count]`` (not negative) from large to small, equal ones as they stand.
 
@@ -246,7 +246,7 @@ def sort_falling(keys: NDArray[np.float64], order: NDArray[np.int64], count: int
         order[place] = moved
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _write_lepton(
     rows: _Rows,
     row: int,
@@ -264,7 +264,7 @@ def _write_lepton(
     rows.charge[row] = (charge > 0) - (charge < 0)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _write_candidates(
     rows: _Rows,
     first: int,

@@ -7,10 +7,10 @@ deviation over all 801 rows; a constant feature becomes zero. Networks with publ
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from hepdask.analysis.compiled import compiled
 from hepdask.analysis.topology.isolation import wrap
 from hepdask.analysis.topology.particle_lists import sort_falling
 from hepdask.config.feature_names import PARTICLE
@@ -44,7 +44,7 @@ def published_sequences(
     return out
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill(out: NDArray, features: NDArray, offsets: NDArray[np.int64], lepton: NDArray[np.int64]) -> None:
     length = out.shape[1]
     distance, order = np.empty(length), np.empty(length, np.int64)

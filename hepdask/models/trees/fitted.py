@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from hepdask.analysis.compiled import compiled
 from hepdask.errors import MissingDependency
 
 
@@ -168,7 +168,7 @@ class Forest:
         return _scores(np.ascontiguousarray(features, np.float32), *arrays)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _scores(
     rows: NDArray,
     root: NDArray,
