@@ -312,7 +312,7 @@ def _config(files: list[Path], out: Path) -> Config:
         {
             "output": str(out),
             "fileset": {"ttbar": {"files": [str(file) for file in files], "metadata": {"label": "ttbar"}}},
-            "cluster": {"kind": "local", "workers": 1, "dashboard-port": 0},
+            "cluster": {"kind": "local", "workers": 1, "dashboard_port": 0},
         }
     )
 

@@ -24,7 +24,7 @@ KINDS = {"tls": True, "open": False}
 
 def settings(tls: bool, workers: int) -> dict[str, Any]:
     """Give those of a local cluster."""
-    return {"kind": "local", "workers": workers, "dashboard-port": 0, "tls": tls}
+    return {"kind": "local", "workers": workers, "dashboard_port": 0, "tls": tls}
 
 
 def start(tls: bool) -> None:

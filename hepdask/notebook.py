@@ -146,7 +146,7 @@ class Session:
     def _begin(self, farm: BatchCluster | None) -> None:
         """Wait for the first worker of a farm, with the card under the cell; then compare the packages."""
         if farm is not None:
-            self._waiting = f"none yet; waiting for at most {farm.settings.start_timeout:g} s (start-timeout)"
+            self._waiting = f"none yet; waiting for at most {farm.settings.start_timeout:g} s (start_timeout)"
             if _cell() is not None:
                 self._ipython_display_()
             clusters.wait_for_workers(farm, 1)
@@ -189,7 +189,7 @@ def session(cluster: str | Mapping[str, Any] = "local", client: Client | None = 
     ConfigError
         There is no such cluster.
     ClusterError
-        It cannot be started, or does not answer; or no worker came within `start-timeout`.
+        It cannot be started, or does not answer; or no worker came within `start_timeout`.
 
     Examples
     --------

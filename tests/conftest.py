@@ -65,7 +65,7 @@ def make_config(sample_files, tmp_path):
         document = {
             "output": str(tmp_path / "run"),
             "fileset": fileset,
-            "cluster": {"kind": "local", "workers": 1, "dashboard-port": 0},
+            "cluster": {"kind": "local", "workers": 1, "dashboard_port": 0},
             "input": {"chunk_events": 25, "retry_wait": 0.01},
         }
         for key, value in changes.items():

@@ -53,7 +53,7 @@ class _Job:
         if job_id:
             with contextlib.suppress(
                 BatchSystemError
-            ):  # the job is gone already; or it ends itself, after death-timeout
+            ):  # the job is gone already; or it ends itself, after death_timeout
                 await ask([*shlex.split(cancel_command), job_id], _SUBMIT_TIMEOUT)
 
     async def close(self) -> None:
@@ -169,7 +169,7 @@ def _scheduler_options(settings: BatchSettings) -> dict[str, Any]:
         free = next((port for port in ports if free_port(host, port)), None)
         if free is None:
             raise ClusterError(
-                f"no port from {ports[0]} to {ports[-1]} is free for the scheduler: widen port-range"
+                f"no port from {ports[0]} to {ports[-1]} is free for the scheduler: widen port_range"
             )
         options["port"] = free
     return options | settings.scheduler_options

@@ -175,7 +175,7 @@ def _explained(farm: BatchCluster) -> Iterator[None]:
 
 
 def wait_for_workers(farm: BatchCluster, workers: int) -> None:
-    """Wait until so many workers are connected, for at most `start-timeout`.
+    """Wait until so many workers are connected, for at most `start_timeout`.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def wait_for_workers(farm: BatchCluster, workers: int) -> None:
             raise error
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"{there} of {workers} workers after {timeout:g} s (start-timeout); jobs: {farm.job_monitor.summary()}"
+                f"{there} of {workers} workers after {timeout:g} s (start_timeout); jobs: {farm.job_monitor.summary()}"
             )
         time.sleep(_TICK)
 

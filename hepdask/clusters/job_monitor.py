@@ -87,7 +87,7 @@ class MonitoredCluster(Protocol):
 class JobMonitor:
     """Asks the batch system where the jobs are, and keeps the cluster at strength.
 
-    Jobs that are over while they are still wanted are replaced, under a new name. When `max-failures` of them
+    Jobs that are over while they are still wanted are replaced, under a new name. When `max_failures` of them
     in a row ended before any worker had connected, no more are started; and when then none is left, or when
     the jobs can never start, the cluster is given up.
 

@@ -42,7 +42,7 @@ def needs(settings: GPU) -> list[Need]:
     found = [_gpus(settings)]
     packages = [("dask_cuda", "dask-cuda", "kind: gpu", "pip install 'hepdask[gpu]'")]
     if settings.uses_rmm:
-        packages.append(("rmm", "rmm", "rmm-pool-size and rmm-managed-memory", "pip install 'hepdask[gpu]'"))
+        packages.append(("rmm", "rmm", "rmm_pool_size and rmm_managed_memory", "pip install 'hepdask[gpu]'"))
     if settings.protocol == "ucx":
         packages.append(
             ("distributed_ucxx", "distributed-ucxx", "protocol: ucx", "pip install distributed-ucxx-cu12")
@@ -65,7 +65,7 @@ def _gpus(settings: GPU) -> Need:
     shown = {"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if chosen else os.environ
     seen = visible(host, shown)
     if not seen or (chosen and len(seen) < len(chosen)):
-        where = "cuda-visible-devices" if chosen else "CUDA_VISIBLE_DEVICES"
+        where = "cuda_visible_devices" if chosen else "CUDA_VISIBLE_DEVICES"
         said = shown.get("CUDA_VISIBLE_DEVICES")
         hidden = f", and {where} is {said!r}" if said is not None else ""
         mend = f"let {where} name GPUs that nvidia-smi -L lists, or ask the batch system for some"

@@ -108,7 +108,7 @@ def check(settings: GPU | BatchSettings, read: str | None = None) -> Iterator[Ch
             yield Check("a job starts and its worker connects", True, f"after {wall:.0f} s")
             yield from _from_a_worker(client, single, read)
     except HepdaskError as error:
-        mend = "see the reason; if the job ran, let its node reach the scheduler: set interface, host, port-range"
+        mend = "see the reason; if the job ran, let its node reach the scheduler: set interface, host, port_range"
         yield Check("a job starts and its worker connects", False, str(error), mend)
 
 
@@ -147,10 +147,10 @@ def _from_here(settings: BatchSettings) -> Iterator[Check]:
         free = sum(bool(free_port(settings.host or "", port)) for port in range(first, last + 1))
         yield Check(
             f"ports {first} to {last}", free > 0, f"{free} of {last + 1 - first} are free here",
-            "widen port-range, or end what listens there",
+            "widen port_range, or end what listens there",
         )  # fmt: skip
     yield _proxy()
-    yield _writable(Path(settings.log_directory), "log-directory")
+    yield _writable(Path(settings.log_directory), "log_directory")
 
 
 def _proxy() -> Check:
@@ -193,7 +193,7 @@ def _from_a_worker(client: Client, settings: BatchSettings, read: str | None) ->
         same = _on_worker(client, _reads, str(note)) == note.name
     yield Check(
         "shared file system", same, f"{settings.log_directory} is {'' if same else 'not '}the same on the node",
-        "set log-directory, and the output and store of the configuration, to folders that all nodes see",
+        "set log_directory, and the output and store of the configuration, to folders that all nodes see",
     )  # fmt: skip
     yield _versions(client)
     before = time.time()
@@ -205,7 +205,7 @@ def _from_a_worker(client: Client, settings: BatchSettings, read: str | None) ->
         "disk for spilling",
         free >= DISK_GIB,
         f"{free:.1f} GiB free on the node",
-        "set local-directory, or ask for more",
+        "set local_directory, or ask for more",
     )
     yield _training(client)
     if settings.gpus:

@@ -1,4 +1,4 @@
-"""What can be said of a cluster: one validated document, with dask-jobqueue's own names for its keys.
+"""What can be said of a cluster: one validated document, whose keys are dask-jobqueue's arguments.
 
 Settings of single batch systems stand in the files of these.
 """
@@ -22,9 +22,7 @@ _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|(^|_)KEY($|_)", re.
 
 
 class _Document(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, alias_generator=lambda name: name.replace("_", "-")
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Local(_Document):
@@ -93,7 +91,7 @@ class GPU(_Document):
     @model_validator(mode="after")
     def _fits_together(self) -> GPU:
         if self.protocol == "tcp" and (self.enable_nvlink or self.enable_infiniband):
-            raise ValueError("enable-nvlink and enable-infiniband need protocol: ucx")
+            raise ValueError("enable_nvlink and enable_infiniband need protocol: ucx")
         if self.protocol == "ucx" and self.tls:
             raise ValueError(
                 "protocol: ucx cannot be encrypted; use tcp, or say tls: false on a machine that is yours alone"
@@ -183,7 +181,7 @@ class BatchSettings(_Document):
     )
     local_directory: str | None = Field(None, description="where workers spill to disk; default the job's")
     shared_temp_directory: LocalPath | None = Field(
-        None, description="folder that all nodes see, for the certificates of tls; default log-directory"
+        None, description="folder that all nodes see, for the certificates of tls; default log_directory"
     )
     log_directory: LocalPath = Field(
         "runs/jobs", description="folder that all nodes see, for the jobs' output", validate_default=True
@@ -253,7 +251,7 @@ class BatchSettings(_Document):
     def _fits_together(self) -> BatchSettings:
         said = [(f"environment.{name}", name, value) for name, value in self.environment.items()]
         for line in self.job_script_prologue:
-            said += [(f"job-script-prologue: {name}", name, value) for name, value in _SET.findall(line)]
+            said += [(f"job_script_prologue: {name}", name, value) for name, value in _SET.findall(line)]
         for where, name, value in said:
             if _SECRET.search(name) and not _PATH.match(value):
                 raise ValueError(
@@ -267,14 +265,14 @@ class BatchSettings(_Document):
                 f"gpus: {self.processes} worker processes cannot have the same share of {self.gpus}"
             )
         if self.gpus and "--resources" in " ".join(self.worker_extra_args):
-            raise ValueError("worker-extra-args: with gpus, --resources is said already")
+            raise ValueError("worker_extra_args: with gpus, --resources is said already")
         if self.lifetime and self.lifetime >= seconds(self.walltime):
             raise ValueError(f"lifetime: {self.lifetime:g} s is not below the wall time, {self.walltime}")
         if self.maximum_workers and self.maximum_workers < self.workers:
-            raise ValueError(f"maximum-workers: {self.maximum_workers} is less than workers, {self.workers}")
+            raise ValueError(f"maximum_workers: {self.maximum_workers} is less than workers, {self.workers}")
         if self.port_range and self.port_range[1] - self.port_range[0] < 2 * self.processes:
             raise ValueError(
-                f"port-range: {self.port_range[0]} to {self.port_range[1]} is too narrow: scheduler, each worker and "
+                f"port_range: {self.port_range[0]} to {self.port_range[1]} is too narrow: scheduler, each worker and "
                 "its nanny take a port of their own"
             )
         return self

@@ -116,7 +116,7 @@ def _raise_if_too_large(deaths: Deaths, running: Mapping[Future, Item], name: st
         raise ClusterError(
             f"{name}: {MOST} workers were killed for their memory at the same work, {' beside '.join(found)}: the last "
             f"one needed {deaths.memory}. Make chunks smaller (input.chunk_memory, input.chunk_events), or give each "
-            "worker more (memory-limit of a local cluster; memory of a farm's jobs, or fewer processes in each)"
+            "worker more (memory_limit of a local cluster; memory of a farm's jobs, or fewer processes in each)"
         )
 
 

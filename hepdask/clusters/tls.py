@@ -70,12 +70,12 @@ def write_certificate(folder: Path) -> Path:
     except OSError as error:
         raise ClusterError(
             f"{folder}: the certificate of the cluster cannot be written ({error.strerror}); set "
-            "shared-temp-directory to a folder that you can write and all nodes see"
+            "shared_temp_directory to a folder that you can write and all nodes see"
         ) from None
     if (path.stat().st_mode | path.parent.stat().st_mode) & 0o077:
         remove_certificate(path)
         raise ClusterError(
-            f"{folder}: this file system lets others read what is yours; set shared-temp-directory to one that "
+            f"{folder}: this file system lets others read what is yours; set shared_temp_directory to one that "
             "keeps to the modes of files"
         )
     return path

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from hepdask.config.base import DatasetName, LocalPath, Section
 from hepdask.config.document import Document, read_document
@@ -31,6 +31,13 @@ from hepdask.files.folders import folder
 from hepdask.files.paths import resolved
 
 
+def _preset(analysis: Any) -> Any:
+    """Take the name of the published analysis for all of its defaults."""
+    if isinstance(analysis, str) and analysis != "topology":
+        raise ValueError(f"no analysis is called {analysis!r}; write topology, or its keys")
+    return {} if analysis == "topology" else analysis
+
+
 class Config(Section):
     """The whole document."""
 
@@ -47,7 +54,10 @@ class Config(Section):
         description="{dataset: {files, metadata}}, or the path of a JSON or YAML file that holds it",
     )
     input: Input = Field(default_factory=Input, description="how the files are read")
-    analysis: Topology = Field(default_factory=Topology, description="selection and features")
+    analysis: Annotated[Topology, BeforeValidator(_preset)] = Field(
+        default_factory=Topology,
+        description="what an event is reduced to: `topology`, the published analysis, or its keys",
+    )
     store: Store = Field(default_factory=Store, description="where prepared events go")
     split: Split = Field(default_factory=Split, description="training and test samples")
     models: Models = Field(default_factory=Models, description="architectures")

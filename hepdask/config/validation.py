@@ -200,7 +200,7 @@ def _mapping_in(annotation: Any) -> Any:
 
 def fields_of(model: type[BaseModel]) -> dict[str, Any]:
     """Name the keys of a model, and the type of each."""
-    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+    return {name: field.annotation for name, field in model.model_fields.items()}
 
 
 def _located(origin: Origin, keys: Sequence[Any], what: str) -> str:
@@ -307,10 +307,9 @@ def _instead(model: type[BaseModel] | None, word: str) -> str:
 def _numbers_from_truth(made: Any, value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
     """Find numbers that were made of `true` and `false`, and keys that became one."""
     if isinstance(made, BaseModel) and isinstance(value, Mapping):
-        for name, field in type(made).model_fields.items():
-            key = field.alias or name
+        for key in type(made).model_fields:
             if key in value:
-                yield from _numbers_from_truth(getattr(made, name), value[key], (*keys, key))
+                yield from _numbers_from_truth(getattr(made, key), value[key], (*keys, key))
     elif isinstance(made, dict) and isinstance(value, Mapping):
         if len(made) != len(value):
             yield keys, "two of its keys mean the same; leave one of them out"

@@ -44,9 +44,7 @@ def no_driver(monkeypatch, tmp_path):
 def test_shipped_values_are_the_defaults_and_every_key_is_there():
     path = ROOT / "configs/clusters/gpu.yaml"
     assert load_cluster("gpu") == load_cluster(str(path)) == GPU()
-    assert [
-        field.alias for field in GPU.model_fields.values() if f"{field.alias}:" not in path.read_text()
-    ] == []
+    assert [key for key in GPU.model_fields if f"{key}:" not in path.read_text()] == []
     shown = path.read_text().replace("# ", "", 1)  # a first line of prose
     examples = [
         line.removeprefix("# ") for line in shown.splitlines()[1:] if line.startswith("# ") and ": " in line
@@ -58,15 +56,15 @@ def test_shipped_values_are_the_defaults_and_every_key_is_there():
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"kind": "gpu", "rmm-pool-size": 8.5}, "rmm-pool-size: 8.5 is no share of a GPU's memory; write 0.8, or"),
-        ({"kind": "gpu", "device-memory-limit": "much"}, "device-memory-limit: "),
-        ({"kind": "gpu", "rmm_pool_size": "8GB"}, "rmm_pool_size: unknown key; did you mean rmm-pool-size?"),
-        ({"kind": "gpu", "enable-nvlink": True}, "enable-nvlink and enable-infiniband need protocol: ucx"),
+        ({"kind": "gpu", "rmm_pool_size": 8.5}, "rmm_pool_size: 8.5 is no share of a GPU's memory; write 0.8, or"),
+        ({"kind": "gpu", "device_memory_limit": "much"}, "device_memory_limit: "),
+        ({"kind": "gpu", "rmm-pool-size": "8GB"}, "rmm-pool-size: unknown key; did you mean rmm_pool_size?"),
+        ({"kind": "gpu", "enable_nvlink": True}, "enable_nvlink and enable_infiniband need protocol: ucx"),
         ({"kind": "gpu", "protocol": "mpi"}, "protocol: "),
         ({"kind": "gpu", "protocol": "ucx"}, "protocol: ucx cannot be encrypted; use tcp, or say tls: false"),
         ({"kind": "gpu", "workers": 2}, "workers: unknown key"),
         ({"kind": "slurm", "cores": 2, "processes": 2, "gpus": 1}, "gpus: 2 worker processes cannot have the same"),
-        ({"kind": "slurm", "gpus": 1, "worker-extra-args": ["--resources", "GPU=1"]}, "--resources is said already"),
+        ({"kind": "slurm", "gpus": 1, "worker_extra_args": ["--resources", "GPU=1"]}, "--resources is said already"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_refused(settings, expected):
@@ -79,7 +77,7 @@ def test_jobs_ask_for_gpus_and_their_workers_offer_them():
     script = job_script(Slurm(cores=4, processes=2, gpus=2))
     assert "#SBATCH --gres=gpu:2\n" in script
     assert "--resources GPU=1" in script
-    own = job_script(Slurm.model_validate({"gpus": 1, "job-extra-directives": ["--gpus-per-task=a100:1"]}))
+    own = job_script(Slurm.model_validate({"gpus": 1, "job_extra_directives": ["--gpus-per-task=a100:1"]}))
     assert "#SBATCH --gpus-per-task=a100:1\n" in own
     assert "--gres" not in own
     script = job_script(HTCondor(gpus=1))
@@ -106,10 +104,10 @@ def test_gpus_that_are_hidden_and_packages_that_are_missing(tmp_path, monkeypatc
     driver, *_ = needs(GPU())
     assert driver.found == "the driver has 2 GPU(s), and CUDA_VISIBLE_DEVICES is '': 0 can be used"
     assert driver.mend.startswith("let CUDA_VISIBLE_DEVICES name GPUs that nvidia-smi -L lists")
-    driver, *_ = needs(load_cluster({"kind": "gpu", "cuda-visible-devices": ["1", "2"]}))
-    assert "cuda-visible-devices is '1,2': 1 can be used" in driver.found
+    driver, *_ = needs(load_cluster({"kind": "gpu", "cuda_visible_devices": ["1", "2"]}))
+    assert "cuda_visible_devices is '1,2': 1 can be used" in driver.found
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    wanted = load_cluster({"kind": "gpu", "rmm-pool-size": "1GB", "protocol": "ucx", "tls": False})
+    wanted = load_cluster({"kind": "gpu", "rmm_pool_size": "1GB", "protocol": "ucx", "tls": False})
     driver, *packages = needs(wanted)
     assert not driver.mend
     assert driver.found == "2 of 2 GPU(s) can be used: 0, 1"
@@ -119,7 +117,7 @@ def test_gpus_that_are_hidden_and_packages_that_are_missing(tmp_path, monkeypatc
     with pytest.raises(
         MissingDependency, match=r"distributed-ucxx is not installed, and protocol: ucx needs it \(pip"
     ):
-        connect(wanted.model_dump(by_alias=True, exclude_none=True)).__enter__()
+        connect(wanted.model_dump(exclude_none=True)).__enter__()
 
 
 def test_check_of_this_machine_says_what_is_missing(tmp_path, monkeypatch):

@@ -86,7 +86,7 @@ def listening():
 def standing():
     """A local cluster as `hepdask.session` starts it, and all the ports that it brought."""
     before = listening()
-    with hepdask.session({"kind": "local", "workers": 1, "dashboard-port": 0}) as here:
+    with hepdask.session({"kind": "local", "workers": 1, "dashboard_port": 0}) as here:
         yield here.client, listening() - before
 
 
@@ -97,7 +97,7 @@ def test_nobody_else_comes_in_at_any_port_of_a_local_cluster(standing, capfd):
         known |= {int(where.rpartition(":")[2]) for where in (address, facts["nanny"])}
     assert len(known) == 3
     assert known < ports, "the others are those of figures"
-    closed = {"kind": "local", "workers": 1, "dashboard-port": 0, "tls": False}
+    closed = {"kind": "local", "workers": 1, "dashboard_port": 0, "tls": False}
     before = listening()
     with clusters.connect(closed) as open_to_all:
         assert capfd.readouterr().err.count("warning: tls is off") == 1
@@ -197,8 +197,8 @@ def test_certificates_and_logs_are_for_their_owner_alone(client, mark, stub, tmp
 def test_a_farm_is_closed_and_its_folder_of_logs_is_private(kind, monkeypatch, tmp_path):
     """Without the batch system's programs: scheduler and certificate are there before the first job."""
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    settings = {"kind": kind, "host": "127.0.0.1", "interface": "lo", "dashboard-port": 0}
-    settings = clusters.load_cluster(settings | {"log-directory": str(tmp_path / "jobs"), "max-failures": 1})
+    settings = {"kind": kind, "host": "127.0.0.1", "interface": "lo", "dashboard_port": 0}
+    settings = clusters.load_cluster(settings | {"log_directory": str(tmp_path / "jobs"), "max_failures": 1})
     with BatchCluster(settings) as farm:
         assert farm.scheduler_address.startswith("tls://")
         port = farm.scheduler_address.rpartition(":")[2]

@@ -108,7 +108,7 @@ def grow(size, folder):
 @pytest.fixture(scope="module")
 def small():
     """Two workers of 600 MB."""
-    settings = {"kind": "local", "workers": 2, "memory-limit": "600MB", "dashboard-port": 0}
+    settings = {"kind": "local", "workers": 2, "memory_limit": "600MB", "dashboard_port": 0}
     with clusters.connect(settings) as client:
         yield client
 
@@ -129,7 +129,7 @@ def test_a_task_that_does_not_fit_is_given_up_after_two_workers(small, tmp_path,
     )
     assert "its limit is 572" in said
     assert "input.chunk_memory, input.chunk_events" in said
-    assert "memory-limit" in said
+    assert "memory_limit" in said
     assert begun(tmp_path, 2000) <= 3, "a third worker at most had begun when it was noticed"
 
 

@@ -96,7 +96,7 @@ class TestKeysWithDots:
             ("tuning.parameters.units.high", 30, lambda c: c.tuning.parameters["units"].high),
             ("cluster.environment.A.B", "c", lambda c: c.cluster["environment"]["A.B"]),
             ("cluster.driver.cores", 3, lambda c: c.cluster["driver"]["cores"]),
-            ("cluster.dashboard-port", 0, lambda c: c.cluster["dashboard-port"]),
+            ("cluster.dashboard_port", 0, lambda c: c.cluster["dashboard_port"]),
         ],
     )  # fmt: skip
     def test_is_set(self, tmp_path, key, value, found):

@@ -342,7 +342,7 @@ TERMINAL = """
     if __name__ == "__main__":
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         try:
-            with clusters.connect({"workers": 2, "dashboard-port": 0}) as client:
+            with clusters.connect({"workers": 2, "dashboard_port": 0}) as client:
                 distributed.run(work, client=client, ranks=2, env={"PYTHONPATH": sys.argv[1]})
         except KeyboardInterrupt:
             print("interrupted", flush=True)

@@ -40,7 +40,7 @@ def importing(folder, **more):
             "inclusive": {"epochs": 1, "batch_size": 16, "units": 4},
         },
         "training": {"models": ["hlf", "inclusive"]},
-        "cluster": {"kind": "local", "workers": 1, "dashboard-port": 0},
+        "cluster": {"kind": "local", "workers": 1, "dashboard_port": 0},
     }
     return Config.model_validate(document | more)
 

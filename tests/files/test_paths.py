@@ -91,7 +91,7 @@ def test_everything_local_is_absolute(tmp_path, monkeypatch):
         "fileset: {a: {files: {'d/*.root': T}, metadata: {label: qcd}}, b: {files: [e.root], metadata: {label: qcd}}}\n"
     )
     config = load_config("c.yaml")
-    slurm = load_cluster({"kind": "slurm", "log-directory": "$SITE/logs", "shared-temp-directory": "~/x"})
+    slurm = load_cluster({"kind": "slurm", "log_directory": "$SITE/logs", "shared_temp_directory": "~/x"})
     attached = load_cluster({"kind": "attached", "address": "tls://x:1", "certificate": "c.pem"})
     monkeypatch.chdir("/")
     assert config.folder == tmp_path / "runs/c"

@@ -333,7 +333,7 @@ def test_files_over_xrootd(trained, sample_files, tmp_path):
         done = subprocess.run(
             [sys.executable, "-m", "hepdask", "predict", trained.folder / "models" / "inclusive",
              server.url + "/wjets.root", "--out", out, "--json", "--set", "cluster.workers=1",
-             "--set", "cluster.kind=local", "--set", "cluster.dashboard-port=0"],
+             "--set", "cluster.kind=local", "--set", "cluster.dashboard_port=0"],
             capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ STEPS = {
 
 def configured(path, tmp_path):
     (tmp_path / "c.yaml").write_text(
-        f"fileset: {path}\noutput: {tmp_path}/run\ncluster: {{dashboard-port: 0}}\n"
+        f"fileset: {path}\noutput: {tmp_path}/run\ncluster: {{dashboard_port: 0}}\n"
     )
     return load_config(tmp_path / "c.yaml")
 

@@ -453,7 +453,7 @@ class TestObjectStore:
         def make(**changes):
             store = {"path": f"{bucket}/{request.node.name}.zarr", **changes.pop("store", {})}
             return make_config(
-                store=store, cluster={"kind": "local", "workers": 1, "dashboard-port": 0}, **changes
+                store=store, cluster={"kind": "local", "workers": 1, "dashboard_port": 0}, **changes
             )
 
         return make

@@ -37,7 +37,7 @@ def test_page_shows_what_prepare_and_train_do(horovod, page, make_config, tmp_pa
     config = make_config(
         models={"hlf": {"epochs": 2, "batch_size": 16}}, training={"models": ["hlf"], "ranks": 2}
     )
-    with hepdask.session({"kind": "local", "workers": 2, "dashboard-port": 0}) as here:
+    with hepdask.session({"kind": "local", "workers": 2, "dashboard_port": 0}) as here:
         link = dashboard_link.page_link(here.client)
         assert f"href='{link}'" in here._repr_html_()
         page.open(here.client.dashboard_link)

@@ -56,7 +56,7 @@ def _plain(path):
 
 
 def test_session_has_the_steps_and_shows_the_cluster_until_it_is_closed(make_config):
-    settings = {"kind": "local", "workers": 1, "threads": 2, "dashboard-port": 0}
+    settings = {"kind": "local", "workers": 1, "threads": 2, "dashboard_port": 0}
     with hepdask.session(settings) as here:
         prepared = here.prepare(make_config(cluster={"kind": "attached", "address": "tcp://127.0.0.1:1"}))
         assert prepared.tasks > 0, "on the session's cluster, whatever the configuration says"
@@ -75,7 +75,7 @@ def test_session_has_the_steps_and_shows_the_cluster_until_it_is_closed(make_con
 def test_failures_in_a_session_close_it():
     with (
         pytest.raises(ZeroDivisionError),
-        hepdask.session({"kind": "local", "workers": 1, "dashboard-port": 0}) as here,
+        hepdask.session({"kind": "local", "workers": 1, "dashboard_port": 0}) as here,
     ):
         raise ZeroDivisionError
     assert here.client.status == "closed"

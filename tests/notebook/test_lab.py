@@ -16,7 +16,7 @@ def test_card_in_jupyterlab_changes_with_the_cluster_and_leads_to_the_page_throu
         tmp_path / "card.ipynb",
         [
             "import time, hepdask\n"
-            "here = hepdask.session({'kind': 'local', 'workers': 1, 'threads': 2, 'dashboard-port': 0})\n"
+            "here = hepdask.session({'kind': 'local', 'workers': 1, 'threads': 2, 'dashboard_port': 0})\n"
             "here",
             "future = here.client.submit(time.sleep, 600, pure=False)",
             "future.cancel()\nhere.close()",

@@ -49,7 +49,7 @@ def test_run_end_to_end(tmp_path):
             "inclusive": {"epochs": 1, "batch_size": 16, "units": 8},
         },
         "training": {"ranks": 2},
-        "cluster": {"kind": "local", "workers": 2, "dashboard-port": 0},
+        "cluster": {"kind": "local", "workers": 2, "dashboard_port": 0},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(document))
     first = hepdask("run", "config.yaml", cwd=tmp_path)

@@ -136,7 +136,7 @@ def test_a_driver_that_dies_with_its_own_cluster(make_config, client, tmp_path, 
     """The whole process group at once, as when a machine is switched off; near the end of the run."""
     config = make_config(input={"chunk_events": 4})
     process = start_driver(
-        config, tmp_path / "config.json", {"kind": "local", "workers": 2, "dashboard-port": 0}
+        config, tmp_path / "config.json", {"kind": "local", "workers": 2, "dashboard_port": 0}
     )
     try:
         wait_until_there_are(len(paths_below(undisturbed.path)) - 4, config, process)

@@ -63,7 +63,7 @@ def test_a_new_project_with_other_classes_and_branches(tmp_path):
     config["analysis"]["lepton_max_isolation"] = 2.0
     config["models"] = {"forest": {"trees": 20}}
     config["training"]["models"] = ["forest"]
-    config["cluster"] = {"kind": "local", "workers": 1, "dashboard-port": 0}
+    config["cluster"] = {"kind": "local", "workers": 1, "dashboard_port": 0}
     (project / "config.yaml").write_text(yaml.safe_dump(config))
     with (project / "analysis.py").open("a") as functions:
         functions.write(MINE)

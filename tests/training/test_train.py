@@ -30,7 +30,7 @@ SMALL = {
         "hlf": {"epochs": 3, "batch_size": 16},
         "inclusive": {"epochs": 1, "batch_size": 16, "units": 4},
     },
-    "cluster": {"kind": "local", "workers": 2, "dashboard-port": 0},
+    "cluster": {"kind": "local", "workers": 2, "dashboard_port": 0},
 }
 
 

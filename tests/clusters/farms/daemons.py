@@ -145,7 +145,7 @@ class Slurm:
             "SelectType": "select/cons_tres", "SelectTypeParameters": "CR_Core_Memory",
             "SlurmdParameters": "config_overrides", "PropagateResourceLimits": "NONE", "ReturnToService": 2,
             "SchedulerParameters": "sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0",
-            # a job that is being ended counts as running: it must not do so for as long as `lost-after`
+            # a job that is being ended counts as running: it must not do so for as long as `lost_after`
             "KillWait": 2, "MinJobAge": 60, "SlurmdTimeout": 60, "MessageTimeout": 10,
         }  # fmt: skip
         lines = [f"{key}={value}" for key, value in settings.items()]

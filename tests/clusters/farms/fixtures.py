@@ -58,14 +58,14 @@ def make_settings(farm, tmp_path_factory):
             "workers": 2,
             "host": "127.0.0.1",
             "interface": "lo",
-            "dashboard-port": 0,
-            "log-directory": str(tmp_path_factory.mktemp("jobs")),
+            "dashboard_port": 0,
+            "log_directory": str(tmp_path_factory.mktemp("jobs")),
             "environment": {"PYTHONPATH": os.environ["PYTHONPATH"], "HOME": os.environ["HOME"]},
-            "poll-interval": 1,
-            "lost-after": 4,
-            "start-timeout": 120,
-            "query-timeout": 30,
-        } | {key.replace("_", "-"): value for key, value in changes.items()}
+            "poll_interval": 1,
+            "lost_after": 4,
+            "start_timeout": 120,
+            "query_timeout": 30,
+        } | changes
 
     return make
 

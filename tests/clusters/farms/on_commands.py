@@ -101,7 +101,7 @@ def test_a_cluster_stays_up_for_those_with_its_connection_file(
         facts = json.loads(process.stdout.readline())
         assert facts["address"].startswith("tls://127.0.0.1:")
         assert stat.S_IMODE(connection.stat().st_mode) == 0o600
-        patient = json.loads(connection.read_text()) | {"start-timeout": 120}  # others use this machine, too
+        patient = json.loads(connection.read_text()) | {"start_timeout": 120}  # others use this machine, too
         connection.write_text(json.dumps(patient))
         done = hepdask("prepare", config, "--cluster", connection)
         assert done.returncode == 0, done.stderr
@@ -182,13 +182,13 @@ def test_submit_kill_the_driver_and_submit_again(farm, document, tmp_path, expec
 
 
 def logs_of(cluster):
-    return yaml.safe_load(cluster.read_text())["log-directory"]
+    return yaml.safe_load(cluster.read_text())["log_directory"]
 
 
 def test_cancel_ends_driver_and_workers(farm, document, tmp_path):
     config, cluster = document(input={"chunk_events": 10}, analysis=slow_selection(tmp_path, 5))
     # they would not end by themselves for a long time
-    cluster.write_text(yaml.safe_dump(yaml.safe_load(cluster.read_text()) | {"death-timeout": 600}))
+    cluster.write_text(yaml.safe_dump(yaml.safe_load(cluster.read_text()) | {"death_timeout": 600}))
     words, others = (config, "--cluster", cluster), jobs_of(farm)
     assert hepdask("submit", *words).returncode == 0
     log = tmp_path / "run/submit/driver.log"
@@ -203,7 +203,7 @@ def test_cancel_ends_driver_and_workers(farm, document, tmp_path):
 def test_a_driver_that_waits_is_told_of(farm, document):
     config, cluster = document()
     wait = "--begin=now+1hour" if farm.kind == "slurm" else "requirements = False"
-    settings = yaml.safe_load(cluster.read_text()) | {"driver": {"job-extra-directives": [wait]}}
+    settings = yaml.safe_load(cluster.read_text()) | {"driver": {"job_extra_directives": [wait]}}
     cluster.write_text(yaml.safe_dump(settings))
     words = (config, "--cluster", cluster)
     number = json.loads(hepdask("submit", *words, "--json").stdout)["number"]

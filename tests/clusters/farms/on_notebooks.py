@@ -34,7 +34,7 @@ def test_notebook_runs_on_a_farm(farm, make_settings, name, folder, monkeypatch)
     notebook, named = on(settings, name)
     assert named == 1, "a notebook names its cluster in one place"
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
-    logs = [path.read_text() for path in Path(settings["log-directory"]).glob("*.err")]
+    logs = [path.read_text() for path in Path(settings["log_directory"]).glob("*.err")]
     assert sum("Registered to" in log for log in logs) >= 2, "workers in jobs of the farm"
 
 
@@ -57,7 +57,7 @@ def test_card_while_jobs_wait(farm, make_settings, tmp_path):
         browser.wait(f"{jobs}.some(one => one.innerText.match(/2 pending|1 pending.*1 pending/))", 120)
         shown = card(browser)
         assert re.search(r"pending \((Resources|Priority)\)", shown["jobs"])
-        assert shown["workers"] == "none yet; waiting for at most 120 s (start-timeout)"
+        assert shown["workers"] == "none yet; waiting for at most 120 s (start_timeout)"
         browser.screenshot(tmp_path / "pending.png")
         for job in others:
             farm.kill(job)

@@ -31,7 +31,7 @@ def document(make_config, make_settings, tmp_path):
 def test_prepare_and_train_on_two_ranks_with_nothing_beyond_loopback(farm, document, tmp_path, expected):
     require(has_horovod(), "Horovod is not built (make horovod)")
     config, cluster = document(models={"hlf": {"epochs": 2, "batch_size": 16}})
-    jobs = Path(yaml.safe_load(cluster.read_text())["log-directory"])
+    jobs = Path(yaml.safe_load(cluster.read_text())["log_directory"])
     jobs.chmod(0o755)  # a folder of the user's that others may enter
     with Listeners(farm.folder) as listeners:
         done = hepdask("prepare", config, "--cluster", cluster)
