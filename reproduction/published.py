@@ -13,6 +13,7 @@ from hepdask.analysis.scaling import Scaler
 from hepdask.batches.batch import Batches, Reading
 from hepdask.config import Models
 from hepdask.config.feature_names import HIGH_LEVEL, PARTICLE
+from hepdask.models.weights import load_weights
 from hepdask.store import Store
 
 #: Accuracy, and AUC of QCD, tt̄ and W against the rest (Migliorini et al. 2019 and the notebooks that go with it).
@@ -54,7 +55,7 @@ def scores(weights: Path, store: Store, wider: float = 1.0) -> NDArray[np.float3
     settings = Models()
     inputs: dict[str, list[int]] = models.inputs("inclusive", settings, HIGH_LEVEL)
     network = models.build("inclusive", settings, inputs, len(store.classes))
-    models.load_weights(network, weights)
+    load_weights(network, weights)
     particles = Particles(store.particle_scaler, list(range(len(PARTICLE))), store.max_particles)
     engine, _ = choose(network, None, particles, kernel=True, threads=1)
     reading = Reading(store, "train", 2.0**31)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from hepdask.config.base import Count, Fraction, Positive, Section, Share
 
-#: What `train` knows by name.
+#: What `train` knows by name: the keys of `Models`.
 ModelName = Literal["hlf", "sequence", "inclusive", "xgboost", "forest"]
 
 
@@ -17,6 +17,9 @@ OptimizerName = Literal["adam", "sgd", "rmsprop"]
 
 class Optimised(Section):
     """What all networks have: how they are optimised."""
+
+    #: Files of which a trained one is made.
+    files: ClassVar[tuple[str, ...]] = ("model.keras",)
 
     epochs: Count = Field(6, description="most passes over the training split")
     batch_size: Count = Field(128, description="events a step, over all ranks")
@@ -68,6 +71,8 @@ class Inclusive(Sequence):
 class XGBoost(Section):
     """Gradient-boosted trees on the high-level features."""
 
+    files: ClassVar[tuple[str, ...]] = ("model.ubj",)
+
     features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
     rounds: Count = Field(500, description="most rounds; each adds one tree a class")
     early_stopping: Count | None = Field(
@@ -87,6 +92,8 @@ class XGBoost(Section):
 
 class Forest(Section):
     """Random forest on the high-level features."""
+
+    files: ClassVar[tuple[str, ...]] = ("model.npz", "model.ubj")
 
     features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
     library: Literal["sklearn", "xgboost"] = Field(

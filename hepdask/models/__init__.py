@@ -1,4 +1,4 @@
-"""The classifiers, one file each: what they take, and how they are built.
+"""The classifiers: what they take, and how they are built. A network is a file in `networks/` and its settings.
 
 Importing this package does not import TensorFlow; building a model does.
 """
@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import collections.abc
 import difflib
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from hepdask.config import HLF, Forest, Inclusive, Models, Sequence, XGBoost
+from hepdask.config import Models
 from hepdask.config.feature_names import PARTICLE
 from hepdask.errors import ConfigError
-from hepdask.models.networks import hlf, inclusive, sequence
+from hepdask.models.kinds import NETWORKS, TREES, takes
 
 if TYPE_CHECKING:
     import keras
 
 
-#: Models that are trained by Horovod ranks, and those that are not.
-NETWORKS = ("hlf", "sequence", "inclusive")
-TREES = ("xgboost", "forest")
+__all__ = ["NETWORKS", "TREES", "build", "inputs", "settings"]
 
 
 def settings(name: str, models: Models) -> Any:
@@ -52,9 +51,9 @@ def inputs(name: str, models: Models, high_level: collections.abc.Sequence[str])
     """
     chosen = settings(name, models)
     found = {}
-    if isinstance(chosen, HLF | Inclusive | XGBoost | Forest):
+    if "high_level" in takes(name):
         found["high_level"] = _places(f"models.{name}.features", chosen.features, high_level)
-    if isinstance(chosen, Sequence):
+    if "particles" in takes(name):
         wanted = chosen.particle_features
         found["particles"] = _places(f"models.{name}.particle_features", wanted, PARTICLE)
     return found
@@ -77,7 +76,7 @@ def build(name: str, models: Models, inputs: dict[str, list[int]], classes: int)
     Parameters
     ----------
     name : str
-        ``"hlf"``, ``"sequence"`` or ``"inclusive"``.
+        One of `NETWORKS`; the module of that name in `networks` builds it.
     models : Models
         Settings of all models.
     inputs : dict of list of int
@@ -90,8 +89,6 @@ def build(name: str, models: Models, inputs: dict[str, list[int]], classes: int)
     keras.Model
         From a dict of arrays, by the names in `inputs`, to class probabilities (n, classes).
     """
-    if name == "hlf":
-        return hlf.build(models.hlf, len(inputs["high_level"]), classes)
-    if name == "sequence":
-        return sequence.build(models.sequence, len(inputs["particles"]), classes)
-    return inclusive.build(models.inclusive, len(inputs["particles"]), len(inputs["high_level"]), classes)
+    network = importlib.import_module(f"hepdask.models.networks.{name}")
+    widths = {given: len(columns) for given, columns in inputs.items()}
+    return network.build(settings(name, models), widths, classes)

@@ -16,11 +16,12 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from hepdask.analysis.scaling import Scaler
 from hepdask.analysis.topology.conventions import CONVENTIONS
-from hepdask.config import HLF, Forest, Inclusive, ModelName, Section, Sequence, Topology, XGBoost
+from hepdask.config import ModelName, Section, Topology
 from hepdask.config.feature_names import PARTICLE
 from hepdask.config.user_functions import UserFunction
 from hepdask.errors import InputError
 from hepdask.files import atomic
+from hepdask.models.kinds import settings_type, takes
 
 #: Name of the record in the folder of a model.
 RECORD = "training.json"
@@ -35,18 +36,6 @@ _LARGEST = float(np.finfo(np.float32).max)
 Single = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
 NotNegative = Annotated[float, Field(ge=0, le=_LARGEST)]
 Place = Annotated[int, Field(ge=0, strict=True)]
-
-_SETTINGS: dict[str, type[Section]] = {
-    "hlf": HLF, "sequence": Sequence, "inclusive": Inclusive, "xgboost": XGBoost, "forest": Forest,
-}  # fmt: skip
-_FILES: dict[str, tuple[FileName, ...]] = {
-    "hlf": ("model.keras",), "sequence": ("model.keras",), "inclusive": ("model.keras",),
-    "xgboost": ("model.ubj",), "forest": ("model.npz", "model.ubj"),
-}  # fmt: skip
-_TAKES: dict[str, set[str]] = {
-    "hlf": {"high_level"}, "sequence": {"particles"}, "inclusive": {"high_level", "particles"},
-    "xgboost": {"high_level"}, "forest": {"high_level"},
-}  # fmt: skip
 
 
 class Scaling(Section):
@@ -168,14 +157,14 @@ class ModelRecord(Section):
         functions = (*self.analysis.selections.values(), *self.analysis.features.values())
         if {function.where for function in functions} != {one.reference for one in self.code}:
             raise ValueError("code: it is not that of analysis.selections and analysis.features")
-        if self.file not in _FILES[self.model]:
+        if self.file not in settings_type(self.model).files:
             raise ValueError(f"file: {self.model} is not kept as {self.file}")
         if self.classes != self.analysis.classes:
             raise ValueError(f"classes: they are not analysis.classes ({', '.join(self.analysis.classes)})")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes: one stands twice ({', '.join(self.classes)})")
-        if set(self.inputs) != _TAKES[self.model]:
-            raise ValueError(f"inputs: {self.model} takes {' and '.join(sorted(_TAKES[self.model]))}")
+        if set(self.inputs) != takes(self.model):
+            raise ValueError(f"inputs: {self.model} takes {' and '.join(sorted(takes(self.model)))}")
         widths = {"high_level": len(self.analysis.high_level_features), "particles": len(PARTICLE)}
         for name, places in self.inputs.items():
             if max(places) >= widths[name]:
@@ -194,7 +183,7 @@ class ModelRecord(Section):
                     f"scaling.{name}: of {len(scaling.shift)} features, there are {widths[name]}"
                 )
         try:
-            _SETTINGS[self.model].model_validate(self.settings)
+            settings_type(self.model).model_validate(self.settings)
         except ValidationError as error:
             raise ValueError(f"settings: {_first(error)}") from None
         return self

@@ -7,6 +7,7 @@ from hepdask import models
 from hepdask.config import Models
 from hepdask.config.feature_names import HIGH_LEVEL
 from hepdask.errors import InputError
+from hepdask.models.weights import load_weights
 
 GRU = 3 * (19 * 50 + 50 * 50 + 2 * 50)
 LSTM = 4 * (19 * 50 + 50 * 50 + 50)
@@ -72,7 +73,7 @@ def published(tmp_path_factory):
 def test_published_weights_give_the_published_scores(published, name):
     folder, rows, values, wanted = published
     model = built("inclusive")
-    models.load_weights(model, folder / name)
+    load_weights(model, folder / name)
     found = model.predict({"particles": rows[:, :30], "high_level": values}, verbose=0)
     assert found == pytest.approx(wanted, abs=1e-6)
 
@@ -80,12 +81,12 @@ def test_published_weights_give_the_published_scores(published, name):
 def test_weights_of_another_network_are_refused(published, tmp_path):
     folder, *_ = published
     with pytest.raises(InputError, match=r"holds no weights of shapes .* for the layer lstm"):
-        models.load_weights(built("inclusive", cell="lstm"), folder / "model.keras")
+        load_weights(built("inclusive", cell="lstm"), folder / "model.keras")
     with pytest.raises(InputError, match="cannot be read"):
-        models.load_weights(built("inclusive"), folder / "other.weights.h5")
+        load_weights(built("inclusive"), folder / "other.weights.h5")
     with pytest.raises(InputError, match="cannot be read"):
-        models.load_weights(built("inclusive"), tmp_path / "missing.h5")
+        load_weights(built("inclusive"), tmp_path / "missing.h5")
     model = built("hlf")
     model.save(tmp_path / "small.keras")
     with pytest.raises(InputError, match="holds no weights"):
-        models.load_weights(built("inclusive"), tmp_path / "small.keras")
+        load_weights(built("inclusive"), tmp_path / "small.keras")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hepdask.config import HLF
@@ -10,15 +11,15 @@ if TYPE_CHECKING:
     import keras
 
 
-def build(settings: HLF, features: int, classes: int) -> keras.Model:
+def build(settings: HLF, widths: Mapping[str, int], classes: int) -> keras.Model:
     """Stack dense layers (50, 20, 10 with ReLU in the paper) under a softmax.
 
     Parameters
     ----------
     settings : HLF
         Units, activation and dropout of the hidden layers.
-    features : int
-        Number of high-level features, 14 in the paper.
+    widths : mapping of str to int
+        Number of features of each input: ``high_level``, 14 in the paper.
     classes : int
         Length of the output.
 
@@ -29,7 +30,7 @@ def build(settings: HLF, features: int, classes: int) -> keras.Model:
     """
     import keras
 
-    high_level = keras.Input((features,), name="high_level")
+    high_level = keras.Input((widths["high_level"],), name="high_level")
     x = high_level
     for units in settings.hidden:
         x = keras.layers.Dense(units, activation=settings.activation)(x)

@@ -5,6 +5,7 @@ Migliorini et al. 2019, section 4.3: GRU(50), dropout 0.2 on both branches, Dens
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hepdask.config import Inclusive
@@ -14,15 +15,15 @@ if TYPE_CHECKING:
     import keras
 
 
-def build(settings: Inclusive, particle_features: int, features: int, classes: int) -> keras.Model:
+def build(settings: Inclusive, widths: Mapping[str, int], classes: int) -> keras.Model:
     """Build the network; rows of zeros in the sequence are padding and leave the state as it is.
 
     Parameters
     ----------
     settings : Inclusive
         Cell, units and dropout.
-    particle_features, features : int
-        Number of features of a particle and of an event, 19 and 14 in the paper.
+    widths : mapping of str to int
+        Number of features of each input: ``particles`` and ``high_level``, 19 and 14 in the paper.
     classes : int
         Length of the output.
 
@@ -33,8 +34,8 @@ def build(settings: Inclusive, particle_features: int, features: int, classes: i
     """
     import keras
 
-    particles = keras.Input((None, particle_features), name="particles")
-    high_level = keras.Input((features,), name="high_level")
+    particles = keras.Input((None, widths["particles"]), name="particles")
+    high_level = keras.Input((widths["high_level"],), name="high_level")
     sequence = keras.layers.Dropout(settings.dropout)(summary(settings, particles))
     event = keras.layers.Dropout(settings.dropout)(high_level)
     x = keras.layers.Concatenate()([sequence, event])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hepdask.config import Sequence
@@ -11,15 +12,15 @@ if TYPE_CHECKING:
     import keras
 
 
-def build(settings: Sequence, particle_features: int, classes: int) -> keras.Model:
+def build(settings: Sequence, widths: Mapping[str, int], classes: int) -> keras.Model:
     """Build the network; rows of zeros in the sequence are padding and leave the state as it is.
 
     Parameters
     ----------
     settings : Sequence
         Cell, units and dropout.
-    particle_features : int
-        Number of features of a particle, 19 in the paper.
+    widths : mapping of str to int
+        Number of features of each input: ``particles``, 19 in the paper.
     classes : int
         Length of the output.
 
@@ -30,7 +31,7 @@ def build(settings: Sequence, particle_features: int, classes: int) -> keras.Mod
     """
     import keras
 
-    particles = keras.Input((None, particle_features), name="particles")
+    particles = keras.Input((None, widths["particles"]), name="particles")
     x = keras.layers.Dropout(settings.dropout)(summary(settings, particles))
     scores = keras.layers.Dense(classes, activation="softmax", dtype="float32", name="scores")(x)
     return keras.Model({"particles": particles}, scores, name="sequence")
