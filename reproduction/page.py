@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jinja2
 import numpy as np
 from bootstrap import REPLICAS, Measured
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from paper import Results
+from study_results import Results
 
 #: A difference below this many errors is not called one.
 RESOLVED = 3

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import published
 import sample
 from bootstrap import Measured
 from folds import Scored, cross_validate
+from study_results import DIFFERENCES, ROWS, Results, Rounded, Sequences
 
 from hepdask import open_store, prepare
 from hepdask.config import Config, load_config
@@ -29,16 +29,6 @@ from hepdask.models import NETWORKS
 from hepdask.progress import say
 from hepdask.report import style
 from hepdask.store import Store
-
-#: Rows of the table: the model, and what is changed in its settings.
-ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "random forest": ("forest", {}),
-    "XGBoost": ("xgboost", {}),
-    "HLF": ("hlf", {}),
-    "particle sequence": ("sequence", {}),
-    "inclusive, GRU": ("inclusive", {}),
-    "inclusive, LSTM": ("inclusive", {"models.inclusive.cell": "lstm"}),
-}
 
 #: Where the page goes.
 OUT = Path("docs/results.md")
@@ -48,78 +38,6 @@ _BITS = 10
 
 #: Ranges of energies for the published networks, in units of those of the events here.
 _WIDER = (1, 2, 3, 4, 6, 8)
-
-#: Differences that are quoted: the second less the first.
-DIFFERENCES = (
-    ("HLF", "particle sequence"),
-    ("particle sequence", "inclusive, GRU"),
-    ("HLF", "inclusive, GRU"),
-    ("HLF", "XGBoost"),
-    ("random forest", "XGBoost"),
-    ("inclusive, GRU", "inclusive, LSTM"),
-)
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Jagged and published sequences on the same events.
-
-    Attributes
-    ----------
-    events : int
-        That both networks were tested on.
-    jagged, published : Measured
-        Of the two networks.
-    jagged_cpu_s, published_cpu_s : float
-        CPU time of training, all folds of one seed.
-    """
-
-    events: int
-    jagged: Measured
-    published: Measured
-    jagged_cpu_s: float
-    published_cpu_s: float
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """The same events with particles rounded in the store.
-
-    Attributes
-    ----------
-    bits : int
-        Of the fraction that are kept, of 23.
-    measured : Measured
-        The inclusive network trained and tested on them.
-    bytes, bytes_before : float
-        Size of an event, rounded and not.
-    """
-
-    bits: int
-    measured: Measured
-    bytes: float
-    bytes_before: float
-
-
-@dataclass(frozen=True)
-class Results:
-    """Everything that docs/results.md says."""
-
-    command: str
-    name: str
-    config: Config
-    store: Store
-    folds: int
-    classes: Mapping[str, sample.Class]
-    events: int
-    parents: Mapping[str, tuple[int, float]]
-    measured: Mapping[str, Measured]
-    cpu_s: Mapping[str, float]
-    sequences: Sequences
-    rounded: Rounded
-    networks: Mapping[tuple[str, int], Measured]
-    histories: Mapping[str, Sequence[list[dict[str, float]]]]
-    wall_s: float
 
 
 class Study:
