@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.engines.optimizers import moments
-from hepdask.kernels.dense import Stack
+from hepdask.kernels.dense import DenseStack
 
 
 class Copied:
@@ -17,7 +17,7 @@ class Copied:
 
     Parameters
     ----------
-    kernel : Stack
+    kernel : DenseStack
         Whose arrays are filled.
     variables : sequence of keras.Variable
         In the order in which the kernel keeps them.
@@ -25,7 +25,7 @@ class Copied:
         None to score alone.
     """
 
-    def __init__(self, kernel: Stack, variables: Sequence[Any], optimizer: Any) -> None:
+    def __init__(self, kernel: DenseStack, variables: Sequence[Any], optimizer: Any) -> None:
         self._kernel, self._weights, self._optimizer = kernel, variables, optimizer
 
     def fetch_weights(self) -> None:

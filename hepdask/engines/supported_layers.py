@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from hepdask.engines.optimizers import rule_of
-from hepdask.kernels.dense import ACTIVATIONS, ADAM, Stack
+from hepdask.kernels.dense import ACTIVATIONS, ADAM, DenseStack
 
 #: What a dense layer must do without.
 _EXTRAS = (
@@ -50,11 +50,11 @@ class Chain:
         """Kernel and bias of one layer after the other."""
         return [variable for layer in self.layers for variable in (layer.kernel, layer.bias)]
 
-    def kernel(self, optimizer: Any, before: int = 0) -> Stack:
+    def kernel(self, optimizer: Any, before: int = 0) -> DenseStack:
         """Set up the compiled kernel for these layers and an optimizer; None to score alone."""
         activations = [_activation(layer) for layer in self.layers]
         rule = ADAM if optimizer is None else rule_of(optimizer)
-        return Stack(self.widths, activations, self.dropouts, rule, self.input_dropout, before)
+        return DenseStack(self.widths, activations, self.dropouts, rule, self.input_dropout, before)
 
 
 def dense_chain(model: Any) -> Chain | None:
