@@ -51,7 +51,7 @@ class Chain:
         return [variable for layer in self.layers for variable in (layer.kernel, layer.bias)]
 
     def kernel(self, optimizer: Any, before: int = 0) -> DenseStack:
-        """Set up the compiled kernel for these layers and an optimizer; None to score alone."""
+        """Set up the compiled kernel for these layers and an optimizer; None to score only."""
         activations = [_activation(layer) for layer in self.layers]
         rule = ADAM if optimizer is None else rule_of(optimizer)
         return DenseStack(self.widths, activations, self.dropouts, rule, self.input_dropout, before)
@@ -73,7 +73,7 @@ def recurrent_layer(model: Any) -> Any:
     return found[0] if len(found) == 1 and _is_usual(found[0]) else None
 
 
-def ragged_layers(model: Any) -> tuple[Any, Chain] | None:
+def recurrent_chain(model: Any) -> tuple[Any, Chain] | None:
     """Find the layers of a network that takes particles; None where the kernels cannot train it.
 
     That is the recurrent layer and, behind it, perhaps joined by the high-level features, a chain of dense layers.
@@ -106,7 +106,7 @@ def ragged_layers(model: Any) -> tuple[Any, Chain] | None:
 
 
 def _chain(layers: Sequence[Any], start: Any, end: Any) -> Chain | None:
-    """Read layers from the one that takes `start` to the one that gives `end`."""
+    """Read layers from the one that takes `start` to the one that returns `end`."""
     if not layers or any(len(layer._inbound_nodes) != 1 for layer in layers):
         return None
     if layers[0].input is not start or layers[-1].output is not end:

@@ -6,17 +6,15 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.batches.batch import chosen_events, joined_events
 from hepdask.evaluation.metrics import classification_metrics
+from hepdask.inference.scorer import Scorer
 from hepdask.store import Events, Store
-
-if TYPE_CHECKING:
-    from hepdask.inference.classifier import Scorer
 
 #: How features of particles are called, to tell them from those of events.
 PARTICLES = "particles."

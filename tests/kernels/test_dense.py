@@ -20,7 +20,7 @@ from hepdask.analysis.scaling import Scaler
 from hepdask.batches.batch import Batches
 from hepdask.distributed import Checkpoint
 from hepdask.distributed.keras import DistributedOptimizer
-from hepdask.engines.choice import choose
+from hepdask.engines.choice import choose_engine
 from hepdask.engines.losses import loss
 from hepdask.engines.supported_layers import dense_chain
 from hepdask.kernels import build, dense
@@ -390,7 +390,7 @@ def test_optimizer_steps_are_those_of_keras(optimizer, rates):
     optimizers = [same_kind, DistributedOptimizer(same_kind, op="sum")]
     for model, optimizer in zip(models, optimizers, strict=True):
         optimizer.build(model.trainable_variables)
-    engine, engine_name = choose(models[1], optimizers[1], None, kernel=True, threads=1)
+    engine, engine_name = choose_engine(models[1], optimizers[1], None, kernel=True, threads=1)
     assert engine_name == "the compiled dense kernel"
     for epoch, rate in enumerate(rates):
         for optimizer in optimizers:
@@ -418,7 +418,7 @@ def test_a_network_with_dropout_learns_on_the_kernel_as_in_keras():
     """The masks differ; over many of them the mean loss does not."""
     model, optimizer = network(dropout=0.3), keras.optimizers.Adam(0.0)
     optimizer.build(model.trainable_variables)
-    engine, engine_name = choose(model, optimizer, None, kernel=True, threads=1)
+    engine, engine_name = choose_engine(model, optimizer, None, kernel=True, threads=1)
     assert engine_name == "the compiled dense kernel"
     assert dense_chain(model).dropouts == [0.3, 0.3, 0.0]
     rng = np.random.default_rng(9)
@@ -502,7 +502,7 @@ def test_networks_of_another_kind_are_left_to_tensorflow():
     optimizer = keras.optimizers.Adam()
     model = network(use_bias=False)
     optimizer.build(model.trainable_variables)
-    assert "TensorFlow (the kernel takes" in choose(model, optimizer, None, kernel=True, threads=1)[1]
+    assert "TensorFlow (the kernel takes" in choose_engine(model, optimizer, None, kernel=True, threads=1)[1]
 
 
 def test_a_value_that_is_no_number_shows_in_the_loss():
