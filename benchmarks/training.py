@@ -27,7 +27,9 @@ from measure import Row
 from stores import MOST, lengths, make_store
 
 from hepdask import models, open_store
-from hepdask.batches.batch import Batches, Reading, padded
+from hepdask.batches.batch import Batches
+from hepdask.batches.padding import padded
+from hepdask.batches.reading import Reading
 from hepdask.config import Config
 from hepdask.distributed import Checkpoint
 from hepdask.kernels import build

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from hepdask import models
 from hepdask.analysis.scaling import Scaler
-from hepdask.batches.batch import Batches, Reading
+from hepdask.batches.batch import Batches
+from hepdask.batches.reading import Reading
 from hepdask.config import Models
 from hepdask.config.feature_names import HIGH_LEVEL, PARTICLE
 from hepdask.store import Store

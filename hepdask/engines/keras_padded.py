@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from hepdask.batches.batch import Batch, Batches, padded, padded_length
+from hepdask.batches.batch import Batch, Batches
+from hepdask.batches.padding import padded, padded_length
 from hepdask.batches.prefetch import ahead
 from hepdask.engines.device_batches import DeviceBatches
 from hepdask.engines.engine import Particles, Result

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from hepdask.batches.batch import Batch, Batches, padded
+from hepdask.batches.batch import Batch, Batches
+from hepdask.batches.padding import padded
 from hepdask.batches.prefetch import ahead
 from hepdask.distributed import collective
 from hepdask.engines.engine import Particles, Result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hepdask.batches.batch import chosen_events, joined_events
 from hepdask.evaluation.metrics import classification_metrics
 from hepdask.inference.scorer import Scorer
 from hepdask.store import Events, Store
@@ -37,10 +35,9 @@ def features(
 def sample(store: Store) -> Events:
     """Take some of the test split, as many of each part as is its share."""
     share = min(1.0, _SHUFFLED / len(store.labels("test")))
-    pieces = (
-        chosen_events(events, np.arange(math.ceil(share * len(events)))) for events in store.pieces("test")
+    return Events.concatenate(
+        [events.select(np.arange(math.ceil(share * len(events)))) for events in store.pieces("test")]
     )
-    return functools.reduce(joined_events, pieces)
 
 
 def importances(

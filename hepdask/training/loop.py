@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask import models
-from hepdask.batches.batch import Batch, Batches, Reading
+from hepdask.batches.batch import Batch, Batches
+from hepdask.batches.reading import Reading
 from hepdask.config import Config
 from hepdask.distributed import Checkpoint
 from hepdask.engines.choice import choose_engine

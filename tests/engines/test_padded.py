@@ -11,7 +11,8 @@ from helpers.padded_oracle import CLASSES, LENGTHS, batch_of, check, engine_of, 
 from helpers.requirements import require
 
 from hepdask import models
-from hepdask.batches.batch import Batch, padded, padded_length
+from hepdask.batches.batch import Batch
+from hepdask.batches.padding import padded, padded_length
 from hepdask.config import Models, feature_names
 from hepdask.engines.choice import choose_engine
 from hepdask.engines.device_batches import DeviceBatches

@@ -10,7 +10,8 @@ from helpers import recurrent_oracle as oracle
 from hepdask import models
 from hepdask.analysis.scaling import Scaler
 from hepdask.analysis.topology import expand_columns
-from hepdask.batches.batch import Batch, padded
+from hepdask.batches.batch import Batch
+from hepdask.batches.padding import padded
 from hepdask.config import Models, feature_names
 from hepdask.engines.engine import Particles
 from hepdask.engines.keras_padded import KerasPadded
