@@ -26,7 +26,9 @@ from peers.spark import Form, SparkJob, missing
 
 from hepdask.analysis.topology import branches, expand_columns, extract
 from hepdask.config import Input, Topology
-from hepdask.input.root_files import Chunk, InputFile, inspect_file, read
+from hepdask.input.contents import inspect_file
+from hepdask.input.input_file import Chunk, InputFile
+from hepdask.input.read_chunk import read
 
 Features = tuple[NDArray[np.float64], NDArray[np.float64]]
 

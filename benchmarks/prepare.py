@@ -33,7 +33,9 @@ from hepdask.analysis.topology.expand import expand
 from hepdask.analysis.topology.reference_sequences import published_sequences
 from hepdask.clusters.task_pool import completed
 from hepdask.config import Config, Topology
-from hepdask.input.root_files import FileContent, InputFile, inspect_file, read
+from hepdask.input.contents import FileContent, inspect_file
+from hepdask.input.input_file import InputFile
+from hepdask.input.read_chunk import read
 from hepdask.pipeline.prepare_task import prepare_chunks
 from hepdask.store import writer
 

@@ -27,7 +27,9 @@ from measure import Row
 from stores import MOST, lengths, make_store
 
 from hepdask import models, open_store
-from hepdask.batches.batch import Batches, Reading, padded
+from hepdask.batches.batch import Batches
+from hepdask.batches.padding import padded
+from hepdask.batches.reading import Reading
 from hepdask.config import Config
 from hepdask.distributed import Checkpoint
 from hepdask.kernels import build
@@ -302,7 +304,7 @@ def _peak(runs: int) -> float:
         path, source = Path(folder) / "peak.so", Path(__file__).with_name("peak.cpp")
         flags = ["-O3", "-shared", "-fPIC", "-ffp-contract=fast", *build.target(), *wide]
         subprocess.run([compiler, *flags, str(source), "-o", str(path)], check=True)
-        function = ctypes.CDLL(str(path)).operations_a_second
+        function = ctypes.CDLL(str(path)).operations_per_second
     function.restype, function.argtypes = ctypes.c_double, [ctypes.c_long, ctypes.c_float, ctypes.c_void_p]
     result = ctypes.c_float()
     return statistics.median(function(5_000_000, 0.999, ctypes.byref(result)) for _ in range(runs))

@@ -125,7 +125,7 @@ def _train_and_score(task: Task) -> bytes:
 
 
 def _network(task: Task) -> tuple[NDArray[np.float32], list[dict[str, float]], float]:
-    from hepdask.inference.network_scorer import SavedNetwork
+    from hepdask.inference.network_scorer import NetworkScorer
     from hepdask.training.loop import train_rank
 
     config, store = task.config, open_store(task.config.store_path, task.fold)
@@ -142,7 +142,7 @@ def _network(task: Task) -> tuple[NDArray[np.float32], list[dict[str, float]], f
             "particles": particles.to_json() if particles else None,
         },
     }
-    network = SavedNetwork(trained.keras_file, record, store.max_particles)
+    network = NetworkScorer(trained.keras_file, record, store.max_particles)
     return network.scores(store.events("validation")), trained.history, cpu
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from hepdask import models
 from hepdask.analysis.scaling import Scaler
-from hepdask.batches.batch import Batches, Reading
+from hepdask.batches.batch import Batches
+from hepdask.batches.reading import Reading
 from hepdask.config import Models
 from hepdask.config.feature_names import HIGH_LEVEL, PARTICLE
 from hepdask.models.weights import load_weights
@@ -49,7 +50,7 @@ def scores(weights: Path, store: Store, wider: float = 1.0) -> NDArray[np.float3
         Of the sample ``"train"``. The high-level features are scaled to [0, 1] over `wider` times the ranges of the
         store, since those of the published sample are not known.
     """
-    from hepdask.engines.choice import choose
+    from hepdask.engines.choice import choose_engine
     from hepdask.engines.engine import Particles
 
     settings = Models()
@@ -57,7 +58,7 @@ def scores(weights: Path, store: Store, wider: float = 1.0) -> NDArray[np.float3
     network = models.build("inclusive", settings, inputs, len(store.classes))
     load_weights(network, weights)
     particles = Particles(store.particle_scaler, list(range(len(PARTICLE))), store.max_particles)
-    engine, _ = choose(network, None, particles, kernel=True, threads=1)
+    engine, _ = choose_engine(network, None, particles, kernel=True, threads=1)
     reading = Reading(store, "train", 2.0**31)
     scaler = store.high_level_scaler
     powers = np.array([TAILS.get(name, 0) for name in HIGH_LEVEL])

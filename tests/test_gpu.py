@@ -41,12 +41,12 @@ def tensorflow():
     return tf
 
 
-@pytest.mark.parametrize(("cell", "resident"), [("gru", True), ("lstm", True), ("gru", False)])
-def test_cudnn_computes_what_float64_does(tensorflow, cell, resident):
+@pytest.mark.parametrize(("cell", "on_device"), [("gru", True), ("lstm", True), ("gru", False)])
+def test_cudnn_computes_what_float64_does(tensorflow, cell, on_device):
     from helpers.padded_oracle import check
 
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)
-    engine, batch = check(cell, 50, of_scores=1e-5, of_gradients=1e-4, resident=resident)
+    engine, batch = check(cell, 50, of_scores=1e-5, of_gradients=1e-4, on_device=on_device)
     assert "GPU" in engine._inputs(batch)["particles"].device
     graph = engine._step.get_concrete_function(
         engine._inputs(batch), tensorflow.constant(batch.label), tensorflow.constant(batch.weight)

@@ -6,7 +6,7 @@ both compiled kernels; `keras_padded` is plain Keras on padded batches, for GPUs
 picks one.
 """
 
-from hepdask.engines.choice import choose
+from hepdask.engines.choice import choose_engine
 from hepdask.engines.engine import Engine, Particles, Result
 
-__all__ = ["Engine", "Particles", "Result", "choose"]
+__all__ = ["Engine", "Particles", "Result", "choose_engine"]

@@ -9,7 +9,7 @@ from hepdask.engines.engine import Engine, Particles
 from hepdask.kernels import KernelMissing
 
 
-def choose(
+def choose_engine(
     model: Any, optimizer: Any, particles: Particles | None, kernel: bool, threads: int, long: bool = True
 ) -> tuple[Engine, str]:
     """Pick the engine that fits a network and this machine.
@@ -20,7 +20,7 @@ def choose(
         The network.
     optimizer : keras.optimizers.Optimizer or None
         One of `engines.optimizers`, built for the model's trainable variables and reducing over all ranks; None to
-        score alone.
+        score only.
     particles : Particles or None
         None where the network takes none.
     kernel : bool
@@ -37,42 +37,42 @@ def choose(
     """
     import tensorflow as tf
 
-    from hepdask.engines.keras_padded import Padded
-    from hepdask.engines.kernel_recurrent import Ragged
-    from hepdask.engines.supported_layers import ragged_layers
+    from hepdask.engines.keras_padded import KerasPadded
+    from hepdask.engines.kernel_recurrent import KernelRecurrent
+    from hepdask.engines.supported_layers import recurrent_chain
 
     if particles is None:
         return _choose_dense(model, optimizer, kernel, long)
-    layers = ragged_layers(model)
+    layers = recurrent_chain(model)
     if tf.config.list_physical_devices("GPU"):
-        return Padded(model, optimizer, particles, resident=True), "Keras on padded batches, on a GPU"
+        return KerasPadded(model, optimizer, particles, on_device=True), "Keras on padded batches, on a GPU"
     if layers is None:
-        return Padded(model, optimizer, particles), "Keras on padded batches"
+        return KerasPadded(model, optimizer, particles), "Keras on padded batches"
     if not kernel:
-        return Padded(model, optimizer, particles), "Keras on padded batches (training.kernel is off)"
+        return KerasPadded(model, optimizer, particles), "Keras on padded batches (training.kernel is off)"
     try:
         engine_name = "the compiled recurrent kernel"
         if os.environ.get("CUDA_VISIBLE_DEVICES"):
             engine_name += ", on the CPU: TensorFlow sees no GPU (hepdask cluster check gpu says why)"
-        return Ragged(model, optimizer, *layers, particles, threads), engine_name
+        return KernelRecurrent(model, optimizer, *layers, particles, threads), engine_name
     except KernelMissing as missing:
-        return Padded(
+        return KerasPadded(
             model, optimizer, particles
         ), f"Keras on padded batches, several times slower: {missing}"
 
 
 def _choose_dense(model: Any, optimizer: Any, kernel: bool, long: bool) -> tuple[Engine, str]:
-    from hepdask.engines.keras_dense import Dense
-    from hepdask.engines.kernel_dense import Stack
+    from hepdask.engines.keras_dense import KerasDense
+    from hepdask.engines.kernel_dense import KernelDense
     from hepdask.engines.supported_layers import dense_chain
 
     reason = "training.kernel is off"
     if kernel and optimizer is not None:
         chain = dense_chain(model)
-        reason = "the kernel takes chains of dense layers alone"
+        reason = "the kernel takes only chains of dense layers"
         if chain is not None:
             try:
-                return Stack(model, optimizer, chain), "the compiled dense kernel"
+                return KernelDense(model, optimizer, chain), "the compiled dense kernel"
             except KernelMissing as missing:
                 reason = str(missing)
-    return Dense(model, optimizer, long), f"many steps in one call of TensorFlow ({reason})"
+    return KerasDense(model, optimizer, long), f"many steps in one call of TensorFlow ({reason})"

@@ -20,17 +20,17 @@ from hepdask.store import Events
 _AS_THEY_ARE = feature_names.STORED[:9]
 
 
-class Resident:
+class DeviceBatches:
     """The particles of some events, on the device that TensorFlow prefers.
 
     Parameters
     ----------
     events : Events
-        With the columns `names.STORED`.
+        With the columns `feature_names.STORED`.
     scaler : Scaler
         Scaling of the 19 features.
     chosen : sequence of int
-        The features the network takes, as places in `names.PARTICLE`.
+        The features the network takes, as places in `feature_names.PARTICLE`.
 
     Raises
     ------
@@ -57,7 +57,7 @@ class Resident:
         self._gather = tf.function(self._padded, reduce_retracing=True, autograph=False)
 
     def rows(self, chosen: NDArray[np.int64], longest: int) -> tf.Tensor:
-        """Give the sequences of events, padded behind.
+        """Return the sequences of events, padded behind.
 
         Parameters
         ----------
@@ -69,7 +69,7 @@ class Resident:
         Returns
         -------
         tf.Tensor
-            float32 (n, longest, n_chosen), zero behind the particles: what `hepdask.batches.batch.padded` gives.
+            float32 (n, longest, n_chosen), zero behind the particles: what `hepdask.batches.padding.padded` returns.
         """
         return self._gather(tf.constant(chosen), tf.constant(longest, tf.int64))
 

@@ -1,4 +1,4 @@
-"""How a rank takes a network through batches: what every engine does, and what it gives."""
+"""How a rank takes a network through batches: what every engine does, and what it returns."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hepdask.store import Events
 
 @dataclass(frozen=True)
 class Result:
-    """What one step or more, or the validation of one batch, gave on this rank.
+    """What one step or more, or the validation of one batch, yielded on this rank.
 
     Attributes
     ----------
     loss : float
         This rank's part of the losses, summed over the events of the global batches.
     n_correct : float
-        Events of this rank that were classified rightly.
+        Events of this rank that were classified correctly.
     size : int
         Events of the global batches.
     source : Events
@@ -40,7 +40,7 @@ class Result:
 
     @classmethod
     def of(cls, batch: Batch, loss: Any, n_correct: Any) -> Result:
-        """Take what a batch gave: this rank's part of the mean loss, and its n_correct."""
+        """Make the result of a batch from this rank's part of the mean loss and its correct events."""
         return cls(float(loss) * batch.size, float(n_correct), batch.size, batch.source, batch.events)
 
 
@@ -51,10 +51,10 @@ class Engine(Protocol):
         """Take one step for each batch of an epoch."""
 
     def validate(self, batches: Batches) -> Iterator[Result]:
-        """Look at all batches in stored order without learning."""
+        """Score all batches in stored order, without a step."""
 
     def scores(self, batch: Batch) -> NDArray[np.float32]:
-        """Give class probabilities (n, classes)."""
+        """Return class probabilities, float32 (n, classes)."""
 
 
 @dataclass(frozen=True)

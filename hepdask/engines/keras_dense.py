@@ -1,4 +1,4 @@
-"""Networks on high-level features alone: the sample stays in memory, and one call takes many steps."""
+"""Networks on high-level features only: the sample stays in memory, and one call takes many steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hepdask.engines.losses import loss, n_correct
 _STEPS = 256
 
 
-class Dense:
+class KerasDense:
     """See `hepdask.engines`.
 
     With one rank the loop over the steps is compiled by XLA. With more, each step holds an allreduce, which XLA cannot
@@ -91,13 +91,13 @@ class Dense:
             yield Result(float((values * sizes).sum()), hit, len(some), events, shown.astype(np.int64))
 
     def validate(self, batches: Batches) -> Iterator[Result]:
-        """Look at all batches in stored order without learning."""
+        """Score all batches in stored order, without a step."""
         for batch in batches.in_order():
             value, right = self._validate(batch.high_level, batch.label, batch.weight)
             yield Result.of(batch, value, right)
 
     def scores(self, batch: Batch) -> NDArray[np.float32]:
-        """Give class probabilities (n, classes)."""
+        """Return class probabilities, float32 (n, classes)."""
         return self._predict(batch.high_level).numpy()
 
     def _load(self, batches: Batches) -> tuple[Any, Any, NDArray[np.float32]]:

@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from hepdask.batches.batch import Batch, Batches, padded, padded_length
+from hepdask.batches.batch import Batch, Batches
+from hepdask.batches.padding import padded, padded_length
 from hepdask.batches.prefetch import ahead
-from hepdask.engines.device_batches import Resident
+from hepdask.engines.device_batches import DeviceBatches
 from hepdask.engines.engine import Particles, Result
 from hepdask.engines.losses import loss, n_correct
 from hepdask.engines.supported_layers import recurrent_layer
@@ -23,22 +24,22 @@ from hepdask.store import Events
 _BUCKET = 32
 
 
-class Padded:
+class KerasPadded:
     """See `hepdask.engines`; on a GPU, Keras runs such batches through cuDNN.
 
     Parameters
     ----------
     model, optimizer, particles
-        As in `hepdask.engines.choice.choose`.
-    resident : bool
+        As in `hepdask.engines.choice.choose_engine`.
+    on_device : bool
         Whether particles go to TensorFlow's device once, and batches are made there; where it has no room for
         them, batches are made here.
     """
 
-    def __init__(self, model: Any, optimizer: Any, particles: Particles, resident: bool = False) -> None:
+    def __init__(self, model: Any, optimizer: Any, particles: Particles, on_device: bool = False) -> None:
         self._particles = particles
-        self._wants_resident = resident and particles.scaler is not None
-        self._resident: Resident | None = None
+        self._on_device = on_device and particles.scaler is not None
+        self._device_batches: DeviceBatches | None = None
         self._takes_high_level = "high_level" in model.input
         layer = recurrent_layer(model)
         call = plain(model) if layer is None else forward(model, layer)
@@ -48,7 +49,7 @@ class Padded:
             with tf.GradientTape() as tape:
                 scores = call(inputs, True)
                 value = loss(scores, label, weight)
-                scaled = optimizer.scale_loss(value)  # more than 1 in half precision alone
+                scaled = optimizer.scale_loss(value)  # more than 1 in half precision only
             gradients = tape.gradient(scaled, model.trainable_variables)
             optimizer.apply(gradients, model.trainable_variables)
             return value, n_correct(scores, label, weight)
@@ -69,11 +70,11 @@ class Padded:
         return self._results(self._step, batches.shuffled(seed, epoch))
 
     def validate(self, batches: Batches) -> Iterator[Result]:
-        """Look at all batches in stored order without learning."""
+        """Score all batches in stored order, without a step."""
         return self._results(self._validate, batches.in_order())
 
     def scores(self, batch: Batch) -> NDArray[np.float32]:
-        """Give class probabilities (n, classes)."""
+        """Return class probabilities, float32 (n, classes)."""
         return self._predict(self._inputs(batch)).numpy()
 
     def _results(self, function: Any, stream: Iterable[Batch]) -> Iterator[Result]:
@@ -92,19 +93,19 @@ class Padded:
 
     def _rows(self, batch: Batch) -> Any:
         particles = self._particles
-        if self._wants_resident:
+        if self._on_device:
             with contextlib.suppress(tf.errors.ResourceExhaustedError):
-                return self._of(batch.source).rows(
+                return self._batches_of(batch.source).rows(
                     batch.events, padded_length(batch, particles.longest, _BUCKET)
                 )
-            self._wants_resident, self._resident = False, None
+            self._on_device, self._device_batches = False, None
             print("the GPU has no room for the particles: batches are made on the CPU", flush=True)
         return tf.constant(padded(batch, particles.scaler, particles.chosen, particles.longest, _BUCKET))
 
-    def _of(self, events: Events) -> Resident:
-        """Give these events on the device; the ones before go when the last batch of them has gone."""
-        if self._resident is None or self._resident.events is not events:
-            self._resident = None
+    def _batches_of(self, events: Events) -> DeviceBatches:
+        """Return these events on the device; the ones before go when the last batch of them has gone."""
+        if self._device_batches is None or self._device_batches.events is not events:
+            self._device_batches = None
             assert self._particles.scaler is not None
-            self._resident = Resident(events, self._particles.scaler, self._particles.chosen)
-        return self._resident
+            self._device_batches = DeviceBatches(events, self._particles.scaler, self._particles.chosen)
+        return self._device_batches

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from hepdask.batches.batch import Batches
 from hepdask.distributed import collective
 from hepdask.engines.engine import Result
-from hepdask.engines.keras_dense import Dense
-from hepdask.engines.kernel_weights import Copied
+from hepdask.engines.keras_dense import KerasDense
+from hepdask.engines.kernel_weights import KernelWeights
 from hepdask.engines.supported_layers import Chain
 from hepdask.kernels.dense import Sample, records
 
@@ -20,8 +20,8 @@ from hepdask.kernels.dense import Sample, records
 _STEPS = 1024
 
 
-class Stack(Dense):
-    """See `hepdask.engines`; looks and scores as `Dense` does.
+class KernelDense(KerasDense):
+    """See `hepdask.engines`; validates and scores as `KerasDense` does.
 
     The kernel works on copies of the weights and of the optimizer's moments. Keras has them back when an epoch ends.
     With several ranks, gradients are summed between the two halves of each step. Masks of dropout are not those that
@@ -31,7 +31,7 @@ class Stack(Dense):
     def __init__(self, model: Any, optimizer: Any, chain: Chain) -> None:
         super().__init__(model, optimizer, long=False)
         self._kernel = chain.kernel(optimizer)
-        self._copied = Copied(self._kernel, chain.weights, optimizer)
+        self._kernel_weights = KernelWeights(self._kernel, chain.weights, optimizer)
         self._classes = chain.widths[-1]
         self._kept: tuple[Batches, Any, Any] | None = None
 
@@ -42,7 +42,7 @@ class Stack(Dense):
         order = np.random.default_rng((seed, epoch)).permutation(len(events))
         size = batches.batch_size
         sample = Sample(found, class_weights, order, size, batches.rank, batches.size, (seed, epoch))
-        rates = self._copied.fetch(len(batches))
+        rates = self._kernel_weights.fetch(len(batches))
         for first in range(0, len(batches), _STEPS):
             losses, n_correct = self._take(sample, first, rates[first : first + _STEPS])
             some = order[first * size : (first + len(losses)) * size]
@@ -51,7 +51,7 @@ class Stack(Dense):
             bad = np.flatnonzero(~np.isfinite(losses))
             shown = some[bad[0] * size :][:size] if len(bad) else some
             yield Result(float((losses * sizes).sum()), float(n_correct.sum()), len(some), events, shown)
-        self._copied.give_back(len(batches))
+        self._kernel_weights.return_to_keras(len(batches))
 
     def _take(
         self, sample: Sample, first: int, rates: NDArray[np.float32]

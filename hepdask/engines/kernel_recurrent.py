@@ -9,11 +9,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from hepdask.batches.batch import Batch, Batches, padded
+from hepdask.batches.batch import Batch, Batches
+from hepdask.batches.padding import padded
 from hepdask.batches.prefetch import ahead
 from hepdask.distributed import collective
 from hepdask.engines.engine import Particles, Result
-from hepdask.engines.kernel_weights import Copied
+from hepdask.engines.kernel_weights import KernelWeights
 from hepdask.engines.supported_layers import Chain
 from hepdask.kernels import recurrent
 from hepdask.kernels.dense import Rows
@@ -24,12 +25,12 @@ Source = tuple[recurrent.Particles, NDArray[np.int64], NDArray[np.int64]]
 _LEAST = 1e-7
 
 
-class Ragged:
+class KernelRecurrent:
     """See `hepdask.engines`.
 
-    The recurrent kernel gives the states of a batch, the dense one takes them through the other layers to the loss and
-    back, and after an allreduce of all gradients at once moves all weights. Both work on copies of the weights and of
-    the optimizer's moments, which Keras has back when an epoch ends. Masks of dropout are not those that Keras would
+    The recurrent kernel computes the states of a batch; the dense one takes them through the other layers to the loss
+    and back, and after an allreduce of all gradients at once moves all weights. Both work on copies of the weights and
+    of the optimizer's moments, which Keras has back when an epoch ends. Masks of dropout are not those that Keras would
     draw, but do not depend on the number of ranks.
     """
 
@@ -40,12 +41,12 @@ class Ragged:
         self._recurrent = recurrent.Recurrent(
             "gru" if isinstance(layer, keras.layers.GRU) else "lstm", threads
         )
-        own = [layer.cell.kernel, layer.cell.recurrent_kernel, layer.cell.bias]
-        shapes = [tuple(variable.shape) for variable in own]
+        variables = [layer.cell.kernel, layer.cell.recurrent_kernel, layer.cell.bias]
+        shapes = [tuple(variable.shape) for variable in variables]
         self._ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
         self._units = layer.units
         self._rest = chain.kernel(optimizer, before=int(self._ends[-1]))
-        self._copied = Copied(self._rest, [*own, *chain.weights], optimizer)
+        self._kernel_weights = KernelWeights(self._rest, [*variables, *chain.weights], optimizer)
         views = np.split(self._rest.weights, self._ends)[:-1]
         self._weights = recurrent.Weights(
             *(view.reshape(shape) for view, shape in zip(views, shapes, strict=True))
@@ -53,22 +54,22 @@ class Ragged:
 
     def train(self, batches: Batches, seed: int, epoch: int) -> Iterator[Result]:
         """Take one step for each batch of an epoch."""
-        rest, rates = self._rest, self._copied.fetch(len(batches))
+        rest, rates = self._rest, self._kernel_weights.fetch(len(batches))
         stream = self._sources(batches.shuffled(seed, epoch))
         for (batch, source), rate in zip(stream, rates, strict=True):
             state = self._recurrent.forward(self._weights, *source)
-            value, right, passed = rest.differentiate_rows(_rows(state, batch, (seed, epoch)))
-            gradients = self._recurrent.backward(passed[:, : self._units])
+            value, right, state_gradients = rest.differentiate_rows(_rows(state, batch, (seed, epoch)))
+            gradients = self._recurrent.backward(state_gradients[:, : self._units])
             mine = (gradients.kernel, gradients.recurrent, gradients.bias)
             np.concatenate([array.ravel() for array in mine], out=rest.gradients[: self._ends[-1]])
-            rest.gradients[:] = collective.allreduce(rest.gradients, "sum", "ragged.gradients")
+            rest.gradients[:] = collective.allreduce(rest.gradients, "sum", "recurrent.gradients")
             rest.update(rate)
             yield Result.of(batch, value, right)
-        self._copied.give_back(len(batches))
+        self._kernel_weights.return_to_keras(len(batches))
 
     def validate(self, batches: Batches) -> Iterator[Result]:
-        """Look at all batches in stored order without learning."""
-        self._copied.fetch_weights()
+        """Score all batches in stored order, without a step."""
+        self._kernel_weights.fetch_weights()
         for batch, source in self._sources(batches.in_order()):
             scores = self._scores(batch, source)
             own = np.clip(scores[np.arange(len(scores)), batch.label], _LEAST, 1 - _LEAST)
@@ -76,8 +77,8 @@ class Ragged:
             yield Result.of(batch, -(batch.weight * np.log(own)).sum(), right.sum())
 
     def scores(self, batch: Batch) -> NDArray[np.float32]:
-        """Give class probabilities (n, classes)."""
-        self._copied.fetch_weights()
+        """Return class probabilities, float32 (n, classes)."""
+        self._kernel_weights.fetch_weights()
         return self._scores(batch, self._source(batch))
 
     def _scores(self, batch: Batch, source: Source) -> NDArray[np.float32]:

@@ -9,38 +9,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.engines.optimizers import moments
-from hepdask.kernels.dense import Stack
+from hepdask.kernels.dense import DenseStack
 
 
-class Copied:
-    """Brings weights and moments from Keras to a kernel, and back.
+class KernelWeights:
+    """A kernel's copy of a network's weights and of what its optimizer remembers of them.
 
     Parameters
     ----------
-    kernel : Stack
+    kernel : DenseStack
         Whose arrays are filled.
     variables : sequence of keras.Variable
         In the order in which the kernel keeps them.
     optimizer : keras.optimizers.Optimizer or None
-        None to score alone.
+        None to score only.
     """
 
-    def __init__(self, kernel: Stack, variables: Sequence[Any], optimizer: Any) -> None:
+    def __init__(self, kernel: DenseStack, variables: Sequence[Any], optimizer: Any) -> None:
         self._kernel, self._weights, self._optimizer = kernel, variables, optimizer
 
     def fetch_weights(self) -> None:
-        """Give the kernel the weights of the network."""
+        """Copy the weights of the network to the kernel."""
         _fill(self._kernel.weights, self._weights)
 
     def fetch(self, steps: int) -> NDArray[np.float32]:
-        """Give the kernel everything it needs to go on with so many steps, and return their rates."""
+        """Copy weights and moments to the kernel, and return the rates of the next steps, float32 (steps,)."""
         for buffer, variables in self._pairs():
             _fill(buffer, variables)
         rate, before = float(self._optimizer.learning_rate), int(self._optimizer.iterations)
         return self._kernel.rule.rates(rate, before, steps)
 
-    def give_back(self, steps: int) -> None:
-        """Give Keras what these steps have made of it."""
+    def return_to_keras(self, steps: int) -> None:
+        """Copy weights and moments back to Keras, and count these steps."""
         for buffer, variables in self._pairs():
             ends = np.cumsum([int(np.prod(variable.shape)) for variable in variables])
             for variable, values in zip(variables, np.split(buffer, ends[:-1]), strict=True):

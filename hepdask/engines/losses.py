@@ -1,4 +1,4 @@
-"""Loss and n_correct of a batch, in TensorFlow."""
+"""Loss and correct events of a batch, in TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import tensorflow as tf
 
 
 def loss(scores: Any, label: Any, weight: Any) -> Any:
-    """Weighted sum of the cross-entropies."""
+    """Sum of weight times cross-entropy over the events, float32 ()."""
     return tf.reduce_sum(weight * keras.ops.sparse_categorical_crossentropy(label, scores))
 
 
 def n_correct(scores: Any, label: Any, weight: Any) -> Any:
-    """Count the events whose class has the largest score; those of weight 0 do not count."""
+    """Count the events whose class has the largest score, float32 (); events of weight 0 do not count."""
     right = tf.equal(tf.argmax(scores, axis=1, output_type=label.dtype), label) & (weight > 0)
     return tf.reduce_sum(tf.cast(right, tf.float32))

@@ -29,7 +29,7 @@ def rule_of(optimizer: keras.optimizers.Optimizer) -> OptimizerRule:
 
 
 def moments(optimizer: Any) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Give what an optimizer remembers of each variable, in its own order: first and second moments, or nothing."""
+    """Return what an optimizer remembers of each variable, in its own order: first and second moments, or nothing."""
     if isinstance(optimizer, keras.optimizers.SGD):
         return optimizer.momentums, []  # none where the momentum is 0
     if isinstance(optimizer, keras.optimizers.RMSprop):

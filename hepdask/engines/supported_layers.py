@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from hepdask.engines.optimizers import rule_of
-from hepdask.kernels.dense import ACTIVATIONS, ADAM, Stack
+from hepdask.kernels.dense import ACTIVATIONS, ADAM, DenseStack
 
 #: What a dense layer must do without.
 _EXTRAS = (
@@ -50,11 +50,11 @@ class Chain:
         """Kernel and bias of one layer after the other."""
         return [variable for layer in self.layers for variable in (layer.kernel, layer.bias)]
 
-    def kernel(self, optimizer: Any, before: int = 0) -> Stack:
-        """Set up the compiled kernel for these layers and an optimizer; None to score alone."""
+    def kernel(self, optimizer: Any, before: int = 0) -> DenseStack:
+        """Set up the compiled kernel for these layers and an optimizer; None to score only."""
         activations = [_activation(layer) for layer in self.layers]
         rule = ADAM if optimizer is None else rule_of(optimizer)
-        return Stack(self.widths, activations, self.dropouts, rule, self.input_dropout, before)
+        return DenseStack(self.widths, activations, self.dropouts, rule, self.input_dropout, before)
 
 
 def dense_chain(model: Any) -> Chain | None:
@@ -73,7 +73,7 @@ def recurrent_layer(model: Any) -> Any:
     return found[0] if len(found) == 1 and _is_usual(found[0]) else None
 
 
-def ragged_layers(model: Any) -> tuple[Any, Chain] | None:
+def recurrent_chain(model: Any) -> tuple[Any, Chain] | None:
     """Find the layers of a network that takes particles; None where the kernels cannot train it.
 
     That is the recurrent layer and, behind it, perhaps joined by the high-level features, a chain of dense layers.
@@ -106,7 +106,7 @@ def ragged_layers(model: Any) -> tuple[Any, Chain] | None:
 
 
 def _chain(layers: Sequence[Any], start: Any, end: Any) -> Chain | None:
-    """Read layers from the one that takes `start` to the one that gives `end`."""
+    """Read layers from the one that takes `start` to the one that returns `end`."""
     if not layers or any(len(layer._inbound_nodes) != 1 for layer in layers):
         return None
     if layers[0].input is not start or layers[-1].output is not end:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -21,7 +21,8 @@ from hepdask.config import Config, Topology, load_config
 from hepdask.config.user_functions import Code, UserFunction, read_code
 from hepdask.errors import ConfigError, InputError
 from hepdask.files.paths import local_path
-from hepdask.inference.tree_scorer import SavedTrees
+from hepdask.inference.scorer import Scorer
+from hepdask.inference.tree_scorer import TreeScorer
 from hepdask.models.record import CODE, RECORD, ModelRecord, read_model, read_record
 from hepdask.store import Events
 from hepdask.store.writer import round_mantissa
@@ -30,25 +31,18 @@ from hepdask.store.writer import round_mantissa
 _CHANGEABLE = ("analysis.branches", "analysis.collections")
 
 
-class Scorer(Protocol):
-    """Scores events whose features are there."""
-
-    def scores(self, events: Events) -> NDArray[np.float32]:
-        """Give class probabilities (n, classes)."""
-
-
 def _network(content: bytes, record: ModelRecord, file: Path) -> Scorer:
     try:
-        from hepdask.inference.network_scorer import SavedNetwork
+        from hepdask.inference.network_scorer import NetworkScorer
     except ImportError as error:
         raise InputError(
             f"{file}: a network needs TensorFlow ({error}): pip install 'hepdask[train]'"
         ) from None
-    return SavedNetwork(content, record, file)
+    return NetworkScorer(content, record, file)
 
 
 def _trees(content: bytes, record: ModelRecord, file: Path) -> Scorer:
-    return SavedTrees(content, record, file)
+    return TreeScorer(content, record, file)
 
 
 #: Name of a model's file to what makes a scorer of it.

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hepdask.batches.batch import chosen_events, joined_events
 from hepdask.evaluation.metrics import classification_metrics
+from hepdask.inference.scorer import Scorer
 from hepdask.store import Events, Store
-
-if TYPE_CHECKING:
-    from hepdask.inference.classifier import Scorer
 
 #: How features of particles are called, to tell them from those of events.
 PARTICLES = "particles."
@@ -39,10 +35,9 @@ def features(
 def sample(store: Store) -> Events:
     """Take some of the test split, as many of each part as is its share."""
     share = min(1.0, _SHUFFLED / len(store.labels("test")))
-    pieces = (
-        chosen_events(events, np.arange(math.ceil(share * len(events)))) for events in store.pieces("test")
+    return Events.concatenate(
+        [events.select(np.arange(math.ceil(share * len(events)))) for events in store.pieces("test")]
     )
-    return functools.reduce(joined_events, pieces)
 
 
 def importances(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask.batches.batch import Batch
-from hepdask.engines.choice import choose
+from hepdask.engines.choice import choose_engine
 from hepdask.engines.engine import Particles
 from hepdask.errors import InputError
 from hepdask.models.network_file import load_network
@@ -20,8 +20,8 @@ from hepdask.store import Events
 _BATCH = 1024
 
 
-class SavedNetwork:
-    """A network as training saved it, with its inputs and their scaling.
+class NetworkScorer:
+    """A network as training saved it, with its inputs and their scaling; a `Scorer`.
 
     Parameters
     ----------
@@ -53,18 +53,18 @@ class SavedNetwork:
         if "particles" in inputs:
             scaler = scaling.particles.scaler() if scaling.particles else None
             particles = Particles(scaler, list(inputs["particles"]), record.analysis.max_particles)
-        self._engine, _ = choose(model, None, particles, kernel=True, threads=1)
+        self._engine, _ = choose_engine(model, None, particles, kernel=True, threads=1)
         self.high_level_scaler = scaling.high_level.scaler()
         self.high_level = list(inputs.get("high_level", ()))
 
     def scores(self, events: Events) -> NDArray[np.float32]:
-        """Give class probabilities (n, classes) of events."""
+        """Compute class probabilities, float32 (n, classes)."""
         return self.of_batches(
             self._batch(events, start) for start in range(0, len(events.high_level), _BATCH)
         )
 
     def of_batches(self, batches: Iterable[Batch]) -> NDArray[np.float32]:
-        """Give class probabilities of the events of batches, without those of weight 0."""
+        """Compute class probabilities of the events of batches, without those of weight 0, float32 (n, classes)."""
         scores = [self._engine.scores(batch)[batch.weight > 0] for batch in batches]
         return np.concatenate([*scores, np.empty((0, self._classes), np.float32)])
 

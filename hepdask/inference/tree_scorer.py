@@ -1,4 +1,4 @@
-"""Trained trees as scorers of events, as `hepdask.inference.network_scorer` is of networks."""
+"""Trained trees from their file, ready to score."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hepdask.models.trees.fitted import load_trees
 from hepdask.store import Events
 
 
-class SavedTrees:
-    """Trees from their file, as `trees`.
+class TreeScorer:
+    """Trees as training saved them; a `Scorer`.
 
     Parameters
     ----------
@@ -44,5 +44,5 @@ class SavedTrees:
             raise InputError(f"{where}: cannot be read as trees ({words}); train them again") from None
 
     def scores(self, events: Events) -> NDArray[np.float32]:
-        """Give class probabilities (n, classes)."""
+        """Compute class probabilities, float32 (n, classes)."""
         return self.trees.scores(np.ascontiguousarray(events.high_level[:, self._columns]))

@@ -10,7 +10,8 @@ from itertools import pairwise
 from hepdask.config import Config, Dataset, File, XRootD
 from hepdask.errors import ConfigError, InputError
 from hepdask.files.paths import is_url
-from hepdask.input.root_files import InputFile, look
+from hepdask.input.identity import look
+from hepdask.input.input_file import InputFile
 from hepdask.input.xrootd import is_xrootd, list_directory
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hepdask.input.root_files import Chunk, InputFile
+from hepdask.input.input_file import Chunk, InputFile
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def records(rows: _Floats, labels: NDArray[np.integer]) -> _Floats:
 class _Network(ctypes.Structure):
     _fields_ = (
         ("layers", ctypes.c_int32), ("widths", ctypes.c_void_p), ("activations", ctypes.c_void_p),
-        ("dropouts", ctypes.c_void_p), ("before", ctypes.c_int64), ("weights", ctypes.c_void_p),
+        ("dropouts", ctypes.c_void_p), ("weights_before", ctypes.c_int64), ("weights", ctypes.c_void_p),
         ("first_moments", ctypes.c_void_p), ("second_moments", ctypes.c_void_p), ("gradients", ctypes.c_void_p),
         ("optimizer", ctypes.c_int32),
         ("first", ctypes.c_float), ("second", ctypes.c_float), ("epsilon", ctypes.c_float),
@@ -135,11 +135,12 @@ class _Sample(ctypes.Structure):
 class _Rows(ctypes.Structure):
     _fields_ = (
         ("values", ctypes.c_void_p), ("label", ctypes.c_void_p), ("weight", ctypes.c_void_p),
-        ("place", ctypes.c_void_p), ("passed", ctypes.c_void_p), ("events", ctypes.c_int64), ("key", ctypes.c_uint64),
+        ("place", ctypes.c_void_p), ("value_gradients", ctypes.c_void_p),
+        ("events", ctypes.c_int64), ("key", ctypes.c_uint64),
     )  # fmt: skip
 
 
-class Stack:
+class DenseStack:
     """Dense layers, one after the other, and what their optimizer remembers of them.
 
     Parameters
@@ -232,7 +233,7 @@ class Stack:
         return losses, n_correct
 
     def differentiate(self, sample: Sample, batch: int) -> tuple[float, float]:
-        """Compute this rank's part of a batch's `gradients`, and give its part of the loss and its n_correct."""
+        """Compute this rank's part of a batch's `gradients`; return its part of the loss and its `n_correct`."""
         found = np.empty(2, np.float32)
         source, held = self._source(sample)
         self._library.hepdask_dense_gradients(
@@ -252,17 +253,17 @@ class Stack:
         -------
         loss, n_correct : float
             Sum of the weighted losses, and the events with the right class, those of weight 0 not counted.
-        passed : float32 (n, n_features)
+        value_gradients : float32 (n, n_features)
             Gradients of the values.
         """
-        found, passed = np.empty(2, np.float32), np.empty_like(rows.values)
-        source, held = self._rows(rows, passed)
+        found, value_gradients = np.empty(2, np.float32), np.empty_like(rows.values)
+        source, held = self._rows(rows, value_gradients)
         self._library.hepdask_dense_rows(byref(self._network), byref(source), _at(found[:1]), _at(found[1:]))
         del held
-        return float(found[0]), float(found[1]), passed
+        return float(found[0]), float(found[1]), value_gradients
 
     def scores_of_rows(self, rows: Rows) -> _Floats:
-        """Give class probabilities (n, n_classes) of rows, float32."""
+        """Return class probabilities (n, n_classes) of rows, float32."""
         found = np.empty((len(rows.values), self._widths[-1]), np.float32)
         source, held = self._rows(rows, found)
         self._library.hepdask_dense_rows_scores(byref(self._network), byref(source), _at(found))
@@ -270,7 +271,7 @@ class Stack:
         return found
 
     def scores(self, records: _Floats, order: NDArray[np.int64]) -> _Floats:
-        """Give class probabilities (n, n_classes) of the events that the order names."""
+        """Return class probabilities (n, n_classes) of the events that the order names."""
         found = np.empty((len(order), self._widths[-1]), np.float32)
         weights = np.ones(self._widths[-1], np.float32)
         source, held = self._source(Sample(records, weights, order, max(1, len(order))))
@@ -292,7 +293,7 @@ class Stack:
         key, size = _key(sample.seed), sample.batch_size
         return _Sample(*map(_at, arrays), len(arrays[2]), size, key, width, sample.rank, sample.ranks), arrays
 
-    def _rows(self, rows: Rows, passed: _Floats) -> tuple[_Rows, list[NDArray]]:
+    def _rows(self, rows: Rows, value_gradients: _Floats) -> tuple[_Rows, list[NDArray]]:
         count = len(rows.values)
         arrays = [
             np.ascontiguousarray(array, dtype)
@@ -303,7 +304,7 @@ class Stack:
         shapes = [array.shape for array in arrays]
         if shapes != [(count, self._widths[0]), *[(count,)] * 3]:
             raise ValueError(f"rows of shapes {shapes} do not fit a network of {self._widths[0]} features")
-        return _Rows(*map(_at, arrays), _at(passed), count, _key(rows.seed)), arrays
+        return _Rows(*map(_at, arrays), _at(value_gradients), count, _key(rows.seed)), arrays
 
 
 @functools.lru_cache(4)

@@ -1,5 +1,14 @@
-// Events in the lanes of SIMD registers, sixteen to a tile: what both kernels are made of. Arithmetic and exponentials
-// lane by lane, products of a tile with a matrix, sums over lanes and tiles.
+// Arithmetic on tiles: sixteen events side by side in the lanes of SIMD registers, which both kernels are
+// made of.
+//
+//   lane by lane   sums, products, exp, log, sigmoid 1 / (1 + exp(-x)), tanh 1 - 2 / (1 + exp(2 x))
+//   forward        sums[n] += sum over k of operand[k] weights[k, n]
+//   gradients      out[i, j] += sum over tiles and lanes of a[i] b[j]
+//
+// exp and log reduce their argument to a short interval, by 2^n, and sum a series there; ln 2 is subtracted
+// in two parts, the first of few digits, so that nothing is lost (Cody and Waite, Software Manual for the
+// Elementary Functions, 1980). Vectors are those of GCC and Clang; on x86-64 the level of the compiler's
+// target sets their width.
 
 #pragma once
 
@@ -14,136 +23,161 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int WIDTH = 16, REGISTERS = 32;
+constexpr int VECTOR_FLOATS = 16, REGISTER_COUNT = 32;
 #elif defined(__AVX__)
-constexpr int WIDTH = 8, REGISTERS = 16;
+constexpr int VECTOR_FLOATS = 8, REGISTER_COUNT = 16;
 #elif defined(__aarch64__)
-constexpr int WIDTH = 4, REGISTERS = 32;
+constexpr int VECTOR_FLOATS = 4, REGISTER_COUNT = 32;
 #else
-constexpr int WIDTH = 4, REGISTERS = 16;
+constexpr int VECTOR_FLOATS = 4, REGISTER_COUNT = 16;
 #endif
 
-constexpr int LANES = 16;
-constexpr int PARTS = LANES / WIDTH;
-constexpr int MOST = (REGISTERS == 32 ? 26 : 12) / PARTS > 3 ? (REGISTERS == 32 ? 26 : 12) / PARTS : 3;
+constexpr int LANES = 16;                            // events of a tile
+constexpr int TILE_VECTORS = LANES / VECTOR_FLOATS;  // registers that hold one value of each
 
-typedef float Vec __attribute__((vector_size(4 * WIDTH)));
-typedef int32_t Int __attribute__((vector_size(4 * WIDTH)));
+// Sums of a tile that stay in registers at once; a few registers are left for the operands. At least three,
+// for the gates of a GRU, even where some of them are spilled.
+constexpr int FREE_SUMS = (REGISTER_COUNT == 32 ? 26 : 12) / TILE_VECTORS;
+constexpr int MAX_SUMS = FREE_SUMS > 3 ? FREE_SUMS : 3;
 
-// ---------------------------------------------------------------------------------------------- lanes of a tile
+typedef float Floats __attribute__((vector_size(4 * VECTOR_FLOATS)));
+typedef int32_t Ints __attribute__((vector_size(4 * VECTOR_FLOATS)));
 
+// ---- lanes of a tile
+
+// One value of each event of a tile.
 struct Lanes {
-    Vec part[PARTS];
+    Floats part[TILE_VECTORS];
 };
 
-#define EACH _Pragma("GCC unroll 4") for (int p = 0; p < PARTS; ++p)
+#define FOR_EACH_PART(p) _Pragma("GCC unroll 4") for (int p = 0; p < TILE_VECTORS; ++p)
 
 inline Lanes load(const float* from) {
     Lanes out;
-    EACH out.part[p] = *reinterpret_cast<const Vec*>(from + p * WIDTH);
+    FOR_EACH_PART(p) out.part[p] = *reinterpret_cast<const Floats*>(from + p * VECTOR_FLOATS);
     return out;
 }
-inline void store(float* to, Lanes value) { EACH *reinterpret_cast<Vec*>(to + p * WIDTH) = value.part[p]; }
-inline Lanes all(float value) {
+
+inline void store(float* to, Lanes value) {
+    FOR_EACH_PART(p) *reinterpret_cast<Floats*>(to + p * VECTOR_FLOATS) = value.part[p];
+}
+
+inline Lanes broadcast(float value) {
     Lanes out;
-    EACH out.part[p] = Vec{} + value;
+    FOR_EACH_PART(p) out.part[p] = Floats{} + value;
     return out;
 }
-inline void add_product(Lanes& sum, Lanes a, float b) { EACH sum.part[p] += a.part[p] * b; }
 
-template <class F, class... L>
-inline Lanes map(F f, L... lanes) {
+inline void add_scaled(Lanes& sum, Lanes a, float b) {
+    FOR_EACH_PART(p) sum.part[p] += a.part[p] * b;
+}
+
+template <class Function, class... Arguments>
+inline Lanes map(Function f, Arguments... lanes) {
     Lanes out;
-    EACH out.part[p] = f(lanes.part[p]...);
+    FOR_EACH_PART(p) out.part[p] = f(lanes.part[p]...);
     return out;
 }
 
-inline Vec clamp(Vec x, float low, float high) {  // a NaN stays one
-    x = x < low ? Vec{} + low : x;
-    return x > high ? Vec{} + high : x;
+// Memory from the first cache line on: `raw` holds LANES floats more than are needed.
+inline float* aligned(float* raw) {
+    return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(raw) + 63) & ~uintptr_t(63));
 }
 
-inline Vec reciprocal(Vec x) {
+// ---- functions
+
+inline Floats clamp(Floats x, float low, float high) {  // a NaN stays one
+    x = x < low ? Floats{} + low : x;
+    return x > high ? Floats{} + high : x;
+}
+
+inline Floats reciprocal(Floats x) {
 #if defined(__AVX512F__)
-    Vec guess = (Vec)_mm512_maskz_rcp14_ps(0xffff, (__m512)x);
-    return guess * (2.0f - x * guess);
+    Floats guess = (Floats)_mm512_maskz_rcp14_ps(0xffff, (__m512)x);
+    return guess * (2.0f - x * guess);  // a step of Newton's
 #else
     return 1.0f / x;
 #endif
 }
 
-constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, held in the low bits
+constexpr float ROUNDING =
+    12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, held in the low bits
 
 // exp of -80 to 80: 2^n times the Taylor series on +-ln(2)/2
-inline Vec exponential(Vec x) {
-    Vec shifted = x * 1.44269504f + ROUND;
-    Vec n = shifted - ROUND;
-    Vec r = x - n * 0.693145752f - n * 1.42860677e-6f;
-    Vec series = r * (1.0f / 5040) + 1.0f / 720;
+inline Floats exponential(Floats x) {
+    Floats shifted = x * 1.44269504f + ROUNDING;
+    Floats n = shifted - ROUNDING;
+    Floats r = x - n * 0.693145752f - n * 1.42860677e-6f;
+    Floats series = r * (1.0f / 5040) + 1.0f / 720;
     series = series * r + 1.0f / 120;
     series = series * r + 1.0f / 24;
     series = series * r + 1.0f / 6;
     series = series * r + 0.5f;
     series = series * r + 1.0f;
     series = series * r + 1.0f;
-    Int power = ((Int)shifted - 0x4B400000 + 127) << 23;
-    return series * (Vec)power;
+    Ints power = ((Ints)shifted - 0x4B400000 + 127) << 23;
+    return series * (Floats)power;
 }
 
-// of positive numbers: the exponent, and the series of artanh on the rest, from sqrt(1/2) to sqrt(2)
-inline Vec logarithm(Vec x) {
-    Int power = ((Int)x - 0x3F3504F3) >> 23;
-    Vec rest = (Vec)((Int)x - (power << 23));
-    Vec s = (rest - 1.0f) / (rest + 1.0f), q = s * s;
-    Vec series = 2.0f + q * (2.0f / 3 + q * (2.0f / 5 + q * (2.0f / 7 + q * (2.0f / 9))));
-    Vec found = __builtin_convertvector(power, Vec) * 0.693147181f + s * series;
+// log of positive numbers: the exponent, and the series of artanh on the rest, from sqrt(1/2) to sqrt(2)
+inline Floats logarithm(Floats x) {
+    Ints power = ((Ints)x - 0x3F3504F3) >> 23;
+    Floats rest = (Floats)((Ints)x - (power << 23));
+    Floats s = (rest - 1.0f) / (rest + 1.0f), q = s * s;
+    Floats series = 2.0f + q * (2.0f / 3 + q * (2.0f / 5 + q * (2.0f / 7 + q * (2.0f / 9))));
+    Floats found = __builtin_convertvector(power, Floats) * 0.693147181f + s * series;
     return x == x ? found : x;
 }
 
-inline Vec sigmoid(Vec x) { return reciprocal(1.0f + exponential(clamp(-x, -80.0f, 80.0f))); }
-inline Vec tanh(Vec x) { return 1.0f - 2.0f * reciprocal(1.0f + exponential(clamp(2.0f * x, -80.0f, 80.0f))); }
+inline Floats sigmoid(Floats x) { return reciprocal(1.0f + exponential(clamp(-x, -80.0f, 80.0f))); }
 
-// ------------------------------------------------------------------------------------------------------- products
+inline Floats tanh(Floats x) {
+    return 1.0f - 2.0f * reciprocal(1.0f + exponential(clamp(2.0f * x, -80.0f, 80.0f)));
+}
 
-inline int blocks(int count, int most) { return (count + most - 1) / most; }
-inline int begin(int block, int count, int many) { return int(int64_t(block) * count / many); }
+// ---- matrix products
 
-// Calls f<N>() for a number known at run time.
-template <int N, class F>
-inline void with(int n, F&& f) {
-    if constexpr (N > 0) {
-        if (n == N) f(std::integral_constant<int, N>{});
-        else with<N - 1>(n, f);
+// `count` things in as few blocks of at most `largest` as possible, and where one of them begins: all but
+// equally long.
+inline int block_count(int count, int largest) { return (count + largest - 1) / largest; }
+inline int block_begin(int block, int count, int blocks) { return int(int64_t(block) * count / blocks); }
+
+// Calls f with the number n, known at run time, as a constant: one of 1 to LARGEST.
+template <int LARGEST, class Function>
+inline void with_constant(int n, Function&& f) {
+    if constexpr (LARGEST > 0) {
+        if (n == LARGEST) f(std::integral_constant<int, LARGEST>{});
+        else with_constant<LARGEST - 1>(n, f);
     }
 }
 
-// sums[n] += operand[k] weights[k * row + n]; where the next weights are.
-template <int N>
-inline const float* add_products(Lanes (&sums)[N], const float* operand, int rows, const float* weights, int row = N) {
+// sums[n] += sum over rows k of operand[k] weights[k * stride + n]; returns where the next weights are.
+template <int COUNT>
+inline const float* add_products(Lanes (&sums)[COUNT], const float* operand, int rows, const float* weights,
+                                 int stride = COUNT) {
     for (int k = 0; k < rows; ++k) {
         const Lanes a = load(operand + k * LANES);
 #pragma GCC unroll 32
-        for (int n = 0; n < N; ++n) add_product(sums[n], a, weights[n]);
-        weights += row;
+        for (int n = 0; n < COUNT; ++n) add_scaled(sums[n], a, weights[n]);
+        weights += stride;
     }
     return weights;
 }
 
-// ------------------------------------------------------------------------------------------------ sums over lanes
-
+// In each group of SPAN elements: sums of the two halves of a, then of b.
 template <int SPAN>
-inline Vec fold(Vec a, Vec b) {  // in each group of SPAN elements: sums of the two halves of a, then of b
-    Int near, far;
-    for (int i = 0; i < WIDTH; ++i) {
+inline Floats fold_pair(Floats a, Floats b) {
+    Ints near, far;
+    for (int i = 0; i < VECTOR_FLOATS; ++i) {
         const bool of_a = i % SPAN < SPAN / 2;
-        near[i] = of_a ? i : WIDTH + i;
-        far[i] = of_a ? i + SPAN / 2 : WIDTH + i - SPAN / 2;
+        near[i] = of_a ? i : VECTOR_FLOATS + i;
+        far[i] = of_a ? i + SPAN / 2 : VECTOR_FLOATS + i - SPAN / 2;
     }
 #if defined(__clang__)
-    Vec first, second;
-    for (int i = 0; i < WIDTH; ++i) {
-        first[i] = near[i] < WIDTH ? a[near[i]] : b[near[i] - WIDTH];
-        second[i] = far[i] < WIDTH ? a[far[i]] : b[far[i] - WIDTH];
+    Floats first, second;
+    for (int i = 0; i < VECTOR_FLOATS; ++i) {
+        first[i] = near[i] < VECTOR_FLOATS ? a[near[i]] : b[near[i] - VECTOR_FLOATS];
+        second[i] = far[i] < VECTOR_FLOATS ? a[far[i]] : b[far[i] - VECTOR_FLOATS];
     }
     return first + second;
 #else
@@ -151,67 +185,74 @@ inline Vec fold(Vec a, Vec b) {  // in each group of SPAN elements: sums of the 
 #endif
 }
 
+// For SPAN = 2: element i is the sum over the elements of sums[i].
 template <int SPAN>
-inline Vec fold_all(const Vec* sums) {  // element i: the sum over sums[i], where SPAN is 2
-    if constexpr (SPAN == WIDTH) {
-        return fold<SPAN>(sums[0], sums[SPAN / 2]);
+inline Floats fold_sums(const Floats* sums) {
+    if constexpr (SPAN == VECTOR_FLOATS) {
+        return fold_pair<SPAN>(sums[0], sums[SPAN / 2]);
     } else {
-        return fold<SPAN>(fold_all<SPAN * 2>(sums), fold_all<SPAN * 2>(sums + SPAN / 2));
+        return fold_pair<SPAN>(fold_sums<SPAN * 2>(sums), fold_sums<SPAN * 2>(sums + SPAN / 2));
     }
 }
 
+// to[n] = sum over the elements of sums[n]
 template <int COUNT>
-inline void add_sums(const Vec (&sums)[COUNT], float* to) {
-    constexpr int ROUNDED = (COUNT + WIDTH - 1) / WIDTH * WIDTH;
-    Vec padded[ROUNDED];
-    for (int i = 0; i < ROUNDED; ++i) padded[i] = i < COUNT ? sums[i] : Vec{};
-    for (int i = 0; i < COUNT; i += WIDTH) {
-        Vec total = fold_all<2>(padded + i);
-        std::memcpy(to + i, &total, 4 * std::min(WIDTH, COUNT - i));
+inline void store_element_sums(const Floats (&sums)[COUNT], float* to) {
+    constexpr int ROUNDED = (COUNT + VECTOR_FLOATS - 1) / VECTOR_FLOATS * VECTOR_FLOATS;
+    Floats padded[ROUNDED];
+    for (int i = 0; i < ROUNDED; ++i) padded[i] = i < COUNT ? sums[i] : Floats{};
+    for (int i = 0; i < COUNT; i += VECTOR_FLOATS) {
+        Floats total = fold_sums<2>(padded + i);
+        std::memcpy(to + i, &total, 4 * std::min(VECTOR_FLOATS, COUNT - i));
     }
 }
 
-template <int I, int J>
-inline void product_block(const float* a, int a_step, const float* b, int b_step, int steps, float* out) {
-    Vec sums[I * J];
+// out[i, j] = sum over steps and lanes of a[step, i] b[step, j]
+template <int ROWS, int COLUMNS>
+inline void outer_product_block(const float* a, int a_stride, const float* b, int b_stride, int steps,
+                                float* out) {
+    Floats sums[ROWS * COLUMNS];
 #pragma GCC unroll 32
-    for (int n = 0; n < I * J; ++n) sums[n] = Vec{};
-    for (int t = 0; t < steps; ++t, a += a_step, b += b_step)
-        for (int p = 0; p < LANES; p += WIDTH) {
-            Vec right[J];
+    for (int n = 0; n < ROWS * COLUMNS; ++n) sums[n] = Floats{};
+    for (int t = 0; t < steps; ++t, a += a_stride, b += b_stride)
+        for (int p = 0; p < LANES; p += VECTOR_FLOATS) {
+            Floats right[COLUMNS];
 #pragma GCC unroll 8
-            for (int j = 0; j < J; ++j) right[j] = *reinterpret_cast<const Vec*>(b + j * LANES + p);
+            for (int j = 0; j < COLUMNS; ++j) right[j] = *reinterpret_cast<const Floats*>(b + j * LANES + p);
 #pragma GCC unroll 8
-            for (int i = 0; i < I; ++i) {
-                const Vec left = *reinterpret_cast<const Vec*>(a + i * LANES + p);
+            for (int i = 0; i < ROWS; ++i) {
+                const Floats left = *reinterpret_cast<const Floats*>(a + i * LANES + p);
 #pragma GCC unroll 8
-                for (int j = 0; j < J; ++j) sums[i * J + j] += left * right[j];
+                for (int j = 0; j < COLUMNS; ++j) sums[i * COLUMNS + j] += left * right[j];
             }
         }
-    add_sums(sums, out);
+    store_element_sums(sums, out);
 }
 
-// out[i, j] += sum over steps and lanes of a[step, i] b[step, j], in blocks of so many rows and columns
-template <int ROWS, int COLUMNS>
-void add_outer(const float* a, int a_step, int rows, const float* b, int b_step, int columns, int steps, float* out, int out_row) {
-    const int up = blocks(rows, ROWS), across = blocks(columns, COLUMNS);
+// out[i, j] += sum over steps and lanes of a[step, i] b[step, j], in blocks of at most so many rows and
+// columns.
+template <int MAX_ROWS, int MAX_COLUMNS>
+void add_outer_product(const float* a, int a_stride, int rows, const float* b, int b_stride, int columns,
+                       int steps, float* out, int out_stride) {
+    const int down = block_count(rows, MAX_ROWS), across = block_count(columns, MAX_COLUMNS);
     for (int y = 0; y < across; ++y) {
-        const int j = begin(y, columns, across), wide = begin(y + 1, columns, across) - j;
-        for (int x = 0; x < up; ++x) {
-            const int i = begin(x, rows, up), high = begin(x + 1, rows, up) - i;
-            with<ROWS>(high, [&](auto I) {
-                with<COLUMNS>(wide, [&](auto J) {
+        const int j = block_begin(y, columns, across), width = block_begin(y + 1, columns, across) - j;
+        for (int x = 0; x < down; ++x) {
+            const int i = block_begin(x, rows, down), height = block_begin(x + 1, rows, down) - i;
+            with_constant<MAX_ROWS>(height, [&](auto I) {
+                with_constant<MAX_COLUMNS>(width, [&](auto J) {
                     float block[I * J];
-                    product_block<I, J>(a + i * LANES, a_step, b + j * LANES, b_step, steps, block);
+                    outer_product_block<I, J>(a + i * LANES, a_stride, b + j * LANES, b_stride, steps, block);
                     for (int k = 0; k < I; ++k)
-                        for (int l = 0; l < J; ++l) out[(i + k) * out_row + j + l] += block[k * J + l];
+                        for (int l = 0; l < J; ++l) out[(i + k) * out_stride + j + l] += block[k * J + l];
                 });
             });
         }
     }
 }
 
-// Gradients that fade over hundreds of steps become subnormal, which x86 computes a hundred times more slowly.
+// Gradients that fade over hundreds of steps become subnormal, which x86 computes a hundred times more
+// slowly: while this lives, they are zero.
 struct FlushSubnormal {
 #if defined(__x86_64__)
     unsigned before = _mm_getcsr();

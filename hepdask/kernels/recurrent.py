@@ -66,11 +66,11 @@ class Stored:
     Attributes
     ----------
     columns : dict
-        The columns `names.STORED`, (n_particles,) each.
+        The columns `feature_names.STORED`, (n_particles,) each.
     scaler : Scaler
         Scaling of the 19 features.
     chosen : sequence of int
-        The features the network takes, as places in `names.PARTICLE`.
+        The features the network takes, as places in `feature_names.PARTICLE`.
     """
 
     columns: dict[str, NDArray]
@@ -99,12 +99,12 @@ class _Input(ctypes.Structure):
 class _Tiles(ctypes.Structure):
     _fields_ = (
         ("count", ctypes.c_int64), ("first", ctypes.c_void_p), ("length", ctypes.c_void_p),
-        ("steps", ctypes.c_void_p), ("memory", ctypes.c_void_p),
+        ("steps", ctypes.c_void_p), ("memory_start", ctypes.c_void_p),
     )  # fmt: skip
 
 
 class Recurrent:
-    """A recurrent layer that gives the state after an event's last particle.
+    """A recurrent layer that returns the state after an event's last particle.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class Recurrent:
     Notes
     -----
     A call to `backward` belongs to the `forward` before it. The memory for what `forward` keeps is held from
-    call to call; it grows with the particles of the largest batch (about 1.1 kB a particle for GRU(50)).
+    call to call; it grows with the particles of the largest batch (about 1.1 kB per particle for GRU(50)).
     """
 
     def __init__(self, cell: Literal["gru", "lstm"], threads: int = 1) -> None:
@@ -165,12 +165,14 @@ class Recurrent:
         lanes = np.zeros((2, count * LANES), np.int64)
         lanes[0, : len(order)], lanes[1, : len(order)] = first[order], length[order]
         steps = np.ascontiguousarray(lanes[1, ::LANES])
-        floats = [self._library.hepdask_floats(byref(layer), int(step), int(keep)) for step in steps]
+        floats = [
+            self._library.hepdask_recurrent_memory(byref(layer), int(step), int(keep)) for step in steps
+        ]
         starts = np.concatenate(([0], np.cumsum(np.array(floats, np.int64))))
         memory = self._room(int(starts[-1]))
         tiles = _Tiles(count, _at(lanes[0]), _at(lanes[1]), _at(steps), _at(starts))
         states = np.empty((count * LANES, own.recurrent.shape[0]), np.float32)
-        self._library.hepdask_forward(
+        self._library.hepdask_recurrent_forward(
             byref(layer), byref(source), byref(tiles), _at(memory), int(keep), self.threads, _at(states)
         )
         self._last = (own, layer, tiles, (lanes, steps, starts, memory), order) if keep else None
@@ -185,7 +187,7 @@ class Recurrent:
         Parameters
         ----------
         gradient : float32 (n, units)
-            Gradient of what the last `forward` gave.
+            Gradient of what the last `forward` returned.
 
         Returns
         -------
@@ -203,7 +205,7 @@ class Recurrent:
         lanes = np.zeros((tiles.count * LANES, own.recurrent.shape[0]), np.float32)
         lanes[: len(order)] = gradient[order]
         result = Weights(*(np.empty_like(array) for array in (own.kernel, own.recurrent, own.bias)))
-        self._library.hepdask_backward(
+        self._library.hepdask_recurrent_backward(
             byref(layer), byref(tiles), _at(held[-1]), self.threads, _at(lanes),
             _at(result.kernel), _at(result.recurrent), _at(result.bias),
         )  # fmt: skip
@@ -223,7 +225,7 @@ class Recurrent:
         )
 
     def _room(self, floats: int) -> _Floats:
-        """Give memory that starts at a cache line, grown by a quarter more than is needed."""
+        """Return memory that starts at a cache line, grown by a quarter more than is needed."""
         if len(self._memory) < floats + LANES:
             self._memory = np.empty(0, np.float32)  # gives the old memory back before it takes more
             self._memory = np.empty(floats + floats // 4 + LANES, np.float32)
@@ -236,7 +238,7 @@ def expand(particles: Stored) -> _Floats:
     source, held = _source(particles)
     count = len(particles.columns["Pt"])
     rows = np.empty((count, len(particles.chosen)), np.float32)
-    _library().hepdask_expand(byref(source), count, rows.shape[1], _at(rows))
+    _library().hepdask_recurrent_features(byref(source), count, rows.shape[1], _at(rows))
     del held
     return rows
 
@@ -246,10 +248,10 @@ def _library() -> ctypes.CDLL:
     loaded = library("recurrent")
     pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     signatures = {
-        "hepdask_floats": ((pointer, count, number), count),
-        "hepdask_forward": ((pointer, pointer, pointer, pointer, number, number, pointer), None),
-        "hepdask_backward": ((pointer, pointer, pointer, number, *[pointer] * 4), None),
-        "hepdask_expand": ((pointer, count, number, pointer), None),
+        "hepdask_recurrent_memory": ((pointer, count, number), count),
+        "hepdask_recurrent_forward": ((pointer, pointer, pointer, pointer, number, number, pointer), None),
+        "hepdask_recurrent_backward": ((pointer, pointer, pointer, number, *[pointer] * 4), None),
+        "hepdask_recurrent_features": ((pointer, count, number, pointer), None),
     }
     for name, (arguments, result) in signatures.items():
         function = getattr(loaded, name)

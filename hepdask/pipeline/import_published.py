@@ -21,7 +21,7 @@ from hepdask.errors import ConfigError, InputError, StoreError
 from hepdask.exchange import published_reader
 from hepdask.files.lock import locked
 from hepdask.files.paths import local_path
-from hepdask.input.root_files import InputFile
+from hepdask.input.input_file import InputFile
 from hepdask.pipeline.prepare import Prepared, identity, summary
 from hepdask.progress import say, track
 from hepdask.store import open_store, writer

@@ -13,7 +13,7 @@ from hepdask.errors import HepdaskError, InputError
 from hepdask.files import atomic
 from hepdask.files.folders import folder
 from hepdask.files.paths import address, split_tree
-from hepdask.input.root_files import branch_names, missing_branches, trees
+from hepdask.input.branches import branch_names, missing_branches, trees
 from hepdask.models.record import read_model, read_record
 from hepdask.store import open_store
 

@@ -9,8 +9,8 @@ from typing import Any
 from hepdask.config import Config
 from hepdask.errors import InputError
 from hepdask.files.atomic import write_sealed
+from hepdask.input.contents import FileContent
 from hepdask.input.lost import Lost
-from hepdask.input.root_files import FileContent
 from hepdask.pipeline.prepare_task import BAD_NAMED
 from hepdask.store.layout import LEDGER
 

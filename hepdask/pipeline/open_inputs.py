@@ -13,8 +13,10 @@ from hepdask.clusters.task_pool import completed
 from hepdask.config import Config, XRootD
 from hepdask.errors import HepdaskError, InputError
 from hepdask.files.atomic import read_sealed
+from hepdask.input.contents import FileContent
+from hepdask.input.identity import Identity, file_stamp
+from hepdask.input.input_file import InputFile
 from hepdask.input.lost import Lost
-from hepdask.input.root_files import FileContent, Identity, InputFile, file_stamp
 from hepdask.pipeline import prepare_task
 from hepdask.progress import say, track
 from hepdask.store.layout import INPUTS

@@ -24,9 +24,11 @@ from hepdask.files.paths import address, is_url, local_path, split_tree
 from hepdask.inference import classifier
 from hepdask.inference.score_files import Format, columns, write_scores
 from hepdask.input import read_bytes
+from hepdask.input.contents import FileContent
 from hepdask.input.fileset import expand
+from hepdask.input.identity import look
+from hepdask.input.input_file import Chunk, InputFile
 from hepdask.input.lost import Lost
-from hepdask.input.root_files import Chunk, FileContent, InputFile, look
 from hepdask.models.record import ModelRecord, read_model
 from hepdask.monitoring import metrics
 from hepdask.pipeline import prepare_task

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from hepdask.analysis.topology import branches
 from hepdask.config import Config, Topology
 from hepdask.errors import InputError
-from hepdask.input import root_files
+from hepdask.input.input_file import Chunk
 from hepdask.input.lost import Lost
+from hepdask.input.read_chunk import read
 from hepdask.input.routes import read_with_retries
 
 _loading = threading.Lock()
@@ -38,7 +39,7 @@ class Scored:
     reason: NDArray[np.int16]
 
 
-def score_chunk(chunk: root_files.Chunk, folder: Path, identity: str, config: Config) -> Scored | Lost:
+def score_chunk(chunk: Chunk, folder: Path, identity: str, config: Config) -> Scored | Lost:
     """Score the entries of a chunk.
 
     Parameters
@@ -60,7 +61,7 @@ def score_chunk(chunk: root_files.Chunk, folder: Path, identity: str, config: Co
     analysis, reading = config.analysis, config.input
 
     def attempt(address: str) -> ak.Array:
-        return root_files.read(chunk, branches(analysis), None, analysis.branches, address, reading.xrootd)
+        return read(chunk, branches(analysis), None, analysis.branches, address, reading.xrootd)
 
     try:
         events = read_with_retries(attempt, chunk.file.path, reading)

@@ -22,9 +22,10 @@ from hepdask.errors import HepdaskError, InputError, StoreError
 from hepdask.files.atomic import read_sealed, write_sealed
 from hepdask.files.lock import locked
 from hepdask.input import read_bytes
+from hepdask.input.contents import FileContent
 from hepdask.input.fileset import input_files
+from hepdask.input.input_file import Chunk
 from hepdask.input.lost import Lost
-from hepdask.input.root_files import Chunk, FileContent
 from hepdask.monitoring import metrics
 from hepdask.pipeline import prepare_task
 from hepdask.pipeline.lost_input import Ledger

@@ -21,8 +21,12 @@ from hepdask.analysis.topology.expand import expand
 from hepdask.config import Config
 from hepdask.config.feature_names import PARTICLE, STORED
 from hepdask.errors import InputError
-from hepdask.input import root_files
+from hepdask.input.contents import FileContent, inspect_file
+from hepdask.input.identity import file_stamp
+from hepdask.input.input_file import Chunk, InputFile
 from hepdask.input.lost import Lost
+from hepdask.input.opening import final_errors
+from hepdask.input.read_chunk import read
 from hepdask.input.routes import read_with_retries
 from hepdask.store import writer
 from hepdask.store.split import is_test
@@ -33,9 +37,7 @@ BAD_NAMED = 5
 _BLOCK = 1 << 14
 
 
-def describe(
-    file: root_files.InputFile, config: Config, known: Mapping[root_files.InputFile, root_files.FileContent]
-) -> root_files.FileContent | Lost:
+def describe(file: InputFile, config: Config, known: Mapping[InputFile, FileContent]) -> FileContent | Lost:
     """Say what a file holds.
 
     Parameters
@@ -52,16 +54,14 @@ def describe(
     FileContent or Lost
     """
 
-    def look(address: str) -> root_files.FileContent:
+    def look(address: str) -> FileContent:
         before = known.get(file)
         if before is not None:
-            with root_files.final_errors(file, address):
-                stamp = root_files.file_stamp(address, config.input.xrootd)
+            with final_errors(file, address):
+                stamp = file_stamp(address, config.input.xrootd)
             if stamp is not None and stamp == before.stamp:
                 return before
-        return root_files.inspect_file(
-            file, address, branches(config.analysis), config.analysis.branches, config.input
-        )
+        return inspect_file(file, address, branches(config.analysis), config.analysis.branches, config.input)
 
     try:
         return read_with_retries(look, file.path, config.input)
@@ -69,9 +69,7 @@ def describe(
         return Lost.file(file, str(error))
 
 
-def prepare_chunks(
-    chunks: Sequence[root_files.Chunk], config: Config, store: Path
-) -> list[dict[str, Any] | Lost]:
+def prepare_chunks(chunks: Sequence[Chunk], config: Config, store: Path) -> list[dict[str, Any] | Lost]:
     """Bring chunks into the store; the next is read while one is worked on.
 
     Parameters
@@ -98,9 +96,7 @@ def prepare_chunks(
     return results
 
 
-def _read_ahead(
-    chunks: Sequence[root_files.Chunk], config: Config
-) -> Iterator[tuple[root_files.Chunk, ak.Array | Lost]]:
+def _read_ahead(chunks: Sequence[Chunk], config: Config) -> Iterator[tuple[Chunk, ak.Array | Lost]]:
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         coming: Future[ak.Array | Lost] | None = None
         for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
@@ -110,14 +106,12 @@ def _read_ahead(
             del events
 
 
-def _read(chunk: root_files.Chunk, config: Config) -> ak.Array | Lost:
+def _read(chunk: Chunk, config: Config) -> ak.Array | Lost:
     analysis = config.analysis
     parent = {analysis.collections.generator: ("Parent",)}
 
     def attempt(address: str) -> ak.Array:
-        return root_files.read(
-            chunk, branches(analysis), parent, analysis.branches, address, config.input.xrootd
-        )
+        return read(chunk, branches(analysis), parent, analysis.branches, address, config.input.xrootd)
 
     try:
         return read_with_retries(attempt, chunk.file.path, config.input)
@@ -125,7 +119,7 @@ def _read(chunk: root_files.Chunk, config: Config) -> ak.Array | Lost:
         return Lost.chunk(chunk, str(error))
 
 
-def _prepare(chunk: root_files.Chunk, events: ak.Array, config: Config, store: Path) -> dict[str, Any]:
+def _prepare(chunk: Chunk, events: ak.Array, config: Config, store: Path) -> dict[str, Any]:
     analysis = config.analysis
     (parents, extracted), usable, dropped = on_usable(
         lambda some: (_parents(some, analysis.collections.generator), extract(some, analysis)), events
@@ -164,7 +158,7 @@ def _prepare(chunk: root_files.Chunk, events: ak.Array, config: Config, store: P
     )
 
 
-def _bad(chunk: root_files.Chunk, dropped: Dropped) -> dict[str, Any]:
+def _bad(chunk: Chunk, dropped: Dropped) -> dict[str, Any]:
     """Sum up the events that were dropped for one reason: how many, where, and the entries of the first few."""
     entries = chunk.start + dropped.events
     return {

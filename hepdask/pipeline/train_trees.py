@@ -15,7 +15,7 @@ from hepdask import clusters, models
 from hepdask.clusters.task_pool import completed
 from hepdask.config import Config, Forest
 from hepdask.inference import importance
-from hepdask.inference.tree_scorer import SavedTrees
+from hepdask.inference.tree_scorer import TreeScorer
 from hepdask.models.record import ModelRecord
 from hepdask.models.trees import boosted, devices, fitted, forest
 from hepdask.models.trees.fitted import Fitted
@@ -147,7 +147,7 @@ def _grow(
 def _score(
     parts: list[int], path: Path, sample: Sample, file: bytes, record: ModelRecord
 ) -> NDArray[np.float32]:
-    trees = SavedTrees(file, record, record.file).trees
+    trees = TreeScorer(file, record, record.file).trees
     return trees.scores(load_rows(path, sample, record.inputs["high_level"], parts=parts).features)
 
 
@@ -156,5 +156,5 @@ def _importances(path: Path, file: bytes, record: ModelRecord) -> dict[str, floa
     high_level = store.features["hlf"]
     chosen = importance.features(record.inputs, high_level, ())
     return importance.importances(
-        SavedTrees(file, record, record.file), importance.sample(store), chosen, high_level, store.classes
+        TreeScorer(file, record, record.file), importance.sample(store), chosen, high_level, store.classes
     )

@@ -1,5 +1,7 @@
 """The jagged store: offsets and flat columns in Zarr v3."""
 
-from hepdask.store.reader import Events, Store, open_store
+from hepdask.store.events import Events
+from hepdask.store.opening import open_store
+from hepdask.store.reader import Store
 
 __all__ = ["Events", "Store", "open_store"]

@@ -11,8 +11,8 @@ from typing import Any
 from hepdask.analysis import histograms
 from hepdask.analysis.scaling import Moments
 from hepdask.config import Config
+from hepdask.input.input_file import InputFile
 from hepdask.input.lost import Lost
-from hepdask.input.root_files import InputFile
 from hepdask.store.layout import SCHEMA
 
 _PACKAGES = ("hepdask", "awkward", "numba", "numpy", "uproot", "zarr")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,99 +17,17 @@ from hepdask.analysis.scaling import Moments, Scaler
 from hepdask.analysis.topology import expand_columns, sequences
 from hepdask.analysis.topology.conventions import CONVENTIONS, Convention
 from hepdask.config import Split, feature_names
-from hepdask.errors import HepdaskError, StoreError
-from hepdask.files.atomic import read_json, unsealed
-from hepdask.files.folders import folder
-from hepdask.store.column_checks import fault
-from hepdask.store.layout import (
-    GIVEN_DTYPES,
-    MANIFEST,
-    PARTICLE_DTYPES,
-    ROOT,
-    SCHEMA,
-    checksum,
-    part_file,
-    shapes,
-)
-from hepdask.store.part_file import BadPart, PartFile
+from hepdask.store.checked_parts import CheckedParts
+from hepdask.store.events import Events
+from hepdask.store.layout import GIVEN_DTYPES, PARTICLE_DTYPES
 from hepdask.store.split import balanced, event_hash, is_test, is_validation
 from hepdask.store.split import folds as divide
 
 Sample = Literal["train", "test", "fit", "validation"]
 
 
-@dataclass(frozen=True)
-class Events:
-    """Events in flat columns: what batches are made from.
-
-    Attributes
-    ----------
-    offsets : int64 (n + 1,)
-        Particles of event ``i`` are ``offsets[i]:offsets[i + 1]``.
-    particles : dict
-        The columns of `Store.particle_dtypes`, (n_particles,) each.
-    high_level : float32 (n, 14 or more)
-        In the order of ``Store.features["hlf"]``: `names.HIGH_LEVEL`, then the user's own.
-    label : int64 (n,)
-        Class.
-    part, entry : int64 (n,)
-        Part of the store (index into ``Store.parts``) and entry in its input file.
-    """
-
-    offsets: NDArray[np.int64]
-    particles: dict[str, NDArray]
-    high_level: NDArray[np.float32]
-    label: NDArray[np.int64]
-    part: NDArray[np.int64]
-    entry: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-
-def open_store(path: str | Path, fold: tuple[int, int] | None = None) -> Store:
-    """Open a store that `prepare` has finished.
-
-    Parameters
-    ----------
-    path : str or Path
-        Folder of the store.
-    fold : (int, int), optional
-        For cross-validation, which of how many folds of the training split is the sample ``"validation"``; the others
-        are ``"fit"``.
-
-    Returns
-    -------
-    Store
-
-    Raises
-    ------
-    StoreError
-        There is no store, it is not complete, or another version wrote it.
-    """
-    path = folder(path)
-    if not (path / ROOT).exists():
-        raise StoreError(f"{path}: there is no store; make it with: hepdask prepare CONFIG")
-    file = path / MANIFEST
-    try:
-        document = read_json(file)
-    except HepdaskError as error:
-        raise StoreError(f"{error} (hepdask prepare CONFIG)") from None
-    if document is None and not file.exists():
-        raise StoreError(f"{path}: not complete; go on with: hepdask prepare CONFIG")
-    if isinstance(document, dict) and document.get("schema") != SCHEMA:
-        raise StoreError(
-            f"{path}: schema {document.get('schema')}, this version reads {SCHEMA}; prepare it again"
-        )
-    manifest = unsealed(document)
-    wrong = "it is not what was written" if manifest is None else fault(manifest)
-    if manifest is None or wrong:
-        raise StoreError(f"{file}: damaged: {wrong}; remove it and run: hepdask prepare CONFIG")
-    return Store(path, manifest, fold)
-
-
 class Store:
-    """Selected events with their features; see `open_store`.
+    """Selected events with their features; see `opening.open_store`.
 
     Attributes
     ----------
@@ -121,7 +36,7 @@ class Store:
     manifest : dict
         What `prepare` recorded.
     fold : (int, int) or None
-        See `open_store`.
+        See `opening.open_store`.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], fold: tuple[int, int] | None = None) -> None:
@@ -129,7 +44,7 @@ class Store:
         self.manifest = manifest
         self.fold = fold
         self._marked: dict[Sample | None, list[NDArray[np.bool_]]] = {}
-        self._intact: set[tuple[int, str]] = set()  # arrays whose checksum was right once
+        self._parts = CheckedParts(path, manifest)
 
     def __len__(self) -> int:
         return sum(part["events"] for part in self.parts)
@@ -190,7 +105,7 @@ class Store:
 
     @property
     def particle_dtypes(self) -> dict[str, str]:
-        """Columns of the particles and their types: `names.STORED`, or all 19 where events are imported."""
+        """Columns of the particles and their types: `feature_names.STORED`, or all 19 where events are imported."""
         return GIVEN_DTYPES if self.imported else PARTICLE_DTYPES
 
     @property
@@ -209,7 +124,7 @@ class Store:
             ``"train"`` or ``"test"``; ``"fit"`` and ``"validation"`` are the two shares of ``"train"``.
             Training samples hold equally many events of each class where the split says so. None for all.
         parts : sequence of int, optional
-            Load the events of these parts alone, part by part in this order.
+            Load only the events of these parts, part by part in this order.
         particles : bool
             Whether to load the particles; without them every event has an empty list.
 
@@ -220,19 +135,9 @@ class Store:
         """
         keep = self._members(sample)
         used = [index for index in (range(len(keep)) if parts is None else parts) if keep[index].any()]
-        loaded = [self._load(index, keep[index], particles) for index in used]
-        loaded = loaded or [_nothing(len(self.features["hlf"]), self.particle_dtypes)]
-        counts = [len(arrays["entry"]) for arrays in loaded]
-        lengths = np.concatenate([np.diff(arrays["offsets"]) for arrays in loaded])
-        labels = [self.parts[index]["label"] for index in used] or [0]
-        return Events(
-            np.concatenate(([0], np.cumsum(lengths))),
-            {name: np.concatenate([arrays[name] for arrays in loaded]) for name in self.particle_dtypes},
-            np.concatenate([arrays["high_level"] for arrays in loaded]),
-            np.repeat(np.array(labels, np.int64), counts),
-            np.repeat(np.array(used or [0], np.int64), counts),
-            np.concatenate([arrays["entry"] for arrays in loaded]),
-        )
+        if not used:
+            return Events.empty(len(self.features["hlf"]), self.particle_dtypes)
+        return Events.concatenate([self._load(index, keep[index], particles) for index in used])
 
     def pieces(self, sample: Sample | None = None) -> Iterator[Events]:
         """Load the events of `events` part by part, for those who cannot hold all of them.
@@ -283,7 +188,7 @@ class Store:
         return divide(self.labels("train"), np.concatenate(hashes), count)
 
     def arrays(self, split: Literal["train", "test"] | None = None) -> ak.Array:
-        """Give events as one awkward array.
+        """Load events as one awkward array.
 
         Parameters
         ----------
@@ -293,7 +198,7 @@ class Store:
         Returns
         -------
         ak.Array
-            One record an event, in the fixed order of the store, with the fields `particles` (list of
+            One record per event, in the fixed order of the store, with the fields `particles` (list of
             records with the 19 features, lepton last), `hlf` (record with the 14), `label`, `dataset`,
             `file` and `entry`. Physical values in float32: GeV, mm, rad; of imported events what was given.
         """
@@ -312,7 +217,7 @@ class Store:
         )
 
     def sequence(self, index: int) -> NDArray[np.float32]:
-        """Give one event as the recurrent network takes it.
+        """Compute one event as the recurrent network takes it.
 
         Parameters
         ----------
@@ -335,9 +240,8 @@ class Store:
         index %= len(self)
         for place, part in enumerate(self.parts):
             if index < part["events"]:
-                arrays = self._load(place, np.arange(part["events"]) == index, True)
-                stored = {name: arrays[name] for name in self.particle_dtypes}
-                return sequences(stored, arrays["offsets"], self.max_particles, self.particle_scaler)[0]
+                event = self._load(place, np.arange(part["events"]) == index, True)
+                return sequences(event.particles, event.offsets, self.max_particles, self.particle_scaler)[0]
             index -= part["events"]
         raise AssertionError("unreachable: the index was checked")
 
@@ -360,81 +264,29 @@ class Store:
         StoreError
             It is not what was written.
         """
-        with self._open(index) as file:
-            return self._read(file, index, name)
+        with self._parts.open(index) as part:
+            return part.read(name)
 
     def damaged_parts(self) -> list[str]:
         """Compute all checksums again; list the arrays that differ from what was written, or parts."""
-        wrong = []
-        for index, part in enumerate(self.parts):
-            expected = self._shapes(index)
-            try:
-                with self._open(index) as file:
-                    for name in expected:
-                        try:
-                            self._checked(file, index, name)
-                        except BadPart:
-                            wrong.append(f"{part['name']}/{name}")
-            except StoreError:
-                wrong.append(part["name"])
-        return wrong
+        return self._parts.damaged()
 
-    @contextmanager
-    def _open(self, index: int) -> Iterator[PartFile]:
-        """Open a part; what is wrong with it becomes a sentence that says what to do."""
-        name = self.parts[index]["name"]
-        place = part_file(self.path, name)
-        again = "make the store again" if self.imported else "run: hepdask prepare CONFIG"
-        try:
-            with PartFile(place) as file:
-                yield file
-        except FileNotFoundError:
-            raise StoreError(f"{place}: this part is missing; {again}") from None
-        except BadPart as error:
-            where = (
-                f"{name}/{error}"
-                if re.split("[:/]", str(error))[0] in self._shapes(index)
-                else f"{name}: {error}"
-            )
-            raise StoreError(f"{where}; remove {place} and {again}") from None
-
-    def _shapes(self, index: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        part = self.parts[index]
-        return shapes(part["events"], part["particles"], len(self.features["hlf"]), self.imported)
-
-    def _read(self, file: PartFile, index: int, name: str) -> NDArray:
-        """Read an array; the first time it is compared with its checksum, and with what the others say."""
-        known = (index, name)
-        if known in self._intact:
-            return file.read(name, *self._shapes(index)[name])
-        values = self._checked(file, index, name)
-        self._intact.add(known)
-        return values
-
-    def _checked(self, file: PartFile, index: int, name: str) -> NDArray:
-        part = self.parts[index]
-        values = file.read(name, *self._shapes(index)[name])
-        if checksum(values) != part["checksums"].get(name):
-            raise BadPart(f"{name}: not what was written")
-        if name == "offsets":
-            if values[0] != 0 or values[-1] != part["particles"] or (values[1:] < values[:-1]).any():
-                raise BadPart(f"{name}: does not divide {part['particles']} particles into events")
-            if np.diff(values).max(initial=0) > self.max_particles:
-                raise BadPart(f"{name}: an event has more than {self.max_particles} particles")
-        return values
-
-    def _load(self, index: int, keep: NDArray[np.bool_], particles: bool) -> dict[str, NDArray]:
-        """Load the chosen events of a part."""
-        columns = self.particle_dtypes
-        with self._open(index) as file:
-            loaded = {name: self._read(file, index, name)[keep] for name in ("entry", "high_level")}
-            if not particles:
-                nothing = {name: np.empty(0, dtype) for name, dtype in columns.items()}
-                return loaded | nothing | {"offsets": np.zeros(keep.sum() + 1, np.int64)}
-            counts = np.diff(self._read(file, index, "offsets"))
-            loaded["offsets"] = np.concatenate(([0], np.cumsum(counts[keep])))
-            rows = slice(None) if keep.all() else np.repeat(keep, counts)
-            return loaded | {name: self._read(file, index, name)[rows] for name in columns}
+    def _load(self, index: int, keep: NDArray[np.bool_], particles: bool) -> Events:
+        """Load the chosen events of a part; without particles they have empty lists."""
+        count = int(keep.sum())
+        label = np.full(count, self.parts[index]["label"], np.int64)
+        part_index = np.full(count, index, np.int64)
+        with self._parts.open(index) as part:
+            entry, high_level = part.read("entry")[keep], part.read("high_level")[keep]
+            if particles:
+                counts = np.diff(part.read("offsets"))
+                offsets = np.concatenate(([0], np.cumsum(counts[keep])))
+                rows = slice(None) if keep.all() else np.repeat(keep, counts)
+                columns = {name: part.read(name)[rows] for name in self.particle_dtypes}
+            else:
+                offsets = np.zeros(count + 1, np.int64)
+                columns = {name: np.empty(0, dtype) for name, dtype in self.particle_dtypes.items()}
+        return Events(offsets, columns, high_level, label, part_index, entry)
 
     def _members(self, sample: Sample | None) -> list[NDArray[np.bool_]]:
         """Mark the events of a sample in each part."""
@@ -447,8 +299,8 @@ class Store:
             return [np.ones(part["events"], bool) for part in self.parts]
         keep, order = [], []
         for index, part in enumerate(self.parts):
-            with self._open(index) as file:
-                group, entry = (self._read(file, index, name) for name in ("group", "entry"))
+            with self._parts.open(index) as stored:
+                group, entry = stored.read("group"), stored.read("entry")
             test = is_test(self.split, part["dataset"], part["origin"], group)
             keep.append(test if sample == "test" else ~test)
             order.append(event_hash(self.split.seed, "balance", part["dataset"], part["origin"], entry))
@@ -485,12 +337,3 @@ class Store:
         return ak.Array(
             ak.contents.IndexedArray(index, words.layout, parameters={"__array__": "categorical"})
         )
-
-
-def _nothing(width: int, columns: dict[str, str]) -> dict[str, NDArray]:
-    empty = {name: np.empty(0, dtype) for name, dtype in columns.items()}
-    return empty | {
-        "entry": np.empty(0, np.int64),
-        "offsets": np.zeros(1, np.int64),
-        "high_level": np.empty((0, width), np.float32),
-    }

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepdask import models
-from hepdask.batches.batch import Batch, Batches, Reading
+from hepdask.batches.batch import Batch, Batches
+from hepdask.batches.reading import Reading
 from hepdask.config import Config
 from hepdask.distributed import Checkpoint
-from hepdask.engines.choice import choose
+from hepdask.engines.choice import choose_engine
 from hepdask.engines.engine import Particles, Result
 from hepdask.errors import TrainingError
 from hepdask.kernels.optimizer_rules import OptimizerRule
@@ -177,7 +178,7 @@ def train_rank(
         raise TrainingError(
             "training.early_stopping needs events to watch, and there are none; raise split.validation_fraction"
         )
-    engine, engine_name = choose(
+    engine, engine_name = choose_engine(
         model, optimizer, _particles(inputs, store), training.kernel, training.cores_per_rank,
         long=len(fit) * settings.epochs > _LONG,
     )  # fmt: skip
@@ -282,11 +283,11 @@ def score_rank(keras_file: bytes, record: ModelRecord, store_path: Path) -> Rank
     """
     from hepdask.distributed import collective
     from hepdask.inference import importance
-    from hepdask.inference.network_scorer import SavedNetwork
+    from hepdask.inference.network_scorer import NetworkScorer
 
     rank, size = collective.rank(), collective.size()
     store = open_store(store_path)
-    network = SavedNetwork(keras_file, record, record.file)
+    network = NetworkScorer(keras_file, record, record.file)
     inputs, high_level = record.inputs, store.features["hlf"]
 
     def scores(sample: Literal["test", "fit"]) -> NDArray[np.float32]:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from hepdask.config import HLF
 from hepdask.errors import TrainingError
-from hepdask.kernels.dense import Sample, Stack
+from hepdask.kernels.dense import DenseStack, Sample
 from hepdask.kernels.optimizer_rules import OptimizerRule
 
 
-def initialised(widths: Sequence[int], settings: HLF, seed: int) -> Stack:
+def initialised(widths: Sequence[int], settings: HLF, seed: int) -> DenseStack:
     """Begin a network as Keras does: weights from Glorot's uniform distribution, biases 0.
 
     Parameters
@@ -33,7 +33,7 @@ def initialised(widths: Sequence[int], settings: HLF, seed: int) -> Stack:
     """
     hidden = len(widths) - 2
     activations = [settings.activation] * hidden + ["softmax"]
-    stack = Stack(widths, activations, [settings.dropout] * hidden + [0.0], OptimizerRule.of(settings))
+    stack = DenseStack(widths, activations, [settings.dropout] * hidden + [0.0], OptimizerRule.of(settings))
     rng = np.random.default_rng((seed, 0))
     arrays: list[NDArray[np.float64]] = []
     for inputs, outputs in itertools.pairwise(widths):
@@ -50,7 +50,7 @@ def train(
     settings: HLF,
     features: int,
     seed: int,
-) -> Stack:
+) -> DenseStack:
     """Train a network on some events.
 
     Parameters
@@ -70,7 +70,7 @@ def train(
 
     Returns
     -------
-    Stack
+    DenseStack
 
     Raises
     ------

@@ -11,24 +11,25 @@ from helpers.padded_oracle import CLASSES, LENGTHS, batch_of, check, engine_of, 
 from helpers.requirements import require
 
 from hepdask import models
-from hepdask.batches.batch import Batch, padded, padded_length
+from hepdask.batches.batch import Batch
+from hepdask.batches.padding import padded, padded_length
 from hepdask.config import Models, feature_names
-from hepdask.engines.choice import choose
-from hepdask.engines.device_batches import Resident
+from hepdask.engines.choice import choose_engine
+from hepdask.engines.device_batches import DeviceBatches
 from hepdask.engines.engine import Particles
 from hepdask.kernels import build
 
 
-@pytest.mark.parametrize(("cell", "resident"), [("gru", False), ("lstm", False), ("gru", True)])
-def test_scores_loss_and_gradients_are_those_of_float64(cell, resident):
-    check(cell, 5, of_scores=2e-6, of_gradients=1e-5, resident=resident)
+@pytest.mark.parametrize(("cell", "on_device"), [("gru", False), ("lstm", False), ("gru", True)])
+def test_scores_loss_and_gradients_are_those_of_float64(cell, on_device):
+    check(cell, 5, of_scores=2e-6, of_gradients=1e-5, on_device=on_device)
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, [0, 0, 6], [5]])
 @pytest.mark.parametrize("chosen", [list(range(len(feature_names.PARTICLE))), [18, 3, 0, 14, 4]])
 def test_batches_made_on_the_device_are_those_made_here(lengths, chosen):
     batch = batch_of(lengths)
-    there = Resident(batch.source, scaler(), chosen)
+    there = DeviceBatches(batch.source, scaler(), chosen)
     for events in (batch.events, batch.events[::-1], batch.events[:1]):
         some = replace(batch, events=events)
         rows = there.rows(events, padded_length(some, 801, 32)).numpy()
@@ -43,7 +44,7 @@ def test_events_without_any_particle_can_be_on_a_device():
     none = replace(
         five, offsets=np.zeros(2, np.int64), particles={name: c[:0] for name, c in five.particles.items()}
     )
-    rows = Resident(none, scaler(), [0, 18]).rows(np.array([0]), 32).numpy()
+    rows = DeviceBatches(none, scaler(), [0, 18]).rows(np.array([0]), 32).numpy()
     assert rows.shape == (1, 32, 2)
     assert not rows.any()
 
@@ -55,8 +56,8 @@ def test_a_device_without_room_gets_batches_from_here(monkeypatch, capsys):
     def full(*_):
         raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
 
-    monkeypatch.setattr("hepdask.engines.keras_padded.Resident", full)
-    _, engine = engine_of("inclusive", resident=True, units=6)
+    monkeypatch.setattr("hepdask.engines.keras_padded.DeviceBatches", full)
+    _, engine = engine_of("inclusive", on_device=True, units=6)
     assert engine.scores(batch_of(LENGTHS)) == pytest.approx(expected, abs=1e-6)
     assert engine.scores(batch_of(LENGTHS)) == pytest.approx(expected, abs=1e-6)
     assert capsys.readouterr().out.count("no room") == 1
@@ -91,9 +92,9 @@ def test_a_gpu_that_is_of_no_use_is_told_of(monkeypatch):
     model = models.build("sequence", Models(), inputs, CLASSES)
     particles = Particles(scaler(), inputs["particles"], 801)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert choose(model, None, particles, True, 1)[1] == "the compiled recurrent kernel"
+    assert choose_engine(model, None, particles, True, 1)[1] == "the compiled recurrent kernel"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert "on the CPU: TensorFlow sees no GPU" in choose(model, None, particles, True, 1)[1]
+    assert "on the CPU: TensorFlow sees no GPU" in choose_engine(model, None, particles, True, 1)[1]
 
 
 @pytest.mark.parametrize("cell", ["gru", "transformer"])

@@ -10,10 +10,11 @@ from helpers import recurrent_oracle as oracle
 from hepdask import models
 from hepdask.analysis.scaling import Scaler
 from hepdask.analysis.topology import expand_columns
-from hepdask.batches.batch import Batch, padded
+from hepdask.batches.batch import Batch
+from hepdask.batches.padding import padded
 from hepdask.config import Models, feature_names
 from hepdask.engines.engine import Particles
-from hepdask.engines.keras_padded import Padded
+from hepdask.engines.keras_padded import KerasPadded
 from hepdask.kernels.recurrent import Weights
 from hepdask.store import Events
 
@@ -55,7 +56,7 @@ def scaler():
     return Scaler(rows.mean(axis=0), 1 / rows.std(axis=0))
 
 
-def engine_of(name, optimizer=None, resident=False, **settings):
+def engine_of(name, optimizer=None, on_device=False, **settings):
     chosen = Models.model_validate({name: {"dropout": 0.0, **settings}})
     inputs = models.inputs(name, chosen, feature_names.HIGH_LEVEL)
     model = models.build(name, chosen, inputs, CLASSES)
@@ -63,7 +64,7 @@ def engine_of(name, optimizer=None, resident=False, **settings):
     model.set_weights([rng.normal(size=w.shape, scale=0.2) for w in model.get_weights()])
     if optimizer is not None:
         optimizer.build(model.trainable_variables)
-    return model, Padded(model, optimizer, Particles(scaler(), inputs["particles"], 801), resident)
+    return model, KerasPadded(model, optimizer, Particles(scaler(), inputs["particles"], 801), on_device)
 
 
 def in_float64(cell, weights, rows, lengths, labels, event_weights):
@@ -85,9 +86,9 @@ def in_float64(cell, weights, rows, lengths, labels, event_weights):
     return np.array(scores), total, gradients
 
 
-def check(cell, units, of_scores, of_gradients, resident=False):
+def check(cell, units, of_scores, of_gradients, on_device=False):
     """Compare scores, loss and gradients with those of float64; give the engine and its batch."""
-    model, engine = engine_of("sequence", keras.optimizers.SGD(1.0), resident, cell=cell, units=units)
+    model, engine = engine_of("sequence", keras.optimizers.SGD(1.0), on_device, cell=cell, units=units)
     batch, before = batch_of(LENGTHS), model.get_weights()
     scores, loss, gradients = in_float64(cell, before, *arrays(batch))
     assert engine.scores(batch) == pytest.approx(scores, abs=of_scores)

@@ -20,8 +20,11 @@ from hepdask.analysis.topology import branches
 from hepdask.config import Config, Input, Topology
 from hepdask.errors import ConfigError, InputError
 from hepdask.input import routes
+from hepdask.input.contents import inspect_file
+from hepdask.input.identity import look
+from hepdask.input.input_file import InputFile
 from hepdask.input.lost import Lost
-from hepdask.input.root_files import InputFile, inspect_file, look, read
+from hepdask.input.read_chunk import read
 from hepdask.pipeline.prepare_task import describe
 
 ONE = uuid.UUID(int=1)

@@ -29,7 +29,9 @@ from hepdask.clusters.task_pool import completed
 from hepdask.config import Config, Input, Topology
 from hepdask.errors import ConfigError, InputError, StoreError
 from hepdask.files.lock import locked
-from hepdask.input.root_files import InputFile, inspect_file, read
+from hepdask.input.contents import inspect_file
+from hepdask.input.input_file import InputFile
+from hepdask.input.read_chunk import read
 from hepdask.input.routes import address_of, read_with_retries
 from hepdask.pipeline import open_inputs
 from hepdask.pipeline.prepare import summary

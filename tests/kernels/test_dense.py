@@ -20,11 +20,11 @@ from hepdask.analysis.scaling import Scaler
 from hepdask.batches.batch import Batches
 from hepdask.distributed import Checkpoint
 from hepdask.distributed.keras import DistributedOptimizer
-from hepdask.engines.choice import choose
+from hepdask.engines.choice import choose_engine
 from hepdask.engines.losses import loss
 from hepdask.engines.supported_layers import dense_chain
 from hepdask.kernels import build, dense
-from hepdask.kernels.dense import Rows, Sample, Stack, records
+from hepdask.kernels.dense import DenseStack, Rows, Sample, records
 from hepdask.store import Events
 from hepdask.training.loop import train_rank
 
@@ -76,7 +76,7 @@ def oracle(weights, activations, rows, labels, weight, masks=None):
 
 
 def random_stack(widths, activations, rng, dropouts=None):
-    stack = Stack(widths, [*activations, "softmax"], dropouts and [*dropouts, 0.0])
+    stack = DenseStack(widths, [*activations, "softmax"], dropouts and [*dropouts, 0.0])
     weights = [
         (
             rng.normal(size=(k, n), scale=0.5 / np.sqrt(k)).astype(np.float32),
@@ -238,7 +238,7 @@ def test_gradients_of_rows_are_those_of_float64_and_reach_what_made_them(events,
     """Masks of the inputs are read off the first layer's gradients, one event at a time."""
     rng = np.random.default_rng(events)
     widths, activations, before = [64, 25, 4, 3], ["relu", "elu"], 5
-    stack = Stack(widths, [*activations, "softmax"], input_dropout=input_dropout, before=before)
+    stack = DenseStack(widths, [*activations, "softmax"], input_dropout=input_dropout, before=before)
     _, weights = random_stack(widths, activations, rng)
     stack.weights[before:] = np.concatenate([np.ravel(array) for layer in weights for array in layer])
     rows = rows_of(events, widths, rng)
@@ -390,7 +390,7 @@ def test_optimizer_steps_are_those_of_keras(optimizer, rates):
     optimizers = [same_kind, DistributedOptimizer(same_kind, op="sum")]
     for model, optimizer in zip(models, optimizers, strict=True):
         optimizer.build(model.trainable_variables)
-    engine, engine_name = choose(models[1], optimizers[1], None, kernel=True, threads=1)
+    engine, engine_name = choose_engine(models[1], optimizers[1], None, kernel=True, threads=1)
     assert engine_name == "the compiled dense kernel"
     for epoch, rate in enumerate(rates):
         for optimizer in optimizers:
@@ -418,7 +418,7 @@ def test_a_network_with_dropout_learns_on_the_kernel_as_in_keras():
     """The masks differ; over many of them the mean loss does not."""
     model, optimizer = network(dropout=0.3), keras.optimizers.Adam(0.0)
     optimizer.build(model.trainable_variables)
-    engine, engine_name = choose(model, optimizer, None, kernel=True, threads=1)
+    engine, engine_name = choose_engine(model, optimizer, None, kernel=True, threads=1)
     assert engine_name == "the compiled dense kernel"
     assert dense_chain(model).dropouts == [0.3, 0.3, 0.0]
     rng = np.random.default_rng(9)
@@ -502,7 +502,7 @@ def test_networks_of_another_kind_are_left_to_tensorflow():
     optimizer = keras.optimizers.Adam()
     model = network(use_bias=False)
     optimizer.build(model.trainable_variables)
-    assert "TensorFlow (the kernel takes" in choose(model, optimizer, None, kernel=True, threads=1)[1]
+    assert "TensorFlow (the kernel takes" in choose_engine(model, optimizer, None, kernel=True, threads=1)[1]
 
 
 def test_a_value_that_is_no_number_shows_in_the_loss():
@@ -520,11 +520,11 @@ def test_a_value_that_is_no_number_shows_in_the_loss():
 
 def test_wrong_use_is_refused():
     with pytest.raises(ValueError, match="no stack under one softmax"):
-        Stack([3, 4, 2], ["softmax", "linear"])
+        DenseStack([3, 4, 2], ["softmax", "linear"])
     for rates in ([0.1], [0.1, 0.1], [1.0, 0.0]):
         with pytest.raises(ValueError, match="does not fit the layers"):
-            Stack([3, 4, 2], ["relu", "softmax"], rates)
-    stack = Stack([3, 2], ["softmax"])
+            DenseStack([3, 4, 2], ["relu", "softmax"], rates)
+    stack = DenseStack([3, 2], ["softmax"])
     rows = records(np.zeros((5, 3), np.float32), np.zeros(5, int))
     with pytest.raises(ValueError, match="not among the 5"):
         stack.differentiate(Sample(rows, np.ones(2, np.float32), np.array([5]), 1), 0)

@@ -26,8 +26,8 @@ from hepdask.analysis.columns import BadEvent
 from hepdask.analysis.scaling import Moments
 from hepdask.config import Config, feature_names
 from hepdask.errors import ConfigError, HepdaskError, InputError, StoreError
+from hepdask.input.contents import cut
 from hepdask.input.fileset import input_files
-from hepdask.input.root_files import cut
 from hepdask.pipeline import prepare_task
 from hepdask.store.layout import DTYPES, MANIFEST, PARTS, part_file
 

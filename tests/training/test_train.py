@@ -19,7 +19,9 @@ from helpers.waiting import until
 
 from hepdask import evaluate, open_store, prepare, train
 from hepdask.batches import batch_order
-from hepdask.batches.batch import Batches, Reading, padded
+from hepdask.batches.batch import Batches
+from hepdask.batches.padding import padded
+from hepdask.batches.reading import Reading
 from hepdask.config.feature_names import PARTICLE
 from hepdask.distributed import Checkpoint
 from hepdask.errors import ConfigError, StoreError, TrainingError

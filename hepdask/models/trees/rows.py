@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hepdask.batches.batch import Reading
+from hepdask.batches.reading import Reading
 from hepdask.store import Store, open_store
 from hepdask.store.reader import Sample
 
