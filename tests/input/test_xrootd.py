@@ -57,10 +57,15 @@ def workers():
 def remote(make_config):
     """Make a configuration that reads the sample files from a server."""
 
-    def make(server, output=None, files=None, **reading):
+    def make(server, output=None, files=None, max_lost_fraction=0.0, **reading):
         files = files or {name: [f"{server.url}/{name}.root"] for name in NAMES}
         settings = {"read_retries": 1, "retry_wait": 0.1, "xrootd": BOUNDS, "chunk_events": 25, **reading}
-        return make_config(files=files, input=settings, **({"output": str(output)} if output else {}))
+        return make_config(
+            files=files,
+            input=settings,
+            store={"max_lost_fraction": max_lost_fraction},
+            **({"output": str(output)} if output else {}),
+        )
 
     return make
 
@@ -206,7 +211,7 @@ class TestBounds:
 import os
 from XRootD.client import EnvGetInt
 from hepdask.config import XRootD
-from hepdask.xrootd import set_bounds
+from hepdask.input.xrootd import set_bounds
 for seconds in (30, 4):
     set_bounds(XRootD(stream_error_window=seconds))
     print(EnvGetInt("StreamErrorWindow"), os.environ.get("XRD_STREAMERRORWINDOW"))

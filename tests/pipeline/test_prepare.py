@@ -332,7 +332,7 @@ def test_branches_of_other_names(make_config, client, sample_files, tmp_path):
 
 
 def test_own_features_are_stored_behind_the_published_ones(make_config, client):
-    functions = str(Path(__file__).with_name("test_features.py"))
+    functions = str(Path(__file__).parents[1] / "analysis" / "test_features.py")
     analysis = {
         "selections": {"two_jets": f"{functions}:two_jets"}, "features": {"leading": f"{functions}:leading_jet"},
     }  # fmt: skip
