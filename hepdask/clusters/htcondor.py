@@ -34,8 +34,8 @@ class HTCondor(BatchSettings):
     job_extra_directives: dict[str, str] = Field(
         default_factory=dict, description="further lines of the submit file"
     )
-    submit_command_extra: tuple[str, ...] = Field((), description="further words for condor_submit")
-    cancel_command_extra: tuple[str, ...] = Field((), description="further words for condor_rm")
+    submit_command_extra: tuple[str, ...] = Field((), description="further arguments for condor_submit")
+    cancel_command_extra: tuple[str, ...] = Field((), description="further arguments for condor_rm")
 
     def system(self) -> BatchSystem:
         """Return HTCondor."""
