@@ -25,7 +25,7 @@ class Optimised(Section):
     learning_rate: Positive = Field(5e-4, description="learning rate of the optimizer")
     learning_rate_drops: dict[Count, Positive] = Field(
         default_factory=dict,
-        description="{epoch: factor}: from this epoch on (the first is 1), the learning rate is multiplied by the factor",
+        description="{epoch: factor}: factor on the learning rate from this epoch on (the first is 1)",
     )
 
     def rate(self, epoch: int) -> float:

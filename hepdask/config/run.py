@@ -65,7 +65,7 @@ class Config(Section):
     tuning: Tuning = Field(default_factory=Tuning, description="search for the best settings of a model")
     cluster: str | dict[str, Any | dict[str, Any]] = Field(
         "local",
-        description="name of a file under configs/clusters/, path of a file, address of a running scheduler, or the settings",
+        description="a name under configs/clusters/, a file, the address of a running scheduler, or the settings",
     )
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ class Topology(Section):
     classes: tuple[Name, ...] = Field(
         ("qcd", "ttbar", "wjets"),
         min_length=1,
-        description="names of the classes, in the order of their labels (0, 1, …)",
+        description="names of the classes, in the order of their labels",
     )
     convention: Literal["corrected", "reference"] = Field(
         "corrected",
@@ -48,11 +48,11 @@ class Topology(Section):
     )
     selections: dict[Name, FunctionKey] = Field(
         default_factory=dict,
-        description="{name: function}: further selections, `module:function` or `file.py:function`, from events to bools",
+        description="{name: function}: further selections (`module:function` or `file.py:function`), events to bools",
     )
     features: dict[Name, FunctionKey] = Field(
         default_factory=dict,
-        description="{name: function}: further high-level features, from selected events to numbers",
+        description="{name: function}: further high-level features, selected events to numbers",
     )
     reads: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
