@@ -84,7 +84,7 @@ def importances(model: str, values: Mapping[str, float]) -> str:
     """Describe the worth of the features by the five most important ones."""
     best = sorted(values, key=lambda name: -values[name])[:5]
     shown = ", ".join(f"{name} {values[name]:.4f}" for name in best)
-    return f"Mean AUC that {model} loses where a feature is shuffled. The most: {shown}."
+    return f"Mean AUC that {model} loses when a feature is shuffled. Largest: {shown}."
 
 
 def feature(name: str, values: Mapping[str, NDArray[np.floating]]) -> str:

@@ -144,7 +144,7 @@ def test_folds_follow_from_the_events_and_spread_each_class(make_config, client,
     [
         ({}, "tuning.parameters is empty: give keys of the model"),
         ({"parameters": {"learningrate": [1]}}, "models.hlf has no such key; did you mean learning_rate?"),
-        ({"parameters": {"epochs": []}}, "tuning.parameters.epochs: no choice is given"),
+        ({"parameters": {"epochs": []}}, "tuning.parameters.epochs: the list of choices is empty"),
         (
             {"parameters": {"dropout": [0.1, 2]}},
             "tuning.parameters.dropout: 2 cannot be tried: models.hlf: dropout",
