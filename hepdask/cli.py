@@ -528,7 +528,7 @@ def cluster_script(name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @_everywhere
 def cluster_check(name: str, read: str | None, as_json: bool) -> int:
-    """Look at a batch farm with a single job, or at this machine's GPUs; 1 where something has to be mended.
+    """Test a batch farm with a single job, or this machine's GPUs; exit with 1 if something must be fixed.
 
     \b
         hepdask cluster check lxplus --read root://server//path/file.root
