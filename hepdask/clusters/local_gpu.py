@@ -99,7 +99,7 @@ def start_gpu(settings: GPU, **options: Any) -> LocalCluster:
     except ImportError as error:
         raise MissingDependency(
             f"cluster: kind gpu: dask-cuda is installed and cannot be imported ({error}): "
-            "pip install 'hepdask[gpu]' in an environment of its own"
+            "pip install 'hepdask[gpu]' in a separate environment"
         ) from error
     return LocalCUDACluster(resources={"GPU": 1}, **_options(settings), **options)
 

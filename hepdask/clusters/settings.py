@@ -50,7 +50,9 @@ def _is_share_or_bytes(size: float | str) -> float | str:
             parse_bytes(size)
             return size
     if not 0 < size <= 1:
-        raise ValueError(f'{size:g} is no share of a GPU\'s memory; write 0.8, or bytes with a unit: "8GB"')
+        raise ValueError(
+            f'{size:g} is not a fraction of a GPU\'s memory; write 0.8, or bytes with a unit: "8GB"'
+        )
     return size
 
 
@@ -94,7 +96,7 @@ class GPU(_Document):
             raise ValueError("enable_nvlink and enable_infiniband need protocol: ucx")
         if self.protocol == "ucx" and self.tls:
             raise ValueError(
-                "protocol: ucx cannot be encrypted; use tcp, or say tls: false on a machine that is yours alone"
+                "protocol: ucx cannot be encrypted; use tcp, or set tls: false on a machine that only you use"
             )
         return self
 
@@ -129,7 +131,9 @@ def seconds(walltime: str) -> int:
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", walltime)
     if match is None or walltime.isdigit():
-        raise ValueError(f"{walltime!r} is no wall time; write HH:MM:SS or DAYS-HH:MM:SS, in quotation marks")
+        raise ValueError(
+            f"{walltime!r} is not a wall time; write HH:MM:SS or DAYS-HH:MM:SS, in quotation marks"
+        )
     days, first, second, third = (int(part or 0) for part in match.groups())
     if match[1] is None and match[4] is None:  # Slurm reads two fields as minutes and seconds
         return 60 * first + second
@@ -277,7 +281,7 @@ class BatchSettings(_Document):
                 f"gpus: {self.processes} worker processes cannot have the same share of {self.gpus}"
             )
         if self.gpus and "--resources" in " ".join(self.worker_extra_args):
-            raise ValueError("worker_extra_args: with gpus, --resources is said already")
+            raise ValueError("worker_extra_args: with gpus, --resources is already set")
         if self.lifetime and self.lifetime >= seconds(self.walltime):
             raise ValueError(f"lifetime: {self.lifetime:g} s is not below the wall time, {self.walltime}")
         if self.maximum_workers and self.maximum_workers < self.workers:
@@ -285,7 +289,7 @@ class BatchSettings(_Document):
         if self.port_range and self.port_range[1] - self.port_range[0] < 2 * self.processes:
             raise ValueError(
                 f"port_range: {self.port_range[0]} to {self.port_range[1]} is too narrow: scheduler, each worker and "
-                "its nanny take a port of their own"
+                "its nanny need one port each"
             )
         return self
 

@@ -101,7 +101,7 @@ class Dataset(Section):
         if "label" not in self.metadata:
             raise ValueError("metadata.label is missing: give the name of the class these events belong to")
         if not isinstance(self.metadata["label"], str):
-            raise PydanticCustomError("text", "metadata.label is the name of a class, a text")
+            raise PydanticCustomError("text", "metadata.label must be text, the name of a class")
         for path, file in self._named:
             _, tree = split_tree(path)
             said = file if isinstance(file, str) else file and file.object_path

@@ -513,7 +513,7 @@ def _zip(address: str, collection: str, fields: dict[str, ak.Array]) -> ak.Array
     except ValueError:
         raise InputError(
             f"{address}: the branches {', '.join(f'{collection}.{field}' for field in fields)} "
-            "do not have equally many entries in every event"
+            "do not have the same number of entries in every event"
         ) from None
 
 
@@ -564,7 +564,7 @@ def _require_same(file: InputFile, address: str) -> None:
     if here is not None and here != file.seen:
         raise InputError(
             f"{address}: {socket.gethostname()} sees another file there ({here.split()[0]} bytes) than the driver "
-            f"({file.seen.split()[0]} bytes): the path means something else there, or the file was changed while the "
+            f"({file.seen.split()[0]} bytes): the path leads elsewhere there, or the file was changed while the "
             f"run was using it; check {_named(file)}, and start again"
         )
 

@@ -43,7 +43,7 @@ def confusion(model: str, matrix: Sequence[Sequence[int]], classes: Sequence[str
         shares = (
             f"{number_format.percent(n / total)} as {other}" for other, n in zip(classes, counts, strict=True)
         )
-        rows.append(f"{name} is taken {', '.join(shares)}")
+        rows.append(f"{name} is classified {', '.join(shares)}")
     return f"Confusion matrix of {model}: {'; '.join(rows)}."
 
 

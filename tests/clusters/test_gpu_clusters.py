@@ -56,15 +56,15 @@ def test_shipped_values_are_the_defaults_and_every_key_is_there():
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"kind": "gpu", "rmm_pool_size": 8.5}, "rmm_pool_size: 8.5 is no share of a GPU's memory; write 0.8, or"),
+        ({"kind": "gpu", "rmm_pool_size": 8.5}, "rmm_pool_size: 8.5 is not a fraction of a GPU's memory; write 0.8"),
         ({"kind": "gpu", "device_memory_limit": "much"}, "device_memory_limit: "),
         ({"kind": "gpu", "rmm-pool-size": "8GB"}, "rmm-pool-size: unknown key; did you mean rmm_pool_size?"),
         ({"kind": "gpu", "enable_nvlink": True}, "enable_nvlink and enable_infiniband need protocol: ucx"),
         ({"kind": "gpu", "protocol": "mpi"}, "protocol: "),
-        ({"kind": "gpu", "protocol": "ucx"}, "protocol: ucx cannot be encrypted; use tcp, or say tls: false"),
+        ({"kind": "gpu", "protocol": "ucx"}, "protocol: ucx cannot be encrypted; use tcp, or set tls: false"),
         ({"kind": "gpu", "workers": 2}, "workers: unknown key"),
         ({"kind": "slurm", "cores": 2, "processes": 2, "gpus": 1}, "gpus: 2 worker processes cannot have the same"),
-        ({"kind": "slurm", "gpus": 1, "worker_extra_args": ["--resources", "GPU=1"]}, "--resources is said already"),
+        ({"kind": "slurm", "gpus": 1, "worker_extra_args": ["--resources", "GPU=1"]}, "--resources is already set"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_refused(settings, expected):

@@ -274,7 +274,7 @@ def test_trees_and_grids_are_tuned_and_failures_are_recorded(planted, client):
     assert (one.state, other.state) == ("complete", "failed")
     assert other.reason == "the loss became nan in epoch 1"
     hopeless = changed(config, model="xgboost", parameters={"device": ["cuda"]})
-    with pytest.raises(TrainingError, match=r"no setting could be tried to its end; the last: .*cuda"):
+    with pytest.raises(TrainingError, match=r"no setting was completed; the last: .*cuda"):
         tune(hopeless, client)
 
 
