@@ -167,7 +167,7 @@ class TestPlaces:
 
     def test_in_clusters(self, write):
         for text, expected in (
-            ("kind: slurm\nwalltime: '5'\n", "line 2: walltime: '5' is no wall time"),
+            ("kind: slurm\nwalltime: '5'\n", "line 2: walltime: '5' is not a wall time"),
             ("kind: slurm\n\nprocesses: 2\n", "line 3: processes: 2 workers cannot share"),
             ("kind: local\nworker: 2\n", "line 2: worker: unknown key; did you mean workers?"),
             ("workers: 2\nkind: slrum\n", "line 2: kind: 'slrum' is not one of"),
@@ -192,7 +192,7 @@ class TestNoDocument:
             (b"split: {}\nb: \xff\n", "line 2: not valid YAML: not text in UTF-8"),
             ("a: !!python/object/apply:os.system [x]\n", "line 1: a: `!!python/object/apply:os.system` is not"),
             ("a: 1\nb: !include x.yaml\n", "line 2: b: `!include` is not known"),
-            ("a: *b\n", "line 1: a: `*b` stands for nothing"),
+            ("a: *b\n", "line 1: a: `*b` is not defined"),
             ("a: &a\n  b: *a\n", "line 2: a.b: `*a` contains itself"),
             ("? [a, b]\n: 1\n", "a key is one word, this is a list"),
             ("a: {<<: 3}\n", "`<<` takes a mapping"),

@@ -189,7 +189,11 @@ def test_no_byte_of_a_file_gives_a_raw_error(small, tmp_path):
 def test_sparse_vectors_that_lead_elsewhere(small, tmp_path):
     hlf = np.stack(small["HLF_input"].to_numpy())
     rows = spark(hlf, np.ones(len(hlf), bool)).to_pylist()
-    places = (([-1, 2], "none of 0 to 13"), ([3, 14], "none of 0 to 13"), ([5, 5], "a place twice"))
+    places = (
+        ([-1, 2], "one outside 0 to 13"),
+        ([3, 14], "one outside 0 to 13"),
+        ([5, 5], "a repeated index"),
+    )
     for at, what in places:
         rows[4] |= {"indices": at, "values": [1.0, 2.0]}
         check(small, rows, what, tmp_path)
