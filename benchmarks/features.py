@@ -206,7 +206,7 @@ def _scaling(size: Size) -> list[Row]:
     least = taken[str(SCALING[0])] / SCALING[0]
     return [
         Row.of_costs(
-            f"time of an event, {candidates:,} candidates", "CPU us", 1e6 * taken[str(candidates)],
+            f"time per event, {candidates:,} candidates", "CPU us", 1e6 * taken[str(candidates)],
             1e6 * least * candidates, f"ours at {SCALING[0]}, scaled linearly", size.runs,
         )
         for candidates in SCALING

@@ -124,7 +124,7 @@ def _stages(folder: Path, count: int, runs: int) -> list[Row]:
                      1 / taken["whole"], "ROOT (zlib)", runs),
         Row.of_rates(f"ROOT (zlib) to store, parts of {in_small_parts.bounds[0][1]:,} events", RATE,
                      1 / taken["small parts"], 1 / taken["whole"], f"one part of {count:,}", runs),
-        Row.of_rates("inflating alone (libdeflate)", RATE, 1 / taken["inflate"], 1 / taken["python inflate"],
+        Row.of_rates("only inflating (libdeflate)", RATE, 1 / taken["inflate"], 1 / taken["python inflate"],
                      "Python's zlib", runs),
         Row.of_rates("of this: write", RATE, 1 / taken["write"], 1 / taken["padded"], "padded Parquet", runs),
         Row.of_rates("of this: read", RATE, 1 / taken["read"], 1 / taken["whole"], "the whole", runs),

@@ -316,12 +316,12 @@ def _growth(measured: Measured) -> Iterator[Row]:
     for mean in (200, MOST):
         linear = first * measured.particles(mean) / measured.particles(90)
         ours, _ = measured.inclusive("gru", mean)
-        name, peer = f"time of an event, mean length {mean}", "ours at 90, scaled linearly"
+        name, peer = f"time per event, mean length {mean}", "ours at 90, scaled linearly"
         yield Row.of_costs(name, "CPU us", 1e6 * ours, 1e6 * linear, peer, measured.size.runs)
     _say("four times as many events")
     store = _store(measured.folder, 90, measured.size, 4.0)
     many, _ = _in_turns("inclusive", _config("inclusive", 2), store, None, 0)
-    name, peer = "time of an event, four times as many of them", "ours at a quarter of them"
+    name, peer = "time per event, four times as many of them", "ours at a quarter of them"
     yield Row.of_costs(name, "CPU us", 1e6 * many, 1e6 * first, peer, 2)
 
 

@@ -70,7 +70,7 @@ def _unexpected(error: Exception) -> str:
         if isinstance(error, OSError) and error.filename
         else f"{type(error).__name__}: {error}"
     )
-    return f"{said} (the whole story with -vv)"
+    return f"{said} (details with -vv)"
 
 
 def _parse_overrides(
@@ -98,7 +98,7 @@ def _set_json(_context: click.Context, _option: click.Parameter, as_json: bool) 
 
 def _everywhere(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
-        "-v", "verbose", count=True, help="Say more; -vv shows tracebacks.", expose_value=False
+        "-v", "verbose", count=True, help="More output; -vv shows tracebacks.", expose_value=False
     )(command)
     command = click.option(
         "--log-json", is_flag=True, callback=_set_json, expose_value=False,
@@ -110,7 +110,7 @@ def _everywhere(command: Callable[..., Any]) -> Callable[..., Any]:
         is_flag=True,
         callback=_set_verbosity,
         expose_value=False,
-        help="Say nothing but errors.",
+        help="Print only errors.",
     )(command)
 
 
@@ -140,9 +140,9 @@ def cli() -> None:
 
     \b
         hepdask new myanalysis                a project folder for your own classes and branches
-        hepdask inspect events.root           is everything in it that the features need?
+        hepdask inspect events.root           does it hold everything that the features need?
         hepdask run configs/demo.yaml         simulate, prepare, train, evaluate
-        hepdask COMMAND --help                what a command takes, with examples
+        hepdask COMMAND --help                options of a command, with examples
     """
 
 
@@ -150,24 +150,24 @@ def cli() -> None:
 @click.argument("name", metavar="NAME", type=click.Path())
 @_everywhere
 def new(name: str) -> None:
-    """Make a folder for an analysis of your own: classes, branches, selections, features.
+    """Create a folder for your own analysis: classes, branches, selections, features.
 
     \b
         hepdask new myanalysis
-        cd myanalysis                # put your files in config.yaml, your functions in analysis.py
+        cd myanalysis                # list your files in config.yaml, write functions in analysis.py
         hepdask run config.yaml
     """
     folder = hepdask.new(name)
-    click.echo(f"{folder}: edit config.yaml and analysis.py, then say there: hepdask run config.yaml")
+    click.echo(f"{folder}: edit config.yaml and analysis.py, then run there: hepdask run config.yaml")
 
 
 @cli.command()
 @click.option(
-    "--process", required=True, type=click.Choice(["ttbar", "wjets", "qcd"]), help="Topology process."
+    "--process", required=True, type=click.Choice(["ttbar", "wjets", "qcd"]), help="Physics process."
 )
-@click.option("--events", required=True, type=click.IntRange(1), help="Events to write.")
+@click.option("--events", required=True, type=click.IntRange(1), help="Number of events to write.")
 @click.option(
-    "--seed", default=1, show_default=True, type=click.IntRange(0), help="Seed of everything random."
+    "--seed", default=1, show_default=True, type=click.IntRange(0), help="Seed of all random numbers."
 )
 @click.option(
     "--pileup",
@@ -177,7 +177,10 @@ def new(name: str) -> None:
     help="Mean number of overlaid collisions.",
 )
 @click.option(
-    "--enrich/--no-enrich", default=True, show_default=True, help="QCD: make events with a hard lepton."
+    "--enrich/--no-enrich",
+    default=True,
+    show_default=True,
+    help="QCD: generate only events with a hard lepton.",
 )
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="ROOT file to write.")
 @_with_cluster
@@ -185,7 +188,7 @@ def new(name: str) -> None:
 def simulate(
     process: str, events: int, seed: int, pileup: float, enrich: bool, out: str, cluster: str | None
 ) -> None:
-    """Make a ROOT file of Pythia events seen by a parametrised detector.
+    """Make a ROOT file of Pythia events with a parametrised detector.
 
     \b
         hepdask simulate --process ttbar --events 1000 --seed 1 --out ttbar.root
@@ -204,20 +207,20 @@ def prepare(config: str, overrides: dict[str, Any], cluster: str | None, retry_l
         hepdask prepare CONFIG
         hepdask prepare CONFIG --set store.max_lost_fraction=0.01
 
-    Killed or repeated, it goes on where it stopped.
+    If it was killed, or is run again, it continues where it stopped.
     """
     hepdask.prepare(_load(config, overrides, cluster), retry_lost=retry_lost)
 
 
 @cli.command()
 @_with_config
-@click.option("--model", type=click.Choice(get_args(ModelName)), help="Train this model alone.")
+@click.option("--model", type=click.Choice(get_args(ModelName)), help="Train only this model.")
 @click.option(
     "--cell",
     type=click.Choice(["gru", "lstm", "transformer"]),
-    help="What reads the particles, in all models.",
+    help="Layer that reads the particles, in all models.",
 )
-@click.option("--from-study", is_flag=True, help="Take the best settings that tune found.")
+@click.option("--from-study", is_flag=True, help="Use the best settings found by tune.")
 @_everywhere
 def train(
     config: str,
@@ -248,7 +251,7 @@ def tune(config: str, overrides: dict[str, Any], cluster: str | None) -> None:
         hepdask tune CONFIG --set tuning.trials=200
         hepdask train CONFIG --from-study
 
-    Killed or repeated, it goes on where it stopped; with more trials, it is extended.
+    If it was killed, or is run again, it continues where it stopped; more trials extend the search.
     """
     hepdask.tune(_load(config, overrides, cluster))
 
@@ -267,7 +270,7 @@ def _compare(context: click.Context, _option: click.Parameter, runs: tuple[str, 
 @_with_config
 @click.option(
     "--compare", nargs=2, metavar="RUN RUN", type=click.Path(exists=True), callback=_compare, is_eager=True,
-    expose_value=False, help="Print the metrics of two evaluated runs side by side, and stop.",
+    expose_value=False, help="Print the metrics of two evaluated runs side by side, and exit.",
 )  # fmt: skip
 @_everywhere
 def evaluate(config: str, overrides: dict[str, Any], cluster: str | None) -> None:
@@ -282,7 +285,7 @@ def evaluate(config: str, overrides: dict[str, Any], cluster: str | None) -> Non
 
 @cli.command()
 @_with_config
-@click.option("--show-config", is_flag=True, help="Print the whole configuration and stop.")
+@click.option("--show-config", is_flag=True, help="Print the full configuration and exit.")
 @_everywhere
 def run(config: str, overrides: dict[str, Any], cluster: str | None, show_config: bool) -> None:
     """Do everything in order, skipping what is up to date: simulate, prepare, train, evaluate.
@@ -303,23 +306,21 @@ def run(config: str, overrides: dict[str, Any], cluster: str | None, show_config
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
     "--code", multiple=True, metavar="FILE.py|MODULE",
-    help="Where functions are that the model needs, which are run: your own file, or what the model came with.",
+    help="Code of the functions that the model needs, which is run: your own file, or the one kept with the model.",
 )  # fmt: skip
 @click.option(
-    "--out", required=True, help="Folder to write; for one input file also FILE.root or FILE.parquet."
+    "--out", required=True, help="Folder to write; for a single input file also FILE.root or FILE.parquet."
 )
 @click.option(
-    "--format", type=click.Choice(["root", "parquet"]), help="Default what --out ends with, or root."
+    "--format", type=click.Choice(["root", "parquet"]), help="Default: the suffix of --out, or root."
 )
-@click.option(
-    "--tree", help="Name of the tree in the input files, where no path ends with it; default Delphes."
-)
+@click.option("--tree", help="Name of the tree, for paths that do not end with it; default: Delphes.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", callback=_parse_overrides,
-    help="A key of store, analysis.collections or analysis.branches: analysis.branches.EFlowTrack.PT=track_pt.",
+    help="A key of input, store, analysis.collections or analysis.branches; for example input.read_retries=5.",
 )  # fmt: skip
 @_with_cluster
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @_everywhere
 def predict(
     model: str,
@@ -332,7 +333,7 @@ def predict(
     cluster: str | None,
     as_json: bool,
 ) -> None:
-    """Score every event of ROOT files with a trained model; the rows stay those of the input.
+    """Score every event of ROOT files with a trained model; one row for each row of the input.
 
     \b
         hepdask predict runs/demo/models/inclusive data/*.root --out scores
@@ -348,11 +349,11 @@ def predict(
 
 @cli.command()
 @click.argument("path")
-@click.option("--deep", is_flag=True, help="Store: compute all checksums again.")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@click.option("--deep", is_flag=True, help="Store: verify all checksums.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @_everywhere
 def inspect(path: str, deep: bool, as_json: bool) -> int:
-    """Say what a ROOT file, a store or a run holds.
+    """Show what a ROOT file, a store or a run holds.
 
     \b
         hepdask inspect events.root
@@ -371,22 +372,25 @@ def inspect(path: str, deep: bool, as_json: bool) -> int:
 @click.option(
     "--format", required=True,
     type=click.Choice(["parquet", "padded-parquet", "tfrecord", "onnx", "savedmodel"]),
-    help="Events: jagged physical values, or the published layout of scaled, padded ones. Models: ONNX or SavedModel.",
+    help="Events: jagged physical values, or the published layout (scaled, padded). Models: ONNX or SavedModel.",
 )  # fmt: skip
 @click.option(
-    "--out", required=True, type=click.Path(), help="Events: a folder, empty or new. Models: a new name."
+    "--out",
+    required=True,
+    type=click.Path(),
+    help="Events: a new or empty folder. Models: a new file or folder.",
 )
-@click.option("--split", type=click.Choice(["train", "test"]), help="These events alone.")
+@click.option("--split", type=click.Choice(["train", "test"]), help="Only the events of this split.")
 @_everywhere
 def export(source: str, format: str, out: str, split: Literal["train", "test"] | None) -> None:
-    """Write the events of a store for those who train elsewhere, or a trained model for those who use it elsewhere.
+    """Write the events of a store, or a trained model, for use with other tools.
 
     \b
         hepdask export runs/demo/store.zarr --format tfrecord --split train --out train.tfrecord
         hepdask export runs/demo/models/inclusive --format onnx --out inclusive.onnx
     """
     if split and format in ("onnx", "savedmodel"):
-        raise click.BadParameter("a model has no events; leave --split out")
+        raise click.BadParameter("a model has no events; leave out --split")
     hepdask.export(source, format, out, split)
 
 
@@ -406,16 +410,16 @@ def import_(config: str, overrides: dict[str, Any], cluster: str | None, files: 
 
 @cli.command()
 @_with_config
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @_everywhere
 def submit(config: str, overrides: dict[str, Any], cluster: str | None, as_json: bool) -> None:
-    """Submit the whole run as a batch job, with its driver; the workers become further jobs.
+    """Submit the whole run, with its driver, as a batch job; the workers become further jobs.
 
     \b
         hepdask submit CONFIG --cluster slurm
-        hepdask status CONFIG --cluster slurm       where it is
-        hepdask logs -f CONFIG --cluster slurm      what it says
-        hepdask cancel CONFIG --cluster slurm       end it; submitted again, it goes on where it stopped
+        hepdask status CONFIG --cluster slurm       its state
+        hepdask logs -f CONFIG --cluster slurm      its output
+        hepdask cancel CONFIG --cluster slurm       end it; submitted again, it continues where it stopped
     """
     job = hepdask.submit(_load(config, overrides, cluster))
     facts = {"number": job.number, "kind": job.kind, "log": str(job.log)}
@@ -424,10 +428,10 @@ def submit(config: str, overrides: dict[str, Any], cluster: str | None, as_json:
 
 @cli.command()
 @_with_config
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @_everywhere
 def status(config: str, overrides: dict[str, Any], cluster: str | None, as_json: bool) -> None:
-    """Say where the submitted run is.
+    """Show the state of the submitted run.
 
     \b
         hepdask status CONFIG --cluster slurm
@@ -444,10 +448,10 @@ def status(config: str, overrides: dict[str, Any], cluster: str | None, as_json:
 
 @cli.command()
 @_with_config
-@click.option("-f", "--follow", is_flag=True, help="Go on until the job is over.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the output until the job is over.")
 @_everywhere
 def logs(config: str, overrides: dict[str, Any], cluster: str | None, follow: bool) -> None:
-    """Print what the driver of the submitted run says.
+    """Print the output of the submitted run's driver.
 
     \b
         hepdask logs -f CONFIG --cluster slurm
@@ -479,13 +483,11 @@ def cluster() -> None:
 
 @cluster.command("start")
 @click.argument("name", default="local", metavar="NAME|FILE")
-@click.option(
-    "--connection", metavar="FILE.json", help="Write a file that --cluster takes, also on other machines."
-)
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@click.option("--connection", metavar="FILE.json", help="Write a file for --cluster, also on other machines.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @_everywhere
 def cluster_start(name: str, connection: str | None, as_json: bool) -> None:
-    """Start a cluster that stays up until Ctrl-C, and print its addresses; it lets in you alone.
+    """Start a cluster that stays up until Ctrl-C, and print its addresses; only you can use it.
 
     \b
         hepdask cluster start local
@@ -523,10 +525,10 @@ def cluster_script(name: str) -> None:
 @cluster.command("check")
 @click.argument("name", metavar="NAME|FILE")
 @click.option("--read", metavar="URL", help="A ROOT file that a worker should be able to open.")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @_everywhere
 def cluster_check(name: str, read: str | None, as_json: bool) -> int:
-    """Look at a batch farm with a single job, or at this machine's GPUs; 1 where something has to be mended.
+    """Test a batch farm with a single job, or this machine's GPUs; exit with 1 if something must be fixed.
 
     \b
         hepdask cluster check lxplus --read root://server//path/file.root
@@ -542,7 +544,7 @@ def cluster_check(name: str, read: str | None, as_json: bool) -> int:
         if not as_json:
             click.echo(f"{'pass' if one.passed else 'FAIL'}  {one.name}: {one.found}")
             if not one.passed:
-                click.echo(f"      -> {one.mend}")
+                click.echo(f"      -> {one.fix}")
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(one) for one in done]))
     return 0 if all(one.passed for one in done) else 1
@@ -554,6 +556,6 @@ def _farm(name: str) -> BatchSettings:
     settings = clusters.load_cluster(name)
     if not isinstance(settings, clusters.BatchSettings):
         raise ConfigError(
-            f"{name}: a cluster of kind {settings.kind} has no batch jobs; name a slurm or htcondor one"
+            f"{name}: a cluster of kind {settings.kind} has no batch jobs; name a cluster of kind slurm or htcondor"
         )
     return settings

@@ -153,8 +153,8 @@ class Session:
             self._waiting = ""
         if found := clusters.differences(self.client):
             self.warning = (
-                f"the workers do not run what this session runs: {'; '.join(found)}. Let `python` of the cluster's "
-                "settings be this environment, or start the scheduler from it"
+                f"the workers' software differs from this session's: {'; '.join(found)}. Set `python` in the cluster's "
+                "settings to this environment, or start the scheduler from it"
             )
             say(f"warning: {self.warning}")
 

@@ -14,7 +14,7 @@ from hepdask.analysis.compiled import compiled
 
 
 class BadEvent(ValueError):
-    """Events hold a value no physics can be done with.
+    """Events hold an unphysical value.
 
     Attributes
     ----------

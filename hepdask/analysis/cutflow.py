@@ -11,7 +11,7 @@ _WORDS = (
     "no electron or muon above threshold",
     "no candidate of one of the three kinds",
     "no isolated electron or muon",
-    "a value no physics can be done with",
+    "an unphysical value",
 )
 
 

@@ -40,7 +40,7 @@ def apply(function: UserFunction | str, events: ak.Array, kind: str) -> NDArray:
     wanted = "b" if kind == "selection" else "biuf"
     if found.shape != (len(events),) or found.dtype.kind not in wanted:
         raise ConfigError(
-            f"{function} must give one {'bool' if kind == 'selection' else 'number'} an event, shape "
+            f"{function} must return one {'bool' if kind == 'selection' else 'number'} per event, shape "
             f"({len(events)},); it gave shape {found.shape} of {found.dtype}"
         )
     return found if kind == "selection" else found.astype(np.float64)

@@ -40,14 +40,14 @@ def start(settings: Settings) -> LocalCluster | BatchCluster:
     logs.settle()
     if not isinstance(settings, Attached) and not settings.tls:
         say(
-            "warning: tls is off: whoever reaches a port of this cluster, on this machine too, can run code as you"
+            "warning: tls is off: anyone who reaches a port of this cluster, also on this machine, can run code as you"
         )
     if isinstance(settings, BatchSettings):
         from hepdask.clusters.batch_cluster import BatchCluster
 
         return BatchCluster(settings)
     if isinstance(settings, Attached):
-        raise ConfigError(f"{settings.address}: a cluster that runs already; give a name or a file")
+        raise ConfigError(f"{settings.address}: a cluster that is already running; give a name or a file")
     story = logs.wants_whole_story()
     options: dict[str, Any] = {
         "threads_per_worker": settings.threads,
@@ -133,7 +133,7 @@ def _attach(settings: Attached) -> Client:
             "; a cluster of hepdask has an address with tls://" if settings.address.startswith("tcp:") else ""
         )
         raise ClusterError(
-            f"{settings.address}: no scheduler answers there, or it does not let you in ({error}); is the cluster "
+            f"{settings.address}: no scheduler answers there, or it does not admit you ({error}); is the cluster "
             f"up?{hint}"
         ) from None
 
@@ -146,8 +146,8 @@ def _security(settings: Attached) -> Security | None:
             certificate = load_cluster(str(found)).certificate  # type: ignore[union-attr]
         elif dask.config.get("distributed.comm.tls.ca-file") is None:  # else Dask knows
             raise ClusterError(
-                f"{settings.address}: lets in only who has its certificate, and you have no connection file for it "
-                f"in {connection_files.folders()}; start it with hepdask cluster start --connection FILE, and say "
+                f"{settings.address}: admits only holders of its certificate, and you have no connection file for it "
+                f"in {connection_files.folders()}; start it with hepdask cluster start --connection FILE, and use "
                 "--cluster FILE"
             )
     if certificate is None:

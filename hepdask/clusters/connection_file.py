@@ -43,7 +43,7 @@ def write(path: Path, address: str, certificate: str | None) -> None:
         write_private(path, document(address, certificate))
     except OSError as error:
         raise ClusterError(
-            f"{path}: the connection file cannot be written ({error.strerror}); say --connection with another path"
+            f"{path}: the connection file cannot be written ({error.strerror}); give --connection another path"
         ) from None
 
 
@@ -68,8 +68,8 @@ def announced(address: str, certificate: str | None) -> Iterator[None]:
     else:
         path = None
         say(
-            "warning: no private folder can be written (HOME, XDG_STATE_HOME, XDG_RUNTIME_DIR), so the address alone "
-            "does not let you in from elsewhere: hepdask cluster start --connection FILE does"
+            "warning: no private folder can be written (HOME, XDG_STATE_HOME, XDG_RUNTIME_DIR), so the address is "
+            "not enough to attach from elsewhere: use hepdask cluster start --connection FILE"
         )
     try:
         yield

@@ -64,7 +64,7 @@ def driver_status(settings: BatchSettings, number: str) -> JobStatus:
         The batch system does not answer.
     """
     seen = _answer(settings.system().query([number]), "the batch system does not answer")
-    return seen.get(number, JobStatus(State.LOST, "the batch system knows nothing of it any more"))
+    return seen.get(number, JobStatus(State.LOST, "the batch system no longer knows it"))
 
 
 def cancel_driver(settings: BatchSettings, number: str) -> None:

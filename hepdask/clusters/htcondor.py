@@ -34,8 +34,8 @@ class HTCondor(BatchSettings):
     job_extra_directives: dict[str, str] = Field(
         default_factory=dict, description="further lines of the submit file"
     )
-    submit_command_extra: tuple[str, ...] = Field((), description="further words for condor_submit")
-    cancel_command_extra: tuple[str, ...] = Field((), description="further words for condor_rm")
+    submit_command_extra: tuple[str, ...] = Field((), description="further arguments for condor_submit")
+    cancel_command_extra: tuple[str, ...] = Field((), description="further arguments for condor_rm")
 
     def system(self) -> BatchSystem:
         """Return HTCondor."""
@@ -105,7 +105,7 @@ class HTCondorSystem(BatchSystem):
         names = ("cores", "MB of memory", "kB of disk")
         for wanted, most, name in zip(asked[0], largest, names, strict=True):
             if wanted > most:
-                return f"it asks for {wanted:.0f} {name}, and the largest slot of the pool has {most:.0f}"
+                return f"it requests {wanted:.0f} {name}, and the largest slot of the pool has {most:.0f}"
         analysis = await ask(["condor_q", "-better-analyze", job], timeout)
         unmet = [text for text in _UNMATCHED.findall(analysis) if not _OF_FREE_SLOTS.search(text)]
         if unmet:

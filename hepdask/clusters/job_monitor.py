@@ -19,7 +19,7 @@ from hepdask.errors import ClusterError
 from hepdask.progress import say
 
 _LOG_LINES = 30
-_UNNEEDED = "not needed any more"
+_UNNEEDED = "no longer needed"
 
 
 @dataclass
@@ -196,7 +196,7 @@ class JobMonitor:
         if self._silent_since is None:
             self._silent_since = time.monotonic()
             say(
-                f"warning: the batch system does not answer: {error}; work goes on with the workers that are there"
+                f"warning: the batch system does not answer: {error}; work continues with the connected workers"
             )
 
     def _judge(self, job: Job, rejection: str | None, sight: JobStatus | None) -> None:
@@ -209,15 +209,15 @@ class JobMonitor:
         if rejection is not None:
             self._note(job, State.REJECTED, rejection)
         elif sight is None:
-            self._note(job, State.LOST, "the batch system knows nothing of it")
+            self._note(job, State.LOST, "the batch system does not know it")
         elif sight.state is not State.RUNNING:
             self._note(job, sight.state, sight.reason)
         elif connected:
             self._note(job, State.CONNECTED, "")
         elif job.state is not State.RUNNING:
-            self._note(job, State.RUNNING, "its worker has gone" if job.state is State.CONNECTED else "")
+            self._note(job, State.RUNNING, "its worker is gone" if job.state is State.CONNECTED else "")
         elif job.reason and now - job.since > self._settings.lost_after:
-            self._note(job, State.LOST, f"its worker has gone for {self._settings.lost_after:g} s")
+            self._note(job, State.LOST, f"its worker has been gone for {self._settings.lost_after:g} s")
         elif now - job.since > self._settings.connect_timeout:
             self._note(job, State.LOST, f"no worker connected in {self._settings.connect_timeout:g} s")
 
@@ -264,7 +264,7 @@ class JobMonitor:
             self.error = ClusterError(self._why_given_up(self._last_failed))
         elif self._hopeless > 1:
             self.error = ClusterError(
-                f"job {unfit[0].number} can never start: {unfit[0].reason}; ask for less in the cluster's settings, "
+                f"job {unfit[0].number} can never start: {unfit[0].reason}; request less in the cluster's settings, "
                 "or for what the farm has"
             )
 

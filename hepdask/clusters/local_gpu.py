@@ -25,7 +25,7 @@ class Need:
         What.
     found : str
         What there is of it.
-    mend : str
+    fix : str
         What to do where it is missing; empty where it is there.
     package : bool
         Whether it is a Python package.
@@ -33,7 +33,7 @@ class Need:
 
     name: str
     found: str
-    mend: str = ""
+    fix: str = ""
     package: bool = False
 
 
@@ -47,10 +47,10 @@ def needs(settings: GPU) -> list[Need]:
         packages.append(
             ("distributed_ucxx", "distributed-ucxx", "protocol: ucx", "pip install distributed-ucxx-cu12")
         )
-    for module, name, key, mend in packages:
+    for module, name, key, fix in packages:
         there = importlib.util.find_spec(module) is not None
         said = "is installed" if there else f"is not installed, and {key} needs it"
-        found.append(Need(name, f"{name} {said}", "" if there else mend, package=True))
+        found.append(Need(name, f"{name} {said}", "" if there else fix, package=True))
     return found
 
 
@@ -59,8 +59,8 @@ def _gpus(settings: GPU) -> Need:
     try:
         host = host_devices()
     except NoDriver as missing:
-        mend = "run it on a machine with an NVIDIA GPU and its driver, or without: --cluster local"
-        return Need(name, f"no NVIDIA driver: {missing}", mend)
+        fix = "run it on a machine with an NVIDIA GPU and its driver, or without a GPU: --cluster local"
+        return Need(name, f"no NVIDIA driver: {missing}", fix)
     chosen = settings.cuda_visible_devices
     shown = {"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if chosen else os.environ
     seen = visible(host, shown)
@@ -68,8 +68,8 @@ def _gpus(settings: GPU) -> Need:
         where = "cuda_visible_devices" if chosen else "CUDA_VISIBLE_DEVICES"
         said = shown.get("CUDA_VISIBLE_DEVICES")
         hidden = f", and {where} is {said!r}" if said is not None else ""
-        mend = f"let {where} name GPUs that nvidia-smi -L lists, or ask the batch system for some"
-        return Need(name, f"the driver has {len(host)} GPU(s){hidden}: {len(seen)} can be used", mend)
+        fix = f"set {where} to GPUs that nvidia-smi -L lists, or request some from the batch system"
+        return Need(name, f"the driver has {len(host)} GPU(s){hidden}: {len(seen)} can be used", fix)
     return Need(name, f"{len(seen)} of {len(host)} GPU(s) can be used: {', '.join(seen)}")
 
 
@@ -90,16 +90,16 @@ def start_gpu(settings: GPU, **options: Any) -> LocalCluster:
     ClusterError
         There is no driver, no GPU, or none that can be seen; nothing was started.
     """
-    missing = [need for need in needs(settings) if need.mend]
+    missing = [need for need in needs(settings) if need.fix]
     if missing:
         kind = MissingDependency if all(need.package for need in missing) else ClusterError
-        raise kind("cluster: kind gpu: " + "; and ".join(f"{need.found} ({need.mend})" for need in missing))
+        raise kind("cluster: kind gpu: " + "; and ".join(f"{need.found} ({need.fix})" for need in missing))
     try:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:
         raise MissingDependency(
             f"cluster: kind gpu: dask-cuda is installed and cannot be imported ({error}): "
-            "pip install 'hepdask[gpu]' in an environment of its own"
+            "pip install 'hepdask[gpu]' in a separate environment"
         ) from error
     return LocalCUDACluster(resources={"GPU": 1}, **_options(settings), **options)
 

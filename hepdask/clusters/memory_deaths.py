@@ -74,7 +74,7 @@ class Deaths:
         ended = {event["key"] for event in told if event["action"] == _ENDED}
         for key in begun.keys() - ended:
             self._counts[key] += 1
-            self.memory = f"{format_bytes(used)} where its limit is {format_bytes(begun[key])}"
+            self.memory = f"{format_bytes(used)} with a limit of {format_bytes(begun[key])}"
 
     def _events(self, topic: str) -> Any:
         return answer(self._client, lambda: self._client.get_events(topic))

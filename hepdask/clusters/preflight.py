@@ -65,14 +65,14 @@ class Check:
         Whether it is in order.
     found : str
         What was found.
-    mend : str
+    fix : str
         What to do where it is not.
     """
 
     name: str
     passed: bool
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def check(settings: GPU | BatchSettings, read: str | None = None) -> Iterator[Check]:
@@ -108,16 +108,16 @@ def check(settings: GPU | BatchSettings, read: str | None = None) -> Iterator[Ch
             yield Check("a job starts and its worker connects", True, f"after {wall:.0f} s")
             yield from _from_a_worker(client, single, read)
     except HepdaskError as error:
-        mend = "see the reason; if the job ran, let its node reach the scheduler: set interface, host, port_range"
-        yield Check("a job starts and its worker connects", False, str(error), mend)
+        fix = "see the reason; if the job ran, let its node reach the scheduler: set interface, host, port_range"
+        yield Check("a job starts and its worker connects", False, str(error), fix)
 
 
 def _of_this_machine(settings: GPU, read: str | None) -> Iterator[Check]:
     needs = local_gpu.needs(settings)
-    yield from (Check(need.name, not need.mend, need.found, need.mend) for need in needs)
-    if any(need.mend for need in needs):
+    yield from (Check(need.name, not need.fix, need.found, need.fix) for need in needs)
+    if any(need.fix for need in needs):
         return
-    mend = "see the reason; nvidia-smi shows who else uses the GPUs"
+    fix = "see the reason; nvidia-smi shows who else uses the GPUs"
     try:
         with start(settings) as cluster, Client(cluster) as client:
             workers = len(cluster.scheduler_info["workers"])
@@ -127,7 +127,7 @@ def _of_this_machine(settings: GPU, read: str | None) -> Iterator[Check]:
             if read:
                 yield _readable(client, read)
     except Exception as error:  # whatever dask-cuda and the driver say
-        yield Check("a worker for each GPU starts", False, f"{type(error).__name__}: {error}", mend)
+        yield Check("a worker for each GPU starts", False, f"{type(error).__name__}: {error}", fix)
 
 
 def _from_here(settings: BatchSettings) -> Iterator[Check]:
@@ -147,7 +147,7 @@ def _from_here(settings: BatchSettings) -> Iterator[Check]:
         free = sum(bool(free_port(settings.host or "", port)) for port in range(first, last + 1))
         yield Check(
             f"ports {first} to {last}", free > 0, f"{free} of {last + 1 - first} are free here",
-            "widen port_range, or end what listens there",
+            "widen port_range, or stop what listens there",
         )  # fmt: skip
     yield _proxy()
     yield _writable(Path(settings.log_directory), "log_directory")
@@ -155,18 +155,18 @@ def _from_here(settings: BatchSettings) -> Iterator[Check]:
 
 def _proxy() -> Check:
     path = os.environ.get("X509_USER_PROXY") or f"/tmp/x509up_u{os.getuid()}"
-    mend = "voms-proxy-init --voms VO --valid 96:00, with X509_USER_PROXY in a folder that the nodes see"
+    fix = "voms-proxy-init --voms VO --valid 96:00, with X509_USER_PROXY in a folder that the nodes see"
     if not os.path.exists(path):
         asked = bool(os.environ.get("X509_USER_PROXY"))
-        found = f"{path}: there is none" + ("" if asked else ", and nothing asks for one")
-        return Check("grid proxy", not asked, found, mend)
+        found = f"{path}: there is none" + ("" if asked else ", and none is needed")
+        return Check("grid proxy", not asked, found, fix)
     try:
         ends = x509.load_pem_x509_certificate(Path(path).read_bytes()).not_valid_after_utc
     except (OSError, ValueError) as error:
-        return Check("grid proxy", False, f"{path}: {error}", mend)
+        return Check("grid proxy", False, f"{path}: {error}", fix)
     left = (ends - datetime.datetime.now(datetime.UTC)).total_seconds() / 3600
     found = f"{path}: {'good for' if left > PROXY_HOURS else 'ends within'} {PROXY_HOURS:g} h"
-    return Check("grid proxy", left > PROXY_HOURS, found, mend)
+    return Check("grid proxy", left > PROXY_HOURS, found, fix)
 
 
 def _writable(folder: Path, key: str) -> Check:
@@ -199,13 +199,18 @@ def _from_a_worker(client: Client, settings: BatchSettings, read: str | None) ->
     before = time.time()
     there = _on_worker(client, time.time)
     off = max(before - there, there - time.time(), 0.0)
-    yield Check("clock", off <= CLOCK_SECONDS, f"off by {off:.1f} s", "tell the site; logs will not agree")
+    yield Check(
+        "clock",
+        off <= CLOCK_SECONDS,
+        f"off by {off:.1f} s",
+        "report it to the site; log times will not agree",
+    )
     free = _on_worker(client, _free_disk, settings.local_directory)
     yield Check(
         "disk for spilling",
         free >= DISK_GIB,
         f"{free:.1f} GiB free on the node",
-        "set local_directory, or ask for more",
+        "set local_directory, or request more",
     )
     yield _training(client)
     if settings.gpus:
@@ -223,8 +228,8 @@ def _training(client: Client) -> Check:
 
 def _readable(client: Client, read: str) -> Check:
     problem = _on_worker(client, _open, read)
-    mend = "check the path, X509_USER_PROXY in `environment`, and that the nodes may reach the storage"
-    return Check(f"{read} from a worker", problem is None, problem or "it opens", mend)
+    fix = "check the path, X509_USER_PROXY in `environment`, and that the nodes may reach the storage"
+    return Check(f"{read} from a worker", problem is None, problem or "it opens", fix)
 
 
 def _gpus(client: Client, wanted: int) -> Iterator[Check]:
@@ -235,7 +240,7 @@ def _gpus(client: Client, wanted: int) -> Iterator[Check]:
     problems = {problem for _, _, problem in workers.values() if problem}
     yield Check(
         "NVIDIA driver", not problems, "; ".join(sorted(problems)) or "it answers on all workers",
-        "let the jobs run on nodes with GPUs; in a container, with NVIDIA's runtime (apptainer exec --nv)",
+        "run the jobs on nodes with GPUs; in a container, with NVIDIA's runtime (apptainer exec --nv)",
     )  # fmt: skip
     shown = "; ".join(
         f"{worker} sees {', '.join(names) or 'none'}" for worker, (names, _, _) in workers.items()
@@ -244,19 +249,19 @@ def _gpus(client: Client, wanted: int) -> Iterator[Check]:
     each = all(names for names, _, _ in workers.values())
     yield Check(
         "visible devices", each and len(different) >= wanted, f"{shown}: {len(different)} GPU(s) for {wanted}",
-        "let gpus be what the job really gets; CUDA_VISIBLE_DEVICES of the worker is set by the batch system",
+        "set gpus to what the job really gets; the batch system sets the worker's CUDA_VISIBLE_DEVICES",
     )  # fmt: skip
-    mend = "see the reason; workers have to offer the resource GPU (gpus of the cluster's file does that)"
+    fix = "see the reason; workers have to offer the resource GPU (gpus in the cluster's file does this)"
     try:
         (wrong,) = run(
             local_gpu.seen_by_rank, client=client, ranks=1, gpus_per_rank=1, timeout=_RANK_SECONDS,
             silence_timeout=_RANK_SECONDS, on_output=lambda rank, line: None, on_status=lambda line: None,
         )  # fmt: skip
     except (NotEnoughSlots, RankFailed) as error:
-        yield Check("a rank with a GPU of its own", False, str(error), mend)
+        yield Check("a rank with its own GPU", False, str(error), fix)
         return
-    for key, name, mend in _OF_RANK:
-        yield Check(name, key not in wrong, wrong.get(key, "works in a rank"), mend)
+    for key, name, fix in _OF_RANK:
+        yield Check(name, key not in wrong, wrong.get(key, "works in a rank"), fix)
 
 
 def _on_worker(client: Client, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -270,7 +275,7 @@ def _versions(client: Client) -> Check:
     other = differences(client)
     return Check(
         "Python and packages", not other, "; ".join(other) or f"equal, Python {platform.python_version()}",
-        "let `python` of the cluster be this environment, on a shared path, packed, or in a container",
+        "set `python` of the cluster to this environment: on a shared path, packed, or in a container",
     )  # fmt: skip
 
 

@@ -29,15 +29,15 @@ class Local(_Document):
     """Worker processes on this machine."""
 
     kind: Literal["local"] = Field("local", description="worker processes on this machine")
-    workers: Count | None = Field(None, description="worker processes; default one a core")
+    workers: Count | None = Field(None, description="worker processes; default: one per core")
     threads: Count = Field(1, description="threads of each worker")
-    memory_limit: str = Field("auto", description="memory of each worker, as Dask writes it")
+    memory_limit: str = Field("auto", description="memory of each worker, in Dask's notation")
     host: str = Field("127.0.0.1", description="address that scheduler, workers and dashboard listen on")
     dashboard_port: int = Field(
-        8787, ge=0, description="port of the dashboard; another free one if it is taken"
+        8787, ge=0, description="port of the dashboard; if it is in use, another free one"
     )
     tls: bool = Field(
-        True, description="encrypt, and let in only who has the certificate made for this cluster"
+        True, description="encrypt, and admit only holders of the certificate made for this cluster"
     )
     start_timeout: Positive = Field(60.0, description="longest wait for the workers to start [s]")
 
@@ -50,7 +50,9 @@ def _is_share_or_bytes(size: float | str) -> float | str:
             parse_bytes(size)
             return size
     if not 0 < size <= 1:
-        raise ValueError(f'{size:g} is no share of a GPU\'s memory; write 0.8, or bytes with a unit: "8GB"')
+        raise ValueError(
+            f'{size:g} is not a fraction of a GPU\'s memory; write 0.8, or bytes with a unit: "8GB"'
+        )
     return size
 
 
@@ -62,29 +64,29 @@ class GPU(_Document):
 
     kind: Literal["gpu"] = Field("gpu", description="one worker process for each GPU of this machine")
     cuda_visible_devices: tuple[str, ...] | None = Field(
-        None, min_length=1, description="GPUs to use, by number or UUID; default all that can be seen"
+        None, min_length=1, description="GPUs to use, by number or UUID; default: all visible ones"
     )
-    threads: Count = Field(1, description="threads of each worker; prepare reads with all of them")
-    memory_limit: str = Field("auto", description="memory of each worker, as Dask writes it")
+    threads: Count = Field(1, description="threads of each worker; `prepare` reads with all of them")
+    memory_limit: str = Field("auto", description="memory of each worker, in Dask's notation")
     device_memory_limit: Memory | None = Field(
-        None, description="memory of its GPU from which on a worker spills; default dask-cuda's"
+        None, description="GPU memory at which a worker starts to spill; default: dask-cuda's"
     )
     rmm_pool_size: Memory | None = Field(
-        None, description="memory of its GPU that a worker sets aside for RMM; ranks cannot have it"
+        None, description="GPU memory that a worker reserves for RMM; ranks cannot use it"
     )
-    rmm_managed_memory: bool = Field(False, description="let RMM use memory that GPU and host share")
-    protocol: Literal["tcp", "ucx"] = Field("tcp", description="how workers talk to each other")
-    enable_nvlink: bool | None = Field(None, description="with ucx: NVLink; default where it is found")
+    rmm_managed_memory: bool = Field(False, description="let RMM use memory shared by GPU and host")
+    protocol: Literal["tcp", "ucx"] = Field("tcp", description="how workers communicate with each other")
+    enable_nvlink: bool | None = Field(None, description="with ucx: use NVLink; default: if it is found")
     enable_infiniband: bool | None = Field(
-        None, description="with ucx: InfiniBand; default where it is found"
+        None, description="with ucx: use InfiniBand; default: if it is found"
     )
-    local_directory: str | None = Field(None, description="where workers spill to disk; default Dask's")
+    local_directory: str | None = Field(None, description="where workers spill to disk; default: Dask's")
     host: str = Field("127.0.0.1", description="address that scheduler, workers and dashboard listen on")
     dashboard_port: int = Field(
-        8787, ge=0, description="port of the dashboard; another free one if it is taken"
+        8787, ge=0, description="port of the dashboard; if it is in use, another free one"
     )
     tls: bool = Field(
-        True, description="encrypt, and let in only who has the certificate made for this cluster"
+        True, description="encrypt, and admit only holders of the certificate made for this cluster"
     )
     start_timeout: Positive = Field(60.0, description="longest wait for the workers to start [s]")
 
@@ -94,7 +96,7 @@ class GPU(_Document):
             raise ValueError("enable_nvlink and enable_infiniband need protocol: ucx")
         if self.protocol == "ucx" and self.tls:
             raise ValueError(
-                "protocol: ucx cannot be encrypted; use tcp, or say tls: false on a machine that is yours alone"
+                "protocol: ucx cannot be encrypted; use tcp, or set tls: false on a machine that only you use"
             )
         return self
 
@@ -111,12 +113,12 @@ def _is_pem_or_path(certificate: str) -> str:
 class Attached(_Document):
     """A scheduler that runs already."""
 
-    kind: Literal["attached"] = Field("attached", description="a scheduler that runs already")
+    kind: Literal["attached"] = Field("attached", description="a scheduler that is already running")
     address: str = Field(description="tcp://… or tls://…")
     certificate: Annotated[str, AfterValidator(_is_pem_or_path)] | None = Field(
-        None, description="certificate and key, for tls://: their file, or the text itself"
+        None, description="certificate and key for tls://: a file, or the text itself"
     )
-    start_timeout: Positive = Field(20.0, description="longest wait for its answer [s]")
+    start_timeout: Positive = Field(20.0, description="longest wait for an answer [s]")
 
 
 def seconds(walltime: str) -> int:
@@ -129,7 +131,9 @@ def seconds(walltime: str) -> int:
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", walltime)
     if match is None or walltime.isdigit():
-        raise ValueError(f"{walltime!r} is no wall time; write HH:MM:SS or DAYS-HH:MM:SS, in quotation marks")
+        raise ValueError(
+            f"{walltime!r} is not a wall time; write HH:MM:SS or DAYS-HH:MM:SS, in quotation marks"
+        )
     days, first, second, third = (int(part or 0) for part in match.groups())
     if match[1] is None and match[4] is None:  # Slurm reads two fields as minutes and seconds
         return 60 * first + second
@@ -150,74 +154,85 @@ class Driver(_Document):
     """The job of ``hepdask submit``: driver and scheduler, no worker."""
 
     cores: Count = Field(1, description="cores of the driver's job")
-    memory: str = Field("4GB", description="its memory")
+    memory: str = Field("4GB", description="memory of the driver's job")
     walltime: Annotated[str, AfterValidator(_is_walltime)] | None = Field(
-        None, description="its wall time; default the workers'"
+        None, description="wall time of the driver's job; default: that of the workers"
     )
     job_extra_directives: tuple[str, ...] = Field(
-        (), description="further lines of its header: `--qos=long` for Slurm, `key = value` for HTCondor"
+        (), description="further lines of its job script: `--qos=long` for Slurm, `key = value` for HTCondor"
     )
 
 
 class BatchSettings(_Document):
     """What clusters of batch jobs have in common: each job starts Dask workers."""
 
-    kind: str = Field(description="which batch system")
+    kind: str = Field(description="the batch system")
 
     # of a job, in dask-jobqueue's words
     cores: Count = Field(1, description="cores of a job, shared by its worker processes")
     memory: str = Field("2GB", description="memory of a job, shared by its worker processes")
-    processes: Count = Field(1, description="worker processes a job")
+    processes: Count = Field(1, description="worker processes per job")
     gpus: int = Field(0, ge=0, description="GPUs of a job, shared by its worker processes")
     walltime: Annotated[str, AfterValidator(_is_walltime)] = Field(
         "02:00:00", description="wall time of a job, HH:MM:SS"
     )
     name: str = Field("hepdask", description="name of the jobs in the queue")
-    python: str | None = Field(None, description="Python of the workers; default the one that runs hepdask")
+    python: str | None = Field(None, description="Python of the workers; default: the one that runs hepdask")
     interface: str | None = Field(None, description="network interface of scheduler and workers")
-    nanny: bool = Field(True, description="a process that restarts a worker which runs out of memory")
-    death_timeout: Positive = Field(
-        60.0, description="a worker ends itself where it finds no scheduler for so long [s]"
+    nanny: bool = Field(
+        True, description="run a process beside each worker that restarts it if it runs out of memory"
     )
-    local_directory: str | None = Field(None, description="where workers spill to disk; default the job's")
+    death_timeout: Positive = Field(
+        60.0, description="time without a scheduler after which a worker exits [s]"
+    )
+    local_directory: str | None = Field(
+        None, description="where workers spill to disk; default: the job's folder"
+    )
     shared_temp_directory: LocalPath | None = Field(
-        None, description="folder that all nodes see, for the certificates of tls; default log_directory"
+        None, description="folder that all nodes see, for the TLS certificates; default: log_directory"
     )
     log_directory: LocalPath = Field(
-        "runs/jobs", description="folder that all nodes see, for the jobs' output", validate_default=True
+        "runs/jobs",
+        description="folder that all nodes see, for the output of the jobs",
+        validate_default=True,
     )
-    worker_extra_args: tuple[str, ...] = Field((), description="further words for `dask worker`")
-    job_script_prologue: tuple[str, ...] = Field((), description="shell lines run before the worker starts")
-    job_directives_skip: tuple[str, ...] = Field((), description="lines left out of the job's header")
+    worker_extra_args: tuple[str, ...] = Field((), description="further arguments for `dask worker`")
+    job_script_prologue: tuple[str, ...] = Field(
+        (), description="shell lines to run before the worker starts"
+    )
+    job_directives_skip: tuple[str, ...] = Field((), description="lines to leave out of the job's header")
     scheduler_options: dict[str, Any] = Field(
-        default_factory=dict, description="further arguments of Dask's scheduler"
+        default_factory=dict, description="further arguments for Dask's scheduler"
     )
 
     # how many, and for how long
-    workers: Count = Field(2, description="workers that are kept at all times")
+    workers: Count = Field(2, description="number of workers kept at all times")
     maximum_workers: Count | None = Field(
-        None, description="workers that may be added while there is more to do; default none"
+        None,
+        description="largest number of workers while there is more to do; default: no more than `workers`",
     )
     lifetime: Positive | None = Field(
-        None, description="a worker hands its work over after so long [s]; default the wall time less a tenth"
+        None, description="time after which a worker hands over its work [s]; default: 90 % of the wall time"
     )
     lifetime_stagger: Positive | None = Field(
-        None, description="spread of the lifetimes [s]; default a twentieth of the wall time"
+        None, description="spread of the lifetimes [s]; default: 5 % of the wall time"
     )
 
     # where they listen
-    host: str | None = Field(None, description="address the scheduler listens on; default the interface's")
+    host: str | None = Field(
+        None, description="address the scheduler listens on; default: that of the interface"
+    )
     port_range: tuple[Port, Port] | None = Field(
-        None, description="first and last port that scheduler and workers may take; default any"
+        None, description="first and last port for scheduler and workers; default: any"
     )
     dashboard_host: str = Field(
-        "127.0.0.1", description="address the dashboard listens on; it asks no password"
+        "127.0.0.1", description="address the dashboard listens on; it asks for no password"
     )
     dashboard_port: int = Field(
-        8787, ge=0, description="port of the dashboard; another free one if it is taken"
+        8787, ge=0, description="port of the dashboard; if it is in use, another free one"
     )
     tls: bool = Field(
-        True, description="encrypt, and let in only who has the certificate made for this cluster"
+        True, description="encrypt, and admit only holders of the certificate made for this cluster"
     )
 
     # what the workers find
@@ -225,25 +240,26 @@ class BatchSettings(_Document):
         default_factory=dict, description="environment variables of the workers, written into the job script"
     )
     allowed_failures: int = Field(
-        10, ge=0, description="workers that may die on one task before the task is given up"
+        10, ge=0, description="number of workers that may die on one task before the task is given up"
     )
     memory_spill: tuple[float, float, float, float] = Field(
         (0.6, 0.7, 0.85, 0.95),
-        description="shares of the memory at which a worker spills (twice), pauses, ends",
+        description="fractions of the memory at which a worker spills (twice), pauses, is restarted",
     )
 
     # truth about the jobs
-    poll_interval: Positive = Field(10.0, description="time between two questions to the batch system [s]")
-    query_timeout: Positive = Field(60.0, description="longest wait for its answer [s]")
-    start_timeout: Positive = Field(86400.0, description="longest wait for the workers to be there [s]")
+    poll_interval: Positive = Field(10.0, description="time between two queries of the batch system [s]")
+    query_timeout: Positive = Field(60.0, description="longest wait for an answer [s]")
+    start_timeout: Positive = Field(86400.0, description="longest wait for the workers to connect [s]")
     connect_timeout: Positive = Field(
-        600.0, description="a running job whose worker does not connect for so long is replaced [s]"
+        600.0, description="time without a connected worker after which a running job is replaced [s]"
     )
     lost_after: Positive = Field(
-        30.0, description="a running job whose worker has gone for so long is replaced [s]"
+        30.0, description="time after losing its worker at which a running job is replaced [s]"
     )
     max_failures: Count = Field(
-        3, description="jobs that fail in a row, before any worker connects, until the cluster is given up"
+        3,
+        description="number of jobs in a row that may fail before a worker connects; then the cluster is given up",
     )
     driver: Driver = Field(default_factory=Driver, description="the job of `hepdask submit`")
 
@@ -265,7 +281,7 @@ class BatchSettings(_Document):
                 f"gpus: {self.processes} worker processes cannot have the same share of {self.gpus}"
             )
         if self.gpus and "--resources" in " ".join(self.worker_extra_args):
-            raise ValueError("worker_extra_args: with gpus, --resources is said already")
+            raise ValueError("worker_extra_args: with gpus, --resources is already set")
         if self.lifetime and self.lifetime >= seconds(self.walltime):
             raise ValueError(f"lifetime: {self.lifetime:g} s is not below the wall time, {self.walltime}")
         if self.maximum_workers and self.maximum_workers < self.workers:
@@ -273,7 +289,7 @@ class BatchSettings(_Document):
         if self.port_range and self.port_range[1] - self.port_range[0] < 2 * self.processes:
             raise ValueError(
                 f"port_range: {self.port_range[0]} to {self.port_range[1]} is too narrow: scheduler, each worker and "
-                "its nanny take a port of their own"
+                "its nanny need one port each"
             )
         return self
 

@@ -30,9 +30,9 @@ class Slurm(BatchSettings):
 
     kind: Literal["slurm"] = Field("slurm", description="workers in Slurm jobs")
     queue: str | None = Field(None, description="partition")
-    account: str | None = Field(None, description="account that pays")
-    job_cpu: Count | None = Field(None, description="cores to ask for, where not `cores`")
-    job_mem: str | None = Field(None, description="memory to ask for, where not `memory`")
+    account: str | None = Field(None, description="account to charge")
+    job_cpu: Count | None = Field(None, description="cores to request, if not `cores`")
+    job_mem: str | None = Field(None, description="memory to request, if not `memory`")
     job_extra_directives: tuple[str, ...] = Field((), description="further #SBATCH options")
 
     def system(self) -> BatchSystem:

@@ -81,7 +81,7 @@ def completed(
                     last_seen = now
                 elif now - last_seen > worker_timeout:
                     raise ClusterError(
-                        f"{name}: no worker for {worker_timeout:.0f} s; look at the cluster's jobs, "
+                        f"{name}: no worker for {worker_timeout:.0f} s; check the cluster's jobs, "
                         "or raise store.worker_timeout"
                     )
             while len(running) < max(8, 4 * threads) and (item := next(waiting, running)) is not running:

@@ -75,8 +75,8 @@ def write_certificate(folder: Path) -> Path:
     if (path.stat().st_mode | path.parent.stat().st_mode) & 0o077:
         remove_certificate(path)
         raise ClusterError(
-            f"{folder}: this file system lets others read what is yours; set shared_temp_directory to one that "
-            "keeps to the modes of files"
+            f"{folder}: on this file system others can read your files; set shared_temp_directory to one that "
+            "respects file modes"
         )
     return path
 

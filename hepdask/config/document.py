@@ -98,8 +98,8 @@ class Document:
     def quoting(self, text: str) -> str:
         """Say how to have text where YAML reads something else."""
         if self._has_lines:
-            return "put it into quotation marks"
-        return f"put it into quotation marks: {self.name}='\"{text}\"'"
+            return "put it in quotation marks"
+        return f"put it in quotation marks: {self.name}='\"{text}\"'"
 
 
 def _below(node: _Node, key: Any) -> _Node | None:
@@ -212,7 +212,7 @@ class _Composer:
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if node is not None:
-                    raise self._error(event, (), "a second document begins here; only one is read")
+                    raise self._error(event, (), "a second document starts here; only one is read")
                 node = self._node(next(self._events), ())
         return node or _Node(1, None, "")
 
@@ -220,12 +220,10 @@ class _Composer:
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, keys)
         if len(keys) > _DEEPEST:
-            raise self._error(event, keys[:3], f"deeper than {_DEEPEST} levels; nothing here is")
+            raise self._error(event, keys[:3], f"deeper than {_DEEPEST} levels; no configuration is")
         if event.tag not in (None, "!", "tag:yaml.org,2002:str"):
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise self._error(
-                event, keys, f"`{tag}` is not known; the values are plain ones, without such tags"
-            )
+            raise self._error(event, keys, f"`{tag}` is not known; write plain values, without tags")
         if event.anchor:
             self._anchors[event.anchor] = None
         if isinstance(event, yaml.ScalarEvent):
@@ -241,11 +239,11 @@ class _Composer:
     def _alias(self, event: Any, keys: tuple[Any, ...]) -> _Node:
         if event.anchor not in self._anchors:
             raise self._error(
-                event, keys, f"`*{event.anchor}` stands for nothing: there is no `&{event.anchor}` before"
+                event, keys, f"`*{event.anchor}` is not defined: there is no `&{event.anchor}` before"
             )
         node = self._anchors[event.anchor]
         if node is None:
-            raise self._error(event, keys, f"`*{event.anchor}` stands inside of itself")
+            raise self._error(event, keys, f"`*{event.anchor}` contains itself")
         self._repeated += node.size
         if self._repeated > _MOST_REPEATED:
             raise self._error(
@@ -280,7 +278,7 @@ class _Composer:
             line = following.start_mark.line + 1
             if isinstance(following, yaml.ScalarEvent) and following.value == "<<" and not following.style:
                 if merged:
-                    raise self._error(following, keys, "`<<` stands twice; write <<: [*one, *other]")
+                    raise self._error(following, keys, "`<<` is repeated; write <<: [*one, *other]")
                 merged = self._node(next(self._events), (*keys, "<<"))
                 if not all(isinstance(one.children, dict) for one in _merged(merged)):
                     raise self._error(following, keys, "`<<` takes a mapping, or a list of mappings")
@@ -307,11 +305,11 @@ class _Composer:
         if node.children is not None:
             raise self._error(event, keys, f"a key is one word, this is {_kind(node.value)}")
         told = reading(node.text or "", node.value).replace("YAML reads", "YAML reads the key")
-        raise self._error(event, keys, f"{told}; put it into quotation marks")
+        raise self._error(event, keys, f"{told}; put it in quotation marks")
 
     def _twice(self, first: int, second: int) -> str:
         lines = f", in lines {first} and {second}" if self._has_lines else ""
-        return f"this key stands twice{lines}; the first would be lost"
+        return f"this key is repeated{lines}; the first would be lost"
 
     def _error(self, event: Any, keys: Sequence[Any], what: str) -> ConfigError:
         place = f"{self._name}, line {event.start_mark.line + 1}" if self._has_lines else self._name
@@ -342,12 +340,12 @@ def _plain(text: str) -> Any:
 def _bent(text: str) -> str | None:
     """Say of a word without quotation marks what it is read as, if that is hardly what was meant."""
     if _DATE.fullmatch(text):
-        return f"YAML reads `{text}` as a date; put it into quotation marks"
+        return f"YAML reads `{text}` as a date; put it in quotation marks"
     if _OCTAL.fullmatch(text):
         number = int(text.replace("_", ""), 8)
         plain = text.replace("_", "").lstrip("-+0") or "0"
         return (
-            f"YAML reads `{text}` as the number {number} (octal); put it into quotation marks, or write the number "
+            f"YAML reads `{text}` as the number {number} (octal); put it in quotation marks, or write the number "
             f"that is meant: {number} or {plain}"
         )
     if _SEXAGESIMAL.fullmatch(text) and text.lstrip("-+")[0] != "0":
@@ -355,7 +353,7 @@ def _bent(text: str) -> str | None:
         for part in text.lstrip("-+").replace("_", "").partition(".")[0].split(":"):
             number = 60 * number + int(part)
         return (
-            f"YAML reads `{text}` as the number {number} (sexagesimal); put it into quotation marks, or write the "
+            f"YAML reads `{text}` as the number {number} (sexagesimal); put it in quotation marks, or write the "
             "number"
         )
     return None

@@ -18,21 +18,21 @@ class File(Section):
     """One file of a dataset, in the form that coffea's `preprocess` gives, and with a checksum if there is one."""
 
     object_path: str | None = Field(
-        None, description="name of the tree or RNTuple; default the one in `path.root:Tree`, else `Delphes`"
+        None, description="name of the tree or RNTuple; default: the one in `path.root:Tree`, else `Delphes`"
     )
-    num_entries: int | None = Field(None, ge=0, description="its entries")
+    num_entries: int | None = Field(None, ge=0, description="number of entries")
     steps: tuple[tuple[int, int], ...] | None = Field(
-        None, description="ranges of entries to read, each at once; default all"
+        None, description="ranges of entries, each read as a whole; default: all"
     )
-    uuid: str | None = Field(None, description="the UUID it must have")
+    uuid: str | None = Field(None, description="UUID that the file must have")
     checksum: str | None = Field(
         None,
         pattern=r"^(adler32|md5|sha1|sha256|sha512):[0-9a-fA-F]+$",
-        description="`adler32:…`, `md5:…`, `sha256:…`: the whole file is read and compared before it is used",
+        description="`adler32:…`, `md5:…`, `sha256:…`: the whole file is read and compared with it before use",
     )
-    format: Literal["root"] | None = Field(None, description="what coffea calls the format")
+    format: Literal["root"] | None = Field(None, description="coffea's name of the format")
     num_selected_entries: int | None = Field(
-        None, description="as coffea writes it; not used, as are the next two"
+        None, description="written by coffea, not used here; nor are the next two"
     )
     lfn: str | None = Field(None, description="logical file name")
     pfn: str | None = Field(None, description="physical file name")
@@ -84,24 +84,24 @@ class Dataset(Section):
 
     files: _Files = Field(
         description="{path: tree}, {path: {object_path, steps, num_entries, uuid, checksum}}, or a list of paths (tree "
-        "`Delphes`, or `path.root:Tree`); globs and root:// directories expand"
+        "`Delphes`, or `path.root:Tree`); globs and root:// directories are expanded"
     )
     metadata: dict[str, Any] = Field(
         description="must hold `label`, the name of the class; other keys are kept"
     )
-    format: Literal["root"] | None = Field(None, description="what coffea calls the format", exclude=True)
+    format: Literal["root"] | None = Field(None, description="coffea's name of the format", exclude=True)
     form: _Unused = Field(
-        None, description="as coffea writes it; not used, as are the next two", exclude=True
+        None, description="written by coffea, not used here; nor are the next two", exclude=True
     )
-    compressed_form: _Unused = Field(None, description="form of its events, compressed", exclude=True)
-    did: _Unused = Field(None, description="its name in Rucio", exclude=True)
+    compressed_form: _Unused = Field(None, description="form of the events, compressed", exclude=True)
+    did: _Unused = Field(None, description="name in Rucio", exclude=True)
 
     @model_validator(mode="after")
     def _has_label(self) -> Dataset:
         if "label" not in self.metadata:
             raise ValueError("metadata.label is missing: give the name of the class these events belong to")
         if not isinstance(self.metadata["label"], str):
-            raise PydanticCustomError("text", "metadata.label is the name of a class, a text")
+            raise PydanticCustomError("text", "metadata.label must be text, the name of a class")
         for path, file in self._named:
             _, tree = split_tree(path)
             said = file if isinstance(file, str) else file and file.object_path
@@ -129,11 +129,11 @@ class Dataset(Section):
 class XRootD(Section):
     """Bounds of the XRootD client [s]; a dead server is noticed within about their sum."""
 
-    connection_window: Count = Field(5, description="time for one attempt to connect")
-    connection_retry: Count = Field(2, description="attempts to connect")
-    request_timeout: Count = Field(30, description="time for one request")
-    stream_timeout: Count = Field(15, description="time without data on an open connection")
-    stream_error_window: Count = Field(30, description="time before a broken connection is tried again")
+    connection_window: Count = Field(5, description="longest time of one connection attempt")
+    connection_retry: Count = Field(2, description="number of connection attempts")
+    request_timeout: Count = Field(30, description="longest time of one request")
+    stream_timeout: Count = Field(15, description="longest time without data on an open connection")
+    stream_error_window: Count = Field(30, description="wait before a broken connection is tried again")
 
     def client_settings(self) -> dict[str, int]:
         """Give the settings by the client's own names."""
@@ -154,17 +154,15 @@ class Input(Section):
     routes: tuple[str, ...] = Field(
         ("{url}",),
         min_length=1,
-        description="addresses tried in turn: `{url}` is the one of the fileset, `{path}` the absolute path in it; "
+        description="addresses to try in turn: `{url}` is the address in the fileset, `{path}` its absolute path; "
         "for example `root://cache.example//{url}` or `root://other.example/{path}`",
     )
-    read_retries: int = Field(
-        2, ge=0, description="further rounds over all routes where none leads to the file"
+    read_retries: int = Field(2, ge=0, description="further rounds over all routes if none reaches the file")
+    retry_wait: float = Field(
+        1.0, ge=0, description="wait before the first further round [s]; doubled each time"
     )
-    retry_wait: float = Field(1.0, ge=0, description="wait before the first of them [s], doubled each time")
-    chunk_memory: Count = Field(
-        256, description="entries read at once fill about this much memory [MB, uncompressed branches]"
-    )
+    chunk_memory: Count = Field(256, description="memory filled by one chunk [MB of uncompressed branches]")
     chunk_events: Count | None = Field(
-        None, description="most entries read at once; default what chunk_memory allows"
+        None, description="most entries in one chunk; default: as many as chunk_memory allows"
     )
     xrootd: XRootD = Field(default_factory=XRootD, description="time-outs of root:// input")

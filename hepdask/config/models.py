@@ -21,14 +21,14 @@ class Optimised(Section):
     #: Files of which a trained one is made.
     files: ClassVar[tuple[str, ...]] = ("model.keras",)
 
-    epochs: Count = Field(6, description="most passes over the training split")
-    batch_size: Count = Field(128, description="events a step, over all ranks")
+    epochs: Count = Field(6, description="largest number of passes over the training split")
+    batch_size: Count = Field(128, description="events per step, over all ranks")
     optimizer: OptimizerName = Field("adam", description="`adam`, `sgd` or `rmsprop`, as in Keras")
-    momentum: Fraction = Field(0.9, description="of `sgd`; the others do not look at it")
-    learning_rate: Positive = Field(5e-4, description="of the optimizer")
+    momentum: Fraction = Field(0.9, description="momentum of `sgd`; the other optimizers ignore it")
+    learning_rate: Positive = Field(5e-4, description="learning rate of the optimizer")
     learning_rate_drops: dict[Count, Positive] = Field(
         default_factory=dict,
-        description="{epoch: factor}: from this epoch on (the first is 1), the rate is less",
+        description="{epoch: factor}: factor on the learning rate from this epoch on (the first is 1)",
     )
 
     def rate(self, epoch: int) -> float:
@@ -40,11 +40,11 @@ class Optimised(Section):
 class HLF(Optimised):
     """Dense network on the high-level features (the paper's `HLF` classifier)."""
 
-    epochs: Count = Field(30, description="most passes over the training split")
-    learning_rate: Positive = Field(1e-3, description="of the optimizer")
-    features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
+    epochs: Count = Field(30, description="largest number of passes over the training split")
+    learning_rate: Positive = Field(1e-3, description="learning rate of the optimizer")
+    features: tuple[str, ...] | None = Field(None, description="high-level features to use; default: all")
     hidden: tuple[Count, ...] = Field((50, 20, 10), min_length=1, description="units of the hidden layers")
-    activation: Literal["relu", "tanh", "elu"] = Field("relu", description="of the hidden layers")
+    activation: Literal["relu", "tanh", "elu"] = Field("relu", description="activation of the hidden layers")
     dropout: Fraction = Field(0.0, description="dropout after each hidden layer")
 
 
@@ -52,20 +52,20 @@ class Sequence(Optimised):
     """Recurrent network on the particles alone (the paper's `Particle-sequence` classifier)."""
 
     particle_features: tuple[str, ...] | None = Field(
-        None, description="particle features it takes; default all"
+        None, description="particle features to use; default: all"
     )
     cell: Literal["gru", "lstm", "transformer"] = Field(
-        "gru", description="what reads the particles: `gru`, `lstm` or `transformer`"
+        "gru", description="layer that reads the particles: `gru`, `lstm` or `transformer`"
     )
-    units: Count = Field(50, description="width of the summary of an event's particles")
+    units: Count = Field(50, description="width of the vector that summarises an event's particles")
     dropout: Fraction = Field(0.2, description="dropout before the dense layers")
 
 
 class Inclusive(Sequence):
     """Recurrent network on the particles, joined by the high-level features (`Inclusive` classifier)."""
 
-    features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
-    dense: Count = Field(25, description="units of the dense layer that joins both")
+    features: tuple[str, ...] | None = Field(None, description="high-level features to use; default: all")
+    dense: Count = Field(25, description="units of the dense layer that combines both inputs")
 
 
 class XGBoost(Section):
@@ -73,19 +73,19 @@ class XGBoost(Section):
 
     files: ClassVar[tuple[str, ...]] = ("model.ubj",)
 
-    features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
-    rounds: Count = Field(500, description="most rounds; each adds one tree a class")
+    features: tuple[str, ...] | None = Field(None, description="high-level features to use; default: all")
+    rounds: Count = Field(500, description="largest number of rounds; each adds one tree per class")
     early_stopping: Count | None = Field(
-        20, description="rounds without a better val_loss after which boosting stops, at the best round"
+        20, description="rounds without a better val_loss after which boosting stops; the best round is kept"
     )
-    max_depth: Count = Field(6, description="longest way from the root of a tree to a leaf")
-    learning_rate: Positive = Field(0.1, description="factor on what each tree adds")
-    min_child_weight: float = Field(1.0, ge=0, description="least sum of second derivatives in a leaf")
-    subsample: Share = Field(1.0, description="share of the events each tree is grown on")
-    feature_share: Share = Field(1.0, description="share of the features each tree may use")
-    l2: float = Field(1.0, ge=0, description="penalty on the squares of the leaves' values")
+    max_depth: Count = Field(6, description="largest depth of a tree")
+    learning_rate: Positive = Field(0.1, description="factor applied to the contribution of each tree")
+    min_child_weight: float = Field(1.0, ge=0, description="smallest sum of second derivatives in a leaf")
+    subsample: Share = Field(1.0, description="fraction of the events each tree is grown on")
+    feature_share: Share = Field(1.0, description="fraction of the features each tree may use")
+    l2: float = Field(1.0, ge=0, description="penalty on the squared leaf values")
     max_bin: Annotated[int, Field(ge=2, lt=2**16)] = Field(
-        256, description="bins of a feature, at whose edges trees may split"
+        256, description="bins per feature; trees split at bin edges"
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="`cpu`, or `cuda` on workers with a GPU")
 
@@ -95,21 +95,21 @@ class Forest(Section):
 
     files: ClassVar[tuple[str, ...]] = ("model.npz", "model.ubj")
 
-    features: tuple[str, ...] | None = Field(None, description="high-level features it takes; default all")
+    features: tuple[str, ...] | None = Field(None, description="high-level features to use; default: all")
     library: Literal["sklearn", "xgboost"] = Field(
         "sklearn", description="`sklearn`: on one worker; `xgboost`: its random-forest mode, over all workers"
     )
     device: Literal["cpu", "cuda"] = Field(
-        "cpu", description="`cpu`, or `cuda` on workers with a GPU, where cuML grows what `sklearn` does else"
+        "cpu", description="`cpu`, or `cuda` on workers with a GPU, where cuML replaces `sklearn`"
     )
-    trees: Count = Field(200, description="trees (of `xgboost`: for each class)")
-    max_depth: Count = Field(12, description="longest way from the root of a tree to a leaf")
+    trees: Count = Field(200, description="number of trees (with `xgboost`: per class)")
+    max_depth: Count = Field(12, description="largest depth of a tree")
     min_leaf: Count = Field(
-        5, description="fewest events of a leaf (of `xgboost`: least sum of second derivatives)"
+        5, description="fewest events in a leaf (with `xgboost`: smallest sum of second derivatives)"
     )
     feature_share: Share | None = Field(
         None,
-        description="share of the features a split may choose from; default the square root of their number",
+        description="fraction of the features a split may choose from; default: the square root of their number",
     )
 
 

@@ -44,28 +44,28 @@ class Config(Section):
     moved: ClassVar[dict[str, str]] = {"physics": "analysis"}
 
     output: LocalPath = Field(
-        "runs/default", description="folder of everything the run makes", validate_default=True
+        "runs/default", description="folder for everything the run produces", validate_default=True
     )
     simulation: dict[LocalPath, Sample] = Field(
-        default_factory=dict, description="{file: sample}: files that `run` makes first"
+        default_factory=dict, description="{file: sample}: files that `run` simulates first"
     )
     fileset: dict[DatasetName, Dataset] = Field(
         default_factory=dict,
-        description="{dataset: {files, metadata}}, or the path of a JSON or YAML file that holds it",
+        description="{dataset: {files, metadata}}, or the path of a JSON or YAML file with it",
     )
     input: Input = Field(default_factory=Input, description="how the files are read")
     analysis: Annotated[Topology, BeforeValidator(_preset)] = Field(
         default_factory=Topology,
-        description="what an event is reduced to: `topology`, the published analysis, or its keys",
+        description="what is computed from each event: `topology`, the published analysis, or its keys",
     )
-    store: Store = Field(default_factory=Store, description="where prepared events go")
+    store: Store = Field(default_factory=Store, description="the store of prepared events")
     split: Split = Field(default_factory=Split, description="training and test samples")
-    models: Models = Field(default_factory=Models, description="architectures")
+    models: Models = Field(default_factory=Models, description="architecture and optimisation of each model")
     training: Training = Field(default_factory=Training, description="training")
     tuning: Tuning = Field(default_factory=Tuning, description="search for the best settings of a model")
     cluster: str | dict[str, Any | dict[str, Any]] = Field(
         "local",
-        description="name under configs/clusters/, a file, the address of a running scheduler, or the settings",
+        description="a name under configs/clusters/, a file, the address of a running scheduler, or the settings",
     )
 
     @model_validator(mode="after")

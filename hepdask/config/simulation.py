@@ -13,9 +13,9 @@ class Sample(Section):
     """One file that `hepdask simulate` makes."""
 
     process: Literal["ttbar", "wjets", "qcd"] = Field(description="physics process")
-    events: Count = Field(description="events written to the file")
-    seed: int = Field(1, ge=0, description="seed of everything random in the file")
+    events: Count = Field(description="number of events in the file")
+    seed: int = Field(1, ge=0, description="seed of all random numbers of the file")
     pileup: float = Field(0.0, ge=0, description="mean number of overlaid minimum-bias collisions")
     enrich: bool = Field(
-        True, description="QCD only: make events that contain a hard, loosely isolated lepton"
+        True, description="QCD only: generate only events with a hard, loosely isolated lepton"
     )

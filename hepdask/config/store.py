@@ -19,18 +19,18 @@ class Store(Section):
 
     path: LocalPath | None = Field(
         None,
-        description="the Zarr store, a folder or an address such as s3://bucket/name; default OUTPUT/store.zarr",
+        description="the Zarr store: a folder, or an address such as s3://bucket/name; default: OUTPUT/store.zarr",
     )
     codec: Literal["lz4", "zstd"] = Field(
-        "lz4", description="compressor: `lz4`, or `zstd`, which makes parts smaller and takes twice the time"
+        "lz4", description="compressor: `lz4`, or `zstd`, which makes smaller parts and takes twice the time"
     )
     mantissa_bits: int = Field(
         23,
         ge=4,
         le=23,
-        description="bits kept of the particles' fractions; 23 is float32 as it is, 10 about 1e-3",
+        description="mantissa bits kept of the particles' floats; 23 is full float32, 10 a precision of about 1e-3",
     )
     worker_timeout: Positive = Field(300.0, description="longest time without any worker [s]")
     max_lost_fraction: float = Field(
-        0.0, ge=0, le=1, description="share of input entries that may be lost before the run fails"
+        0.0, ge=0, le=1, description="fraction of the input entries that may be lost before the run fails"
     )

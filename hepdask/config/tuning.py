@@ -13,11 +13,11 @@ from hepdask.config.models import ModelName
 class Range(Section):
     """Numbers a parameter may take; whole ones where `low`, `high` and `step` are."""
 
-    low: int | float = Field(description="least")
-    high: int | float = Field(description="most")
-    log: bool = Field(False, description="drawn evenly in the logarithm")
+    low: int | float = Field(description="smallest value")
+    high: int | float = Field(description="largest value")
+    log: bool = Field(False, description="draw uniformly in the logarithm")
     step: int | float | None = Field(
-        None, description="distance of neighbours; default any number, or any whole one"
+        None, description="step between values; default: any number, or any whole one"
     )
 
     @model_validator(mode="after")
@@ -44,22 +44,23 @@ _Searched = Annotated[
 class Tuning(Section):
     """What `tune` searches, and how."""
 
-    model: ModelName = Field("hlf", description="the model that is tuned")
+    model: ModelName = Field("hlf", description="model to tune")
     parameters: dict[str, _Searched] = Field(
         default_factory=dict,
         description="{key of the model: [choices] or {low, high, log, step}}, for example `hidden: [[50, 20], [100]]`",
     )
     sampler: Literal["tpe", "random", "grid"] = Field(
         "tpe",
-        description="`grid` tries every combination; the others draw `trials` of them, `tpe` near good ones",
+        description="`grid` tries every combination; the others draw `trials` settings, `tpe` close to good ones",
     )
-    trials: Count = Field(50, description="settings that `tpe` and `random` try")
-    folds: Annotated[int, Field(ge=2, lt=128)] = Field(5, description="folds of the training split")
-    metric: Literal["loss", "accuracy"] = Field("loss", description="what is best in the mean over the folds")
+    trials: Count = Field(50, description="number of settings that `tpe` and `random` try")
+    folds: Annotated[int, Field(ge=2, lt=128)] = Field(5, description="number of folds of the training split")
+    metric: Literal["loss", "accuracy"] = Field(
+        "loss", description="what to optimise, averaged over the folds"
+    )
     prune_after: Count | None = Field(
-        None, description="folds after which a setting worse than the median of those before is given up"
+        None,
+        description="folds after which a setting is stopped if it is worse than the median of those before",
     )
-    trial_timeout: Positive = Field(
-        86400.0, description="longest time of a setting, after which it has failed [s]"
-    )
+    trial_timeout: Positive = Field(86400.0, description="time after which a setting counts as failed [s]")
     worker_timeout: Positive = Field(300.0, description="longest time without any worker [s]")

@@ -123,9 +123,7 @@ class UserFunction:
     def source(self) -> Code:
         """The code; a ConfigError where nobody has said that it may be run."""
         if self.code is None:
-            raise ConfigError(
-                f"{self.reference}: nobody has said where its source is, and that it may be run"
-            )
+            raise ConfigError(f"{self.reference}: its source was not named, so it is not run")
         return self.code
 
     def load(self) -> Callable[[ak.Array], Any]:
@@ -220,7 +218,7 @@ def _origin(module: str) -> Path:
         raise ConfigError(f"{module!r} is not a function that can be loaded ({error})") from None
     if spec is None or not spec.has_location or not spec.origin:
         raise ConfigError(
-            f"{module!r} is not a function that can be loaded: no installed module is called so. Give "
+            f"{module!r} is not a function that can be loaded: no installed module has this name. Give "
             "package.module:function, or path/to/file.py:function"
         )
     return Path(spec.origin)
@@ -330,7 +328,7 @@ def _installed(code: Code) -> ModuleType:
     except Exception as error:
         raise ConfigError(
             f"{code.name}: cannot be imported here ({type(error).__name__}: {error}); install it where the workers "
-            "run, or name its file as path/to/file.py:function, which travels to them"
+            "run, or name its file as path/to/file.py:function, which is sent to them"
         ) from error
     file = module.__file__ or ""
     try:
@@ -341,7 +339,7 @@ def _installed(code: Code) -> ModuleType:
     if here != code.digest:
         raise ConfigError(
             f"{file}: is not what the driver has in {code.path} (source {here[:_SHOWN]}, there {code.short}); install "
-            f"one version of {code.name} everywhere, and start the workers again"
+            f"one version of {code.name} everywhere, and restart the workers"
         )
     return module
 

@@ -21,7 +21,7 @@ def usable(name: str) -> str:
     """
     if "/" in name:
         raise ValueError(
-            f"{name!r} holds a slash, and becomes part of the names of files and columns; write another"
+            f"{name!r} contains a slash, but becomes part of file and column names; choose another"
         )
     return usable_dataset(name)
 
@@ -37,14 +37,14 @@ def usable_dataset(name: str) -> str:
     if not name.strip():
         raise ValueError("a name cannot be empty")
     if name != name.strip():
-        raise ValueError(f"{name!r} begins or ends with a space; leave it out")
+        raise ValueError(f"{name!r} starts or ends with a space; remove it")
     if name in (".", ".."):
         raise ValueError(f"{name!r} cannot be a name: it stands for a folder")
     if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
-        raise ValueError(f"{name!r} holds a control character, and becomes part of the names of files")
+        raise ValueError(f"{name!r} contains a control character, but becomes part of file names")
     if (size := len(name.encode())) > _LONGEST:
         raise ValueError(
-            f"{name[:20]!r}… is {size} bytes long, and becomes part of the names of files: at most {_LONGEST}"
+            f"{name[:20]!r}… is {size} bytes long, but becomes part of file names: at most {_LONGEST}"
         )
     return name
 
@@ -67,13 +67,11 @@ def refuse_likes(where: str, names: Iterable[str], ours: bool = False) -> None:
         left = _left_of(name)
         if left in taken:
             same = "the name of" if name == taken[left] else f"like {taken[left]!r},"
-            raise ValueError(
-                f"{where}.{name} is {same} a feature or field that is always there; give another"
-            )
+            raise ValueError(f"{where}.{name} is {same} a built-in feature or field; choose another")
         if left in seen:
             raise ValueError(
-                f"{where}: {seen[left]!r} and {name!r} differ only in what the names of files and columns lose (case, "
-                "spaces, punctuation); give one of them another name"
+                f"{where}: {seen[left]!r} and {name!r} differ only in what file and column names drop (case, "
+                "spaces, punctuation); rename one of them"
             )
         seen[left] = name
 

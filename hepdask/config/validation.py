@@ -171,7 +171,7 @@ def _find_below(annotation: Any, words: Sequence[str], there: Any) -> Keys:
     if keyed is None:
         inner = model_of(annotation)
         if inner is None:
-            raise ConfigError(f"a value stands there, with no keys below it; leave .{'.'.join(words)} out")
+            raise ConfigError(f"it is a plain value with no keys below it; leave out .{'.'.join(words)}")
         return find_key(inner, words, there)
     inner = model_of(keyed)
     known = {str(key): key for key in there} if isinstance(there, Mapping) else {}
@@ -300,7 +300,7 @@ def _model_at(model: type[BaseModel], keys: Sequence[Any]) -> type[BaseModel] | 
 def _instead(model: type[BaseModel] | None, word: str) -> str:
     """Say which key was meant by one that is not there: the new one of an old one, or the nearest."""
     if new := getattr(model, "moved", {}).get(word):
-        return f"it is called {new} now"
+        return f"it is now called {new}"
     return nearest(word, list(fields_of(model)) if model else [])
 
 
@@ -312,7 +312,7 @@ def _numbers_from_truth(made: Any, value: Any, keys: Keys) -> Iterator[tuple[Key
                 yield from _numbers_from_truth(getattr(made, key), value[key], (*keys, key))
     elif isinstance(made, dict) and isinstance(value, Mapping):
         if len(made) != len(value):
-            yield keys, "two of its keys mean the same; leave one of them out"
+            yield keys, "two of its keys mean the same; remove one of them"
             return
         for below, key in zip(made.values(), value, strict=False):
             yield from _numbers_from_truth(below, value[key], (*keys, key))
@@ -320,4 +320,4 @@ def _numbers_from_truth(made: Any, value: Any, keys: Keys) -> Iterator[tuple[Key
         for place, (below, item) in enumerate(zip(made, value, strict=False)):
             yield from _numbers_from_truth(below, item, (*keys, place))
     elif isinstance(value, bool) and isinstance(made, int | float) and not isinstance(made, bool):
-        yield keys, f"a number is due, this is {str(value).lower()}"
+        yield keys, f"a number is expected, this is {str(value).lower()}"

@@ -112,8 +112,7 @@ def write_folder(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(
-            f"{folder}: there is something already, perhaps of an export that was interrupted; "
-            "remove it or give another folder"
+            f"{folder}: is not empty, perhaps after an interrupted export; remove it or give another folder"
         )
     expected = len(store.labels(split))
     if not expected:

@@ -74,10 +74,10 @@ def write_network(folder: Path, record: ModelRecord, format: str, out: Path) -> 
         The scores differ from those of Keras. Nothing is left behind then.
     """
     if out.exists():
-        raise ConfigError(f"{out}: there is something already; remove it or give another name")
+        raise ConfigError(f"{out}: exists already; remove it or give another name")
     file = folder / record.file
     if file.suffix != ".keras":
-        raise ConfigError(f"{file}: is no network; only networks can be written as {format}")
+        raise ConfigError(f"{file}: is not a network; only networks can be written as {format}")
     model = load_network(read_model(folder, record), file)
     physical, lengths, ready = _events(record)
     expected = np.asarray(model(ready, training=False))

@@ -78,7 +78,7 @@ def blocks(path: Path, features: int, length: int, classes: int) -> Iterator[Blo
         at = f"{path}: rows {start} to {start + len(batch) - 1}"
         label = _vectors(batch[LABEL], classes, f"{at}: {LABEL}")
         if (np.abs(label - (label > 0.5)) > _CLOSE).any() or ((label > 0.5).sum(axis=1) != 1).any():
-            raise InputError(f"{at}: {LABEL} does not say one class of {classes}; check analysis.classes")
+            raise InputError(f"{at}: {LABEL} does not mark one of {classes} classes; check analysis.classes")
         high_level = _vectors(batch[HIGH_LEVEL], features, f"{at}: {HIGH_LEVEL}")
         sequences = _sequences(batch[SEQUENCE], length, f"{at}: {SEQUENCE}")
         for name, values in ((HIGH_LEVEL, high_level), (SEQUENCE, sequences)):
@@ -123,7 +123,7 @@ def _batches(file: pq.ParquetFile, path: Path) -> Iterator[Any]:
             batch = next(batches, None)
         except (OSError, pa.ArrowException, MemoryError) as error:
             raise InputError(
-                f"{path}: damaged at row {row} or behind it ({_first_line(error)}); get the file again"
+                f"{path}: damaged at row {row} or after it ({_first_line(error)}); get the file again"
             ) from None
         if batch is None:
             break
@@ -178,12 +178,14 @@ def _vectors(column: Any, width: int, where: str) -> NDArray[np.float32]:
     lists = indices.null_count == values.null_count == 0 and pa.types.is_integer(indices.type.value_type)
     counts = np.asarray(pc.list_value_length(indices)) if lists else np.empty(0, np.int32)
     if not lists or (counts != np.asarray(pc.list_value_length(values))).any():
-        raise InputError(f"{where} holds sparse vectors without a place for each number")
+        raise InputError(f"{where} holds sparse vectors without an index for each number")
     flat = indices.flatten()
     places = np.asarray(flat).astype(np.int64) if not flat.null_count else np.full(len(flat), -1)
     cells = np.repeat(np.flatnonzero(~dense), counts) * width + places
     if ((places < 0) | (places >= width)).any() or len(np.unique(cells)) < len(cells):
-        raise InputError(f"{where} holds sparse vectors with a place twice, or none of 0 to {width - 1}")
+        raise InputError(
+            f"{where} holds sparse vectors with a repeated index, or one outside 0 to {width - 1}"
+        )
     found.reshape(-1)[cells] = _numbers(values.flatten(), where)
     return found
 
@@ -201,6 +203,6 @@ def _flat(column: Any, width: int, where: str) -> Any:
 def _numbers(flat: Any, where: str) -> NDArray[np.float32]:
     if flat.null_count or not pa.types.is_floating(flat.type):
         raise InputError(
-            f"{where} holds {flat.type}{' with gaps' if flat.null_count else ''}, not numbers alone"
+            f"{where} holds {flat.type}{' with gaps' if flat.null_count else ''}, not only numbers"
         )
     return np.asarray(flat).astype(np.float32)

@@ -138,11 +138,11 @@ def _in_the_way(path: Path, reason: str) -> str:
         if error.errno == errno.ELOOP:
             return _MEANINGS[errno.ELOOP]
     if there.is_symlink() and not there.exists():
-        return f"{there} is a link to {os.readlink(there)}, which is not there; make that folder, or remove the link"
+        return f"{there} is a link to {os.readlink(there)}, which is not there; create that folder, or remove the link"
     if there.exists() and not there.is_dir():
         return f"{there} is a file, and a folder is needed there; remove it, or write somewhere else"
     if not there.exists() or there != path:
-        return f"{reason.lower()}: there is nothing beyond {there}; was it removed meanwhile?"
+        return f"{reason.lower()}: there is nothing beyond {there}; was it removed in the meantime?"
     return f"{reason.lower()}; remove it, or write somewhere else"
 
 

@@ -39,7 +39,7 @@ def resolved(address: str) -> str:
         path = os.path.expanduser(path)
         if path.startswith("~"):
             raise ValueError(
-                f"{address!r}: there is no home folder of {path.split('/')[0]}; write the whole path"
+                f"{address!r}: there is no home folder of {path.split('/')[0]}; write the full path"
             )
     if not path or "\0" in path:
         raise ValueError(f"{address!r} is not a path")
@@ -49,7 +49,7 @@ def resolved(address: str) -> str:
         here = os.getcwd()
     except OSError:
         raise ValueError(
-            f"{address!r}: the working directory was removed; change into another, or write the whole path"
+            f"{address!r}: the working directory was removed; change into another, or write the full path"
         ) from None
     # a working directory such as [run] is no part of the pattern
     is_pattern = glob.has_magic(path) and not os.path.lexists(path)

@@ -77,7 +77,7 @@ class Classifier:
         self.record = record
         if record.imported:
             raise InputError(
-                f"{folder}: trained on imported events, and nobody knows how those were scaled, so it cannot score "
+                f"{folder}: trained on imported events, whose scaling is unknown, so it cannot score "
                 "others; train on a store that hepdask prepare made"
             )
         self._scorer = _SCORERS[record.file](read_model(folder, record), record, folder / record.file)
@@ -247,10 +247,10 @@ def _code_that_may_run(folder: Path, record: ModelRecord, code: Sequence[str | P
     given: dict[str, Code] = {}
     for one in map(read_code, map(str, code)):
         if one.digest not in {kept.digest for kept in record.code}:
-            wanted = f"it was trained with {recorded}" if recorded else "it needs no code, leave it out"
+            wanted = f"it was trained with {recorded}" if recorded else "it needs no code; leave out --code"
             raise ConfigError(
                 f"{one.path} (source {one.short}) is not the code of {folder}: {wanted}"
-                + (f"; what training kept of it is in {folder / CODE}" if recorded else "")
+                + (f"; the copy kept by training is in {folder / CODE}" if recorded else "")
             )
         given[one.digest] = one
     missing = [kept for kept in record.code if kept.digest not in given]
@@ -263,10 +263,10 @@ def _code_that_may_run(folder: Path, record: ModelRecord, code: Sequence[str | P
         yours = " ".join(f"--code {kept.reference}" for kept in missing)
         kept_files = " ".join(f"--code {folder / kept.kept}" for kept in missing if kept.kept)
         raise ConfigError(
-            f"{folder}: the model needs functions of whoever trained it: {needed}. Say where your own are ({yours}; in "
+            f"{folder}: the model needs functions that it was trained with: {needed}. Name your own files ({yours}; in "
             f"Python code=[…])"
             + (
-                f", or, if you trust who made the model, take what it came with ({kept_files})"
+                f", or, if you trust who made the model, the copy that came with it ({kept_files})"
                 if kept_files
                 else ""
             )

@@ -46,8 +46,8 @@ class NetworkScorer:
         wanted = {name: len(places) for name, places in inputs.items()}, (None, self._classes)
         if found != wanted:
             raise InputError(
-                f"{where}: a network from {found[0]} features to scores of shape {found[1]}; the record beside it says "
-                f"{wanted[0]} and {wanted[1]}"
+                f"{where}: a network from {found[0]} features to scores of shape {found[1]}; the record next to it "
+                f"says {wanted[0]} and {wanted[1]}"
             )
         particles = None
         if "particles" in inputs:

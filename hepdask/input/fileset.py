@@ -91,6 +91,6 @@ def _expand(name: str, dataset: Dataset, bounds: XRootD) -> Iterator[tuple[str, 
             raise InputError(f"fileset.{name}: {pattern} matches no ROOT file")
         if paths != [pattern] and file != File(object_path=file.object_path):
             raise ConfigError(
-                f"fileset.{name}: {pattern} stands for several files; steps, uuid and checksum belong to one file each"
+                f"fileset.{name}: {pattern} matches several files; steps, uuid and checksum belong to one file each"
             )
         yield from ((path, tree, file) for path in paths)

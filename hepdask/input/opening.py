@@ -142,7 +142,7 @@ def _require_same(file: InputFile, address: str) -> None:
     if here is not None and here != file.seen:
         raise InputError(
             f"{address}: {socket.gethostname()} sees another file there ({here.split()[0]} bytes) than the driver "
-            f"({file.seen.split()[0]} bytes): the path means something else there, or the file was changed while the "
+            f"({file.seen.split()[0]} bytes): the path leads elsewhere there, or the file was changed while the "
             f"run was using it; check {_named(file)}, and start again"
         )
 

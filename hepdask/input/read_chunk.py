@@ -128,5 +128,5 @@ def _zip(address: str, collection: str, fields: dict[str, ak.Array]) -> ak.Array
     except ValueError:
         raise InputError(
             f"{address}: the branches {', '.join(f'{collection}.{field}' for field in fields)} "
-            "do not have equally many entries in every event"
+            "do not have the same number of entries in every event"
         ) from None

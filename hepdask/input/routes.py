@@ -82,4 +82,4 @@ def _explain(url: str, problems: list[tuple[str, Exception]], rounds: int) -> st
     ]
     if len(reasons) == 1:
         return reasons[0]
-    return f"{url}: no route leads to it:\n    " + "\n    ".join(reasons)
+    return f"{url}: no route reaches it:\n    " + "\n    ".join(reasons)

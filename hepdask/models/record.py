@@ -162,7 +162,7 @@ class ModelRecord(Section):
         if self.classes != self.analysis.classes:
             raise ValueError(f"classes: they are not analysis.classes ({', '.join(self.analysis.classes)})")
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes: one stands twice ({', '.join(self.classes)})")
+            raise ValueError(f"classes: one is repeated ({', '.join(self.classes)})")
         if set(self.inputs) != takes(self.model):
             raise ValueError(f"inputs: {self.model} takes {' and '.join(sorted(takes(self.model)))}")
         widths = {"high_level": len(self.analysis.high_level_features), "particles": len(PARTICLE)}
@@ -170,7 +170,7 @@ class ModelRecord(Section):
             if max(places) >= widths[name]:
                 raise ValueError(f"inputs.{name}: column {max(places)} of {widths[name]}, counted from 0")
             if len(set(places)) != len(places):
-                raise ValueError(f"inputs.{name}: a column stands twice")
+                raise ValueError(f"inputs.{name}: a column is repeated")
         by_event = CONVENTIONS[self.analysis.convention].scales_by_event
         if "particles" in self.inputs and (self.scaling.particles is None) != by_event:
             raise ValueError(
@@ -235,7 +235,7 @@ def read_model(folder: Path, record: ModelRecord) -> bytes:
         content = file.read_bytes()
     except FileNotFoundError:
         raise InputError(
-            f"{folder}: not complete, there is no {record.file}; go on with: hepdask train CONFIG"
+            f"{folder}: not complete, there is no {record.file}; continue with: hepdask train CONFIG"
         ) from None
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from None

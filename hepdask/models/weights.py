@@ -42,7 +42,9 @@ def load_weights(model: keras.Model, path: str | Path) -> None:
         layer.set_weights(found.pop(place))
     if found:
         shapes = [array.shape for array in found[0]]
-        raise InputError(f"{path}: holds a layer with weights of shapes {shapes}, which {model.name} has not")
+        raise InputError(
+            f"{path}: holds a layer with weights of shapes {shapes}, which {model.name} does not have"
+        )
 
 
 def _of_keras(path: Path) -> list[list[NDArray]]:

@@ -37,6 +37,6 @@ def answer(client: Client, question: Callable[[], Any], seconds: float = ANSWER)
         return client.sync(ask, callback_timeout=seconds)
     except TimeoutError:
         raise ClusterError(
-            f"the scheduler did not answer within {seconds:g} s: look whether its process still runs, and its machine "
+            f"the scheduler did not answer within {seconds:g} s: check that its process is running and its machine "
             "can be reached"
         ) from None

@@ -25,7 +25,7 @@ class Card:
     links : dict of str
         Where more is seen, by its name.
     warning : str
-        What the person should mend; may be empty.
+        What the user should fix; may be empty.
     """
 
     title: str
@@ -68,7 +68,7 @@ def card_of(client: Client, title: str, warning: str = "", waiting: str = "") ->
     title : str
         What it is called.
     warning : str
-        What the person should mend.
+        What the user should fix.
     waiting : str
         What is said in place of the workers while the first of them is waited for.
     """

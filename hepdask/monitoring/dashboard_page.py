@@ -153,7 +153,10 @@ class _Page(DashboardComponent):
     def _update_read(self, plot: figure) -> None:
         servers = sorted(self._recent.bins)
         curves = [self._recent.throughput(server) for server in servers]
-        _name(plot, f"MB/s by server, means of {BIN:g} s" if servers else "MB/s by server: nothing read yet")
+        _name(
+            plot,
+            f"MB/s by server, averaged over {BIN:g} s" if servers else "MB/s by server: nothing read yet",
+        )
         self._read.data = {
             "x": [[1000 * at for at, _ in curve] for curve in curves],
             "y": [[rate for _, rate in curve] for curve in curves],
@@ -164,7 +167,7 @@ class _Page(DashboardComponent):
     def _update_loss(self, plot: figure) -> None:
         curves = {key: sorted(losses.items()) for key, losses in self._recent.loss.items() if losses}
         models = list(dict.fromkeys(model for model, _ in curves))
-        _name(plot, "Training loss by epoch" if curves else "Training loss: no epoch is done yet")
+        _name(plot, "Training loss by epoch" if curves else "Training loss: no epoch finished yet")
         colours = [Category10_10[models.index(model) % 10] for model, _ in curves]
         points = [
             (*point, colour)
@@ -190,7 +193,7 @@ class _Page(DashboardComponent):
             plot,
             f"Events/s by rank: {model}, epoch {epoch}"
             if rates
-            else "Events/s by rank: no epoch is done yet",
+            else "Events/s by rank: no epoch finished yet",
         )
         ranks = [str(rank) for rank in rates]
         _set_factors(plot.x_range, ranks)

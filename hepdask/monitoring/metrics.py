@@ -50,14 +50,14 @@ METRICS = {
     "hepdask_events": Metric(
         "counter", ("dataset", "outcome"), "Events of the input: read and selected, read and rejected, or lost."
     ),
-    "hepdask_read_bytes": Metric("counter", ("server",), "Compressed bytes that were asked of a server."),
+    "hepdask_read_bytes": Metric("counter", ("server",), "Compressed bytes requested from a server."),
     "hepdask_training_events_per_second": Metric(
         "gauge", ("model", "rank"), "Rate at which a rank trains, over the last epoch."
     ),
     "hepdask_training_loss": Metric(
         "gauge", ("model", "sample"), "Mean loss over the last epoch: of `fit` and `validation` events."
     ),
-    "hepdask_training_epoch": Metric("gauge", ("model",), "Epochs that are done."),
+    "hepdask_training_epoch": Metric("gauge", ("model",), "Finished epochs."),
 }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def export(
     opened = open_store(source)
     if opened.imported and format == "parquet":
         raise ConfigError(
-            f"{source}: nobody knows the physical values of imported events; export them as padded-parquet"
+            f"{source}: the physical values of imported events are unknown; export them as padded-parquet"
         )
     with track("export", len(opened.labels(split)), "events") as tracker:
         exported = write_folder(opened, format, local_path(out), split, advance=tracker.advance)

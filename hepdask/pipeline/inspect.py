@@ -124,8 +124,8 @@ def _describe_store(facts: dict[str, Any]) -> list[str]:
     events, particles = facts["events"], facts["particles"]
     lines = [
         f"store {facts['path']}, written {facts['written']}",
-        f"  {events:,} events, {particles / events:,.0f} particles an event, {facts['parts']} parts, "
-        f"{facts['bytes'] / events:,.0f} bytes an event",
+        f"  {events:,} events, {particles / events:,.0f} particles per event, {facts['parts']} parts, "
+        f"{facts['bytes'] / events:,.0f} bytes per event",
     ]
     lines += [
         f"  {row['dataset']} ({row['label']}): {row['events_selected']:,} selected of {row['events_read']:,}"
@@ -165,7 +165,7 @@ def _model(folder: Path) -> dict[str, Any]:
     except HepdaskError as error:
         return {"facts": None, "epochs": 0, "last_epoch": None, "problem": str(error)}
     if record is None:
-        problem = "not trained to its end; go on with: hepdask train CONFIG"
+        problem = "training is not complete; continue with: hepdask train CONFIG"
         return {"facts": None, "epochs": 0, "last_epoch": None, "problem": problem}
     last = record.history[-1] if record.history else None
     return {"facts": record.facts, "epochs": len(record.history), "last_epoch": last, "problem": None}

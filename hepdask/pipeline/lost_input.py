@@ -77,7 +77,7 @@ class Ledger:
         more = f"\n  and {len(lost) - 5} more, all of them in {file}" if len(lost) > 5 else ""
         raise InputError(
             f"input cannot be used (about {cost / self._total:.2%} of all entries so far, store.max_lost_fraction is "
-            f"{allowed:.2%}; a larger one goes on without them):\n  {reasons}{more}"
+            f"{allowed:.2%}; raise it to continue without them):\n  {reasons}{more}"
         )
 
 

@@ -264,7 +264,7 @@ def _targets(paths: Sequence[str], out: Path, format: Format | None) -> dict[str
     for path, target in targets.items():
         if owners.setdefault(target, path) != path:
             raise ConfigError(
-                f"{path} and {owners[target]} have one name, and so would their scores ({target}); score them one "
+                f"{path} and {owners[target]} have the same name, and so would their scores ({target}); score them one "
                 "after the other into different folders"
             )
         if target.exists() and any(target.samefile(one) for one in paths if _is_file(one)):

@@ -188,5 +188,5 @@ def _is_up_to_date(out: Path, settings: dict[str, Any]) -> bool:
             f"{out}: exists and was not made by hepdask simulate; remove it or give another name"
         )
     if provenance != settings:
-        say(f"{out}: was made with other settings, and is made anew")
+        say(f"{out}: was made with other settings, and is made again")
     return provenance == settings

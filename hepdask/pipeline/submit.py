@@ -140,7 +140,7 @@ def _site(config: Config) -> BatchSettings:
     if isinstance(settings, BatchSettings):
         return settings
     raise ConfigError(
-        f"cluster: kind {settings.kind} has no batch system to submit to; say --cluster slurm, htcondor, or a file of "
+        f"cluster: kind {settings.kind} has no batch system to submit to; use --cluster slurm, htcondor, or a file of "
         "that kind"
     )
 

@@ -154,7 +154,7 @@ def require_horovod(config: Config) -> None:
         raise MissingDependency(
             f"training.ranks is {config.training.ranks}, and more than one rank needs Horovod, which is not "
             "installed: install a C++ compiler, cmake and make (on Debian and Ubuntu: apt install g++ cmake "
-            "make), then say: make horovod; or train on one rank: --set training.ranks=1"
+            "make), then run: make horovod; or train on one rank: --set training.ranks=1"
         )
 
 

@@ -259,7 +259,7 @@ def _runner(config: Config, store: Store, client: Client) -> Iterator[_Runner]:
         yield _InTasks(store, client)
         return
     if missing is not None:
-        say(f"warning: every fold is a process of its own, many times slower: {missing}")
+        say(f"warning: every fold runs in its own process, many times slower: {missing}")
     ranks = _InRanks(config, store, client)
     try:
         yield ranks
@@ -326,7 +326,7 @@ def _keep_busy(study: Study, config: Config, runner: _Runner) -> None:
                     last_seen = time.monotonic()
                 elif time.monotonic() - last_seen > tuning.worker_timeout:
                     raise ClusterError(
-                        f"tune: no worker for {tuning.worker_timeout:.0f} s; look at the cluster's jobs, or raise "
+                        f"tune: no worker for {tuning.worker_timeout:.0f} s; check the cluster's jobs, or raise "
                         "tuning.worker_timeout"
                     )
                 while len(under_way) < room and (asked := study.ask()):
@@ -386,7 +386,7 @@ def _written(study: Study, folder: Path, key: str, events: str, config: Config) 
     trials, ranked, metric = study.trials(), study.ranked(), config.tuning.metric
     failed = [trial for trial in trials if trial.state == "failed"]
     if not ranked:
-        raise TrainingError(f"{folder}: no setting could be tried to its end; the last: {failed[-1].reason}")
+        raise TrainingError(f"{folder}: no setting was completed; the last: {failed[-1].reason}")
     best = ranked[0]
     table = io.StringIO()
     writer = csv.writer(table)
@@ -409,7 +409,7 @@ def _written(study: Study, folder: Path, key: str, events: str, config: Config) 
     title = f"{config.folder.name}: settings of {config.tuning.model}"
     write_page(folder, title, metric, config.tuning.parameters, trials, ranked, study.importances())
     pruned = sum(trial.state == "pruned" for trial in trials)
-    say(f"{len(trials)} settings: {len(ranked)} complete, {pruned} given up early, {len(failed)} failed")
+    say(f"{len(trials)} settings: {len(ranked)} complete, {pruned} stopped early, {len(failed)} failed")
     for line in _table(ranked, metric):
         say(line)
     say(f"the best: {folder / 'best.json'}; train with it: hepdask train CONFIG --from-study")

@@ -43,7 +43,7 @@ def confusion(model: str, matrix: Sequence[Sequence[int]], classes: Sequence[str
         shares = (
             f"{number_format.percent(n / total)} as {other}" for other, n in zip(classes, counts, strict=True)
         )
-        rows.append(f"{name} is taken {', '.join(shares)}")
+        rows.append(f"{name} is classified {', '.join(shares)}")
     return f"Confusion matrix of {model}: {'; '.join(rows)}."
 
 
@@ -84,7 +84,7 @@ def importances(model: str, values: Mapping[str, float]) -> str:
     """Describe the worth of the features by the five most important ones."""
     best = sorted(values, key=lambda name: -values[name])[:5]
     shown = ", ".join(f"{name} {values[name]:.4f}" for name in best)
-    return f"Mean AUC that {model} loses where a feature is shuffled. The most: {shown}."
+    return f"Mean AUC that {model} loses when a feature is shuffled. Largest: {shown}."
 
 
 def feature(name: str, values: Mapping[str, NDArray[np.floating]]) -> str:

@@ -76,7 +76,7 @@ def _metrics(run: str | Path) -> dict[str, Any]:
     path = Path(run)
     found = read_json(path / "metrics.json" if path.is_dir() else path)
     if not found or "models" not in found:
-        raise InputError(f"{run}: no metrics are there; make them with: hepdask evaluate CONFIG")
+        raise InputError(f"{run}: has no metrics; create them with: hepdask evaluate CONFIG")
     return found
 
 

@@ -116,16 +116,16 @@ class Gallery:
             Drawing(
                 "True-positive rate against false-positive rate of each class against the rest, with the "
                 "area under the curve: the curve of ttbar is the top selector, that of wjets the W selector. The "
-                "dotted line is a classifier that guesses."
+                "dotted line is a classifier that guesses at random."
                 if {"ttbar", "wjets"} <= set(self.run.classes)
                 else "True-positive rate against false-positive rate of each class against the rest, with the "
-                "area under the curve. The dotted line is a classifier that guesses.",
+                "area under the curve. The dotted line is a classifier that guesses at random.",
                 linear,
                 [self._pdf(whole, "roc")],
             ),
             Drawing(
-                "The same curves as a trigger sees them: how much of the rest still passes when a given "
-                "fraction of the class is kept. Markers stand at true-positive rates of 90, 95 and 99 %.",
+                "The same curves from a trigger's point of view: how much of the rest passes when a given "
+                "fraction of the class is kept. The markers are at true-positive rates of 90, 95 and 99 %.",
                 logarithmic,
                 [self._pdf(whole_log, "roc_log")],
             ),
@@ -204,7 +204,7 @@ class Gallery:
             name = f"feature_{self.slugs['feature'][feature]}"
             panels.append(inline_svg.inline(figure, name, alt_text.feature(feature, values)))
             files.append(self._pdf(figure, name))
-        caption = "Each class is scaled to unit area; the bins at the ends hold what lies beyond them."
+        caption = "Each class is scaled to unit area; the first and last bins include underflow and overflow."
         return [Drawing(caption, panels, files)] if panels else []
 
     def _inputs(self) -> list[Drawing]:

@@ -244,7 +244,7 @@ def importances(values: Mapping[str, float]) -> Figure:
     names = sorted(values, key=lambda name: values[name])
     axes.barh(names, [values[name] for name in names], color=style.PALETTE[0], height=0.65)
     axes.axvline(0, color=style.INK, linewidth=0.8)
-    axes.set(xlabel="mean AUC lost where the feature is shuffled", ylim=(-0.6, len(names) - 0.4))
+    axes.set(xlabel="mean AUC lost when the feature is shuffled", ylim=(-0.6, len(names) - 0.4))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.tick_params(axis="y", length=0, labelsize=9)
     return figure

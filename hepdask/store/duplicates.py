@@ -56,7 +56,7 @@ class Shared:
 def shared_events(store: Store) -> list[Shared]:
     """Find the events that are in a store more than once, by the files they came from.
 
-    It takes 8 bytes an event, and more only for those that are there twice.
+    It takes 8 bytes per event, and more only for those that are there twice.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def refuse_shared(shared: Sequence[Shared]) -> list[str]:
     if many:
         more = f"\n  and {len(many) - _NAMED} more pairs of files" if len(many) > _NAMED else ""
         raise InputError(
-            "the same events are there more than once; they would count double, and stand in training and test at the "
+            "the same events occur more than once; they would count double, and be in training and test at the "
             "same time:\n  "
             + "\n  ".join(map(str, many[:_NAMED]))
             + f"{more}\nKeep one of the files in the fileset "

@@ -148,7 +148,7 @@ class PartFile(AbstractContextManager["PartFile"]):
         except OSError as error:
             raise _unreadable(self._path, error) from None
         except Exception as error:  # the many that zipfile raises for damaged archives
-            raise BadPart(f"is no complete archive ({error})") from None
+            raise BadPart(f"is not a complete archive ({error})") from None
         members: dict[str, zipfile.ZipInfo] = {}
         for info in infos:
             name = info.filename
@@ -196,7 +196,7 @@ class PartFile(AbstractContextManager["PartFile"]):
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict) or value.get("zarr_format") != 3:
-            raise BadPart(f"{name}: is no description of Zarr 3")
+            raise BadPart(f"{name}: is not a description of Zarr 3")
         return value
 
     def _rows(self, name: str, dtype: str, shape: tuple[int, ...]) -> int:
@@ -261,7 +261,7 @@ class _Remote(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size}[whence]
         if self._place < 0:
-            raise ValueError("a place before the beginning")
+            raise ValueError("a position before the start")
         return self._place
 
     def tell(self) -> int:
@@ -276,7 +276,7 @@ class _Remote(io.RawIOBase):
 
 def _decompress(name: str, content: memoryview, into: NDArray) -> None:
     if len(content) < _BLOSC_HEADER.size:
-        raise BadPart(f"{name}: a chunk has no beginning")
+        raise BadPart(f"{name}: a chunk has no start")
     before, _, after = _BLOSC_HEADER.unpack_from(content)
     if (before, after) != (into.nbytes, len(content)):
         raise BadPart(

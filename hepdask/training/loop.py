@@ -158,7 +158,7 @@ def train_rank(
             set_values(state, saved.shared["state"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise TrainingError(
-                f"{checkpoint.folder}: what is there is no checkpoint of this network ({error}); remove the folder"
+                f"{checkpoint.folder}: it is not a checkpoint of this network ({error}); remove the folder"
             ) from None
     assert_synchronised(state)
 
@@ -319,7 +319,7 @@ def _policy(precision: str) -> str:
 
     if not tf.config.list_physical_devices("GPU"):
         raise TrainingError(
-            f"training.precision is {precision}, and TensorFlow sees no GPU: on a CPU that is slower and less exact. "
+            f"training.precision is {precision}, and TensorFlow sees no GPU: on a CPU that is slower and less precise. "
             "Set it to float32, or train on a cluster with GPUs (hepdask cluster check gpu says what is missing)"
         )
     return precision
@@ -360,7 +360,7 @@ def _not_a_number(name: str, result: Result, store: Store) -> str:
     more = f" and {len(events) - 5} more" if len(events) > 5 else ""
     return (
         f"{name}: the loss became {result.loss} on the batch of {'; '.join(shown)}{more}. "
-        f"Lower models.{name}.learning_rate, or look at these events."
+        f"Lower models.{name}.learning_rate, or check these events."
     )
 
 

@@ -73,7 +73,7 @@ def _importance(importances: Mapping[str, float], metric: str) -> Figure:
     axes = figure.subplots()
     names = list(importances)[::-1]
     axes.barh(names, [importances[name] for name in names], color=style.PALETTE[0], height=0.6)
-    axes.set_xlabel(f"share of the variance of the {metric} (fANOVA)")
+    axes.set_xlabel(f"fraction of the variance of the {metric} (fANOVA)")
     axes.set_xlim(0, 1)
     axes.tick_params(axis="y", which="both", length=0)
     return figure
@@ -135,6 +135,6 @@ def _scaled(values: np.ndarray) -> list[float]:
 def _described(name: str, metric: str, ranked: Sequence[Trial], importances: Mapping[str, float]) -> str:
     if name == "importance":
         shares = ", ".join(f"{parameter} {share:.2f}" for parameter, share in importances.items())
-        return f"Share of the variance of the {metric} that each parameter explains: {shares}."
+        return f"Fraction of the variance of the {metric} that each parameter explains: {shares}."
     best = ", ".join(f"{parameter} {value}" for parameter, value in ranked[0].parameters.items())
-    return f"{len(ranked)} settings as lines over one axis a parameter and one for the {metric}; the best: {best}."
+    return f"{len(ranked)} settings as lines over one axis per parameter and one for the {metric}; the best: {best}."

@@ -27,7 +27,7 @@ def check(config: Config) -> None:
     tuning = config.tuning
     if not tuning.parameters:
         raise ConfigError(
-            "tuning.parameters is empty: give keys of the model and what to try, for example "
+            "tuning.parameters is empty: give keys of the model and the values to try, for example "
             "{learning_rate: {low: 0.0001, high: 0.01, log: true}, batch_size: [64, 128]}"
         )
     known = list(type(models.settings(tuning.model, config.models)).model_fields)
@@ -38,7 +38,7 @@ def check(config: Config) -> None:
             hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
             raise ConfigError(f"{where}: models.{tuning.model} has no such key; {hint}")
         if values == []:
-            raise ConfigError(f"{where}: no choice is given")
+            raise ConfigError(f"{where}: the list of choices is empty")
         for value in [values.low, values.high] if isinstance(values, Range) else values:
             try:
                 applied(config, tuning.model, {key: value})

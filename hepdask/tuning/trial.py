@@ -93,7 +93,7 @@ def _values(
         inside = sample.fold == fold
         if inside.all() or not inside.any():
             raise TrainingError(
-                f"fold {fold} of {config.tuning.folds} has no event, or all; lower tuning.folds"
+                f"fold {fold} of {config.tuning.folds} has no event, or all of them; lower tuning.folds"
             )
         scores = train(config, model, rows, np.flatnonzero(~inside), np.flatnonzero(inside), sample.classes)
         yield _metric(config.tuning.metric, scores, sample.label[inside])
@@ -121,7 +121,7 @@ def _sample(path: Path, fingerprint: str, folds: int) -> _Sample:
 def _load(path: Path, fingerprint: str, folds: int) -> _Sample:
     store = open_store(path)
     if store.fingerprint != fingerprint:
-        raise TrainingError(f"{path}: the store has changed while it was searched on")
+        raise TrainingError(f"{path}: the store changed during the search")
     rows = load_rows(store, "train", range(len(store.features["hlf"])))
     scaled = store.high_level_scaler(rows.features)
     return _Sample(rows.features, scaled, rows.label, store.folds(folds), tuple(store.classes))

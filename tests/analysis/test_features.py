@@ -402,7 +402,7 @@ class TestCustom:
     @pytest.mark.parametrize(
         ("reference", "message"),
         [
-            (f"{__file__}:too_short", "must give one number an event"),
+            (f"{__file__}:too_short", "must return one number per event"),
         ],
     )
     def test_what_cannot_be_used_is_refused(self, reference, message):

@@ -56,15 +56,15 @@ def test_shipped_values_are_the_defaults_and_every_key_is_there():
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"kind": "gpu", "rmm_pool_size": 8.5}, "rmm_pool_size: 8.5 is no share of a GPU's memory; write 0.8, or"),
+        ({"kind": "gpu", "rmm_pool_size": 8.5}, "rmm_pool_size: 8.5 is not a fraction of a GPU's memory; write 0.8"),
         ({"kind": "gpu", "device_memory_limit": "much"}, "device_memory_limit: "),
         ({"kind": "gpu", "rmm-pool-size": "8GB"}, "rmm-pool-size: unknown key; did you mean rmm_pool_size?"),
         ({"kind": "gpu", "enable_nvlink": True}, "enable_nvlink and enable_infiniband need protocol: ucx"),
         ({"kind": "gpu", "protocol": "mpi"}, "protocol: "),
-        ({"kind": "gpu", "protocol": "ucx"}, "protocol: ucx cannot be encrypted; use tcp, or say tls: false"),
+        ({"kind": "gpu", "protocol": "ucx"}, "protocol: ucx cannot be encrypted; use tcp, or set tls: false"),
         ({"kind": "gpu", "workers": 2}, "workers: unknown key"),
         ({"kind": "slurm", "cores": 2, "processes": 2, "gpus": 1}, "gpus: 2 worker processes cannot have the same"),
-        ({"kind": "slurm", "gpus": 1, "worker_extra_args": ["--resources", "GPU=1"]}, "--resources is said already"),
+        ({"kind": "slurm", "gpus": 1, "worker_extra_args": ["--resources", "GPU=1"]}, "--resources is already set"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_refused(settings, expected):
@@ -103,13 +103,13 @@ def test_gpus_that_are_hidden_and_packages_that_are_missing(tmp_path, monkeypatc
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     driver, *_ = needs(GPU())
     assert driver.found == "the driver has 2 GPU(s), and CUDA_VISIBLE_DEVICES is '': 0 can be used"
-    assert driver.mend.startswith("let CUDA_VISIBLE_DEVICES name GPUs that nvidia-smi -L lists")
+    assert driver.fix.startswith("set CUDA_VISIBLE_DEVICES to GPUs that nvidia-smi -L lists")
     driver, *_ = needs(load_cluster({"kind": "gpu", "cuda_visible_devices": ["1", "2"]}))
     assert "cuda_visible_devices is '1,2': 1 can be used" in driver.found
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     wanted = load_cluster({"kind": "gpu", "rmm_pool_size": "1GB", "protocol": "ucx", "tls": False})
     driver, *packages = needs(wanted)
-    assert not driver.mend
+    assert not driver.fix
     assert driver.found == "2 of 2 GPU(s) can be used: 0, 1"
     assert [need.name for need in packages] == ["dask-cuda", "rmm", "distributed-ucxx"]
     if importlib.util.find_spec("distributed_ucxx"):
@@ -161,7 +161,7 @@ def test_workers_and_a_rank_are_looked_at(tmp_path, monkeypatch):
         pytest.skip("TensorFlow is the one for GPUs: tests/test_gpu.py looks at that")
     for name in ("CUDA in TensorFlow", "cuDNN", "NCCL in Horovod"):
         assert not found[name].passed
-        assert found[name].mend
+        assert found[name].fix
 
 
 def test_ranks_that_need_more_gpus_than_a_worker_has_are_refused():

@@ -127,7 +127,7 @@ def test_a_task_that_does_not_fit_is_given_up_after_two_workers(small, tmp_path,
     assert re.match(
         r"grow: 2 workers were killed for their memory at the same work, 2000: the last one needed", said
     )
-    assert "its limit is 572" in said
+    assert "with a limit of 572" in said
     assert "input.chunk_memory, input.chunk_events" in said
     assert "memory_limit" in said
     assert begun(tmp_path, 2000) <= 3, "a third worker at most had begun when it was noticed"

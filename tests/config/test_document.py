@@ -86,7 +86,7 @@ class TestBent:
     )  # fmt: skip
     def test_where_text_is_due(self, write, word, read):
         for text in (f"analysis:\n  classes: [{word}, b]\n", f"store:\n  path: {word}\n"):
-            message = refused(write(text), f"YAML reads `{word}` as {read}", "put it into quotation marks")
+            message = refused(write(text), f"YAML reads `{word}` as {read}", "put it in quotation marks")
             assert "c.yaml, line 2: " in message
         for quoted in (f"'{word}'", f'"{word}"', f"!!str {word}"):
             assert load_config(write(f"analysis: {{classes: [{quoted}, b]}}")).analysis.classes == (word, "b")
@@ -94,7 +94,7 @@ class TestBent:
     def test_keys(self, write):
         for word in ("no", "2018", "2024-01-01", "1.5", "~"):
             text = f"analysis: {{classes: [qcd]}}\nfileset:\n  {word}: {{files: [x.root], metadata: {{label: qcd}}}}\n"
-            refused(write(text), "c.yaml, line 3: ", f"`{word}`", "put it into quotation marks")
+            refused(write(text), "c.yaml, line 3: ", f"`{word}`", "put it in quotation marks")
 
     @pytest.mark.parametrize("word", ["yes", "off", "true", "0700", "1:30", "2024-01-01"])
     def test_where_a_number_is_due(self, write, word):
@@ -122,7 +122,7 @@ class TestBent:
     def test_in_clusters(self, write, text):
         path = write(f"kind: slurm\n{text}\n", "site.yaml")
         refused(
-            str(path), "site.yaml, line 2: ", "YAML reads `", "put it into quotation marks", load=load_cluster
+            str(path), "site.yaml, line 2: ", "YAML reads `", "put it in quotation marks", load=load_cluster
         )
 
     def test_in_filesets_of_their_own(self, write):
@@ -136,7 +136,7 @@ class TestBent:
                 load_config(None, {"analysis.classes": read_value(f"[{word}, b]", "--set analysis.classes")})
         with pytest.raises(ConfigError, match="--set account: YAML reads `0700` as the number 448"):
             read_value("0700", "--set account")
-        with pytest.raises(ConfigError, match="""put it into quotation marks: --set output='"2018"'"""):
+        with pytest.raises(ConfigError, match="""put it in quotation marks: --set output='"2018"'"""):
             load_config(None, {"output": read_value("2018", "--set output")})
         assert load_config(None, {"analysis.classes": read_value("['no', b]", "")}).analysis.classes == (
             "no",
@@ -167,7 +167,7 @@ class TestPlaces:
 
     def test_in_clusters(self, write):
         for text, expected in (
-            ("kind: slurm\nwalltime: '5'\n", "line 2: walltime: '5' is no wall time"),
+            ("kind: slurm\nwalltime: '5'\n", "line 2: walltime: '5' is not a wall time"),
             ("kind: slurm\n\nprocesses: 2\n", "line 3: processes: 2 workers cannot share"),
             ("kind: local\nworker: 2\n", "line 2: worker: unknown key; did you mean workers?"),
             ("workers: 2\nkind: slrum\n", "line 2: kind: 'slrum' is not one of"),
@@ -186,14 +186,14 @@ class TestNoDocument:
             ("", "line 1: a configuration is a mapping of sections, this is empty"),
             ("# all of it\n", "is empty"),
             ("- a\n- b\n", "line 1: a configuration is a mapping of sections, this is a list"),
-            ("a: 1\n---\nb: 2\n", "line 2: a second document begins here"),
+            ("a: 1\n---\nb: 2\n", "line 2: a second document starts here"),
             ("a: [1\nb: 2\n", "not valid YAML"),
             ("split: {}\n\x07: 1\n", "line 2: not valid YAML: a character"),
             (b"split: {}\nb: \xff\n", "line 2: not valid YAML: not text in UTF-8"),
             ("a: !!python/object/apply:os.system [x]\n", "line 1: a: `!!python/object/apply:os.system` is not"),
             ("a: 1\nb: !include x.yaml\n", "line 2: b: `!include` is not known"),
-            ("a: *b\n", "line 1: a: `*b` stands for nothing"),
-            ("a: &a\n  b: *a\n", "line 2: a.b: `*a` stands inside of itself"),
+            ("a: *b\n", "line 1: a: `*b` is not defined"),
+            ("a: &a\n  b: *a\n", "line 2: a.b: `*a` contains itself"),
             ("? [a, b]\n: 1\n", "a key is one word, this is a list"),
             ("a: {<<: 3}\n", "`<<` takes a mapping"),
             ("a: " + "[" * 100_000, "deeper than 64 levels"),

@@ -27,7 +27,9 @@ def test_a_feature_of_ours_is_no_feature_of_yours(name):
         features = load_config(None, {"analysis.features": {name: "a.py:b"}}).analysis.features
         assert {key: str(function) for key, function in features.items()} == {name: "a.py:b"}
         return
-    with pytest.raises(ConfigError, match=rf"analysis.features.{name} is .*always there; give another"):
+    with pytest.raises(
+        ConfigError, match=rf"analysis.features.{name} is .*built-in feature or field; choose another"
+    ):
         load_config(None, {"analysis.features": {name: "a.py:b"}})
 
 
@@ -44,13 +46,15 @@ def test_two_names_that_are_one_in_files(one, other):
     ):
         with pytest.raises(ConfigError) as caught:
             load_config(None, {where: value})
-        assert f"{where}: {one!r} and {other!r} differ only in what the names of files" in str(caught.value)
+        assert f"{where}: {one!r} and {other!r} differ only in what file and column names" in str(
+            caught.value
+        )
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("", "empty"), (" ", "empty"), (" a", "begins or ends with a space"), ("..", "stands for a folder"),
+        ("", "empty"), (" ", "empty"), (" a", "starts or ends with a space"), ("..", "stands for a folder"),
         ("a\nb", "control character"), ("a\x00", "control character"), ("ä" * 80, "160 bytes long"), ("a/b", "slash"),
     ],
 )  # fmt: skip
@@ -116,7 +120,7 @@ class TestKeysWithDots:
         [
             ("analysi.branches.A.B", "unknown key analysi; did you mean analysis?"),
             ("analysis.branch.A.B", "unknown key branch; did you mean branches?"),
-            ("training.ranks.x", "a value stands there, with no keys below it"),
+            ("training.ranks.x", "it is a plain value with no keys below it"),
             ("models.hfl.epochs", "unknown key hfl; did you mean hlf?"),
             ("cluster.workers", "what is there is not a mapping"),
             ("", "unknown key"),

@@ -240,7 +240,7 @@ def test_an_installed_module_is_compared(tmp_path, monkeypatch):
     ("reference", "message"),
     [
         ("nowhere.py:f", r"nowhere\.py.*cannot be read \(No such file"),
-        ("cuts:f", "no installed module is called so"),
+        ("cuts:f", "no installed module has this name"),
         ("analysis.py:missing", "analysis.py defines no missing"),
         ("analysis.py:value", "analysis.py defines no value"),
         ("json:missing", "json has no missing"),

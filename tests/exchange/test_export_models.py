@@ -81,7 +81,7 @@ def test_a_transformer_goes_as_saved_model(tmp_path):
     done = export(tmp_path / "model", "savedmodel", tmp_path / "saved")
     assert done.max_difference < 1e-5
     assert (tmp_path / "saved" / "saved_model.pb").exists()
-    with pytest.raises(ConfigError, match="there is something already"):
+    with pytest.raises(ConfigError, match="exists already"):
         export(tmp_path / "model", "savedmodel", tmp_path / "saved")
 
 

@@ -78,13 +78,13 @@ def test_networks_train_on_it_as_on_the_store_it_came_from(exported, tmp_path, c
     assert first[1].record.facts["training events"] > 50
     report = evaluate(config, client)
     assert set(json.loads(report.metrics.read_text())["models"]) == {"hlf", "inclusive"}
-    with pytest.raises(InputError, match="nobody knows how those were scaled"):
+    with pytest.raises(InputError, match="whose scaling is unknown"):
         load_model(first[0].folder)
     # and out again
     export(config.store_path, "padded-parquet", tmp_path / "again")
     again = pa.concat_tables([pq.read_table(file) for file in sorted((tmp_path / "again").glob("*.parquet"))])
     assert again.num_rows == len(before)
-    with pytest.raises(ConfigError, match="nobody knows the physical values"):
+    with pytest.raises(ConfigError, match="the physical values of imported events are unknown"):
         export(config.store_path, "parquet", tmp_path / "jagged")
 
 
@@ -189,14 +189,18 @@ def test_no_byte_of_a_file_gives_a_raw_error(small, tmp_path):
 def test_sparse_vectors_that_lead_elsewhere(small, tmp_path):
     hlf = np.stack(small["HLF_input"].to_numpy())
     rows = spark(hlf, np.ones(len(hlf), bool)).to_pylist()
-    places = (([-1, 2], "none of 0 to 13"), ([3, 14], "none of 0 to 13"), ([5, 5], "a place twice"))
+    places = (
+        ([-1, 2], "one outside 0 to 13"),
+        ([3, 14], "one outside 0 to 13"),
+        ([5, 5], "a repeated index"),
+    )
     for at, what in places:
         rows[4] |= {"indices": at, "values": [1.0, 2.0]}
         check(small, rows, what, tmp_path)
     rows[4] |= {"indices": [1], "values": [1.0, 2.0]}
-    check(small, rows, "without a place for each number", tmp_path)
+    check(small, rows, "without an index for each number", tmp_path)
     rows[4] |= {"indices": None}
-    check(small, rows, "without a place for each number", tmp_path)
+    check(small, rows, "without an index for each number", tmp_path)
     rows[4] |= {"type": 7}
     check(small, rows, "neither dense nor sparse", tmp_path)
     rows[4] = None
@@ -269,7 +273,7 @@ def test_what_cannot_be_imported_is_named(exported, tmp_path):
         "row 5: HLF_input holds a NaN", changed("HLF_input", pa.array(hlf.tolist(), pa.list_(pa.float32())))
     )
     half = pa.array(np.full((len(table), 3), 0.5).tolist())
-    refused("encoded_label does not say one class of 3", changed("encoded_label", half))
+    refused("encoded_label does not mark one of 3 classes", changed("encoded_label", half))
     refused("there are no events", table.slice(0, 0))
     refused(
         r"HLF_input.* holds \d+ numbers in \d+ rows", changed("HLF_input", pa.array(np.tile(hlf, 9).tolist()))

@@ -142,7 +142,7 @@ def changed(*keys, value):
 
 
 CONTENTS = {
-    "a column twice": (changed("inputs", "high_level", value=[0, 1, 1]), "inputs.high_level: a column stands twice"),
+    "a column twice": (changed("inputs", "high_level", value=[0, 1, 1]), "inputs.high_level: a column is repeated"),
     "a column too far": (changed("inputs", "high_level", value=[0, 1, 14]), "column 14 of 14"),
     "a negative column": (changed("inputs", "high_level", value=[0, 1, -1]), "inputs.high_level"),
     "no column": (changed("inputs", "high_level", value=[]), "inputs.high_level"),
@@ -159,7 +159,7 @@ CONTENTS = {
     "other classes": (changed("classes", value=["wjets", "qcd", "ttbar"]), "classes: they are not analysis.classes"),
     "a class twice": (
         lambda d: (d.update(classes=["qcd", "qcd", "x"]), d["analysis"].update(classes=["qcd", "qcd", "x"])),
-        "classes: one stands twice",
+        "classes: one is repeated",
     ),
     "a class more": (
         lambda d: (d.update(classes=["a", "b", "c", "d"]), d["analysis"].update(classes=["a", "b", "c", "d"])),
@@ -385,7 +385,7 @@ def test_code_runs_where_it_is_named_alone(with_code, events, tmp_path):
         f"--code {with_code}/code/analysis.py",
     ):
         assert words in str(raised.value)
-    with pytest.raises(ConfigError, match="the model needs functions of whoever trained it"):
+    with pytest.raises(ConfigError, match="the model needs functions that it was trained with"):
         predict(with_code, "nowhere.root", tmp_path / "out")
     assert not ran.exists()
     found = [
@@ -412,7 +412,7 @@ def test_other_code_is_refused(with_code, tmp_path, edited):
 
 
 def test_code_for_a_model_that_needs_none(folders, with_code):
-    with pytest.raises(ConfigError, match="it needs no code, leave it out"):
+    with pytest.raises(ConfigError, match="it needs no code; leave out --code"):
         load_model(folders["forest"], code=[with_code / "code/analysis.py"])
 
 
@@ -432,7 +432,7 @@ def test_inspect_tells_of_every_kind(folders, tmp_path):
     assert "  model xgboost: 9 trees, 40 nodes, 1 rounds, loss 0.5000, accuracy 0.7500" in lines
     assert "  model forest: 3 trees, 1,200 nodes" in lines
     assert "  model hlf: 1,234 parameters, 1 epochs, loss 0.5000, accuracy 0.7500" in lines
-    assert any(line.startswith("  model inclusive: not trained to its end") for line in lines)
+    assert any(line.startswith("  model inclusive: training is not complete") for line in lines)
     assert any("model.npz: damaged" in line for line in lines)
     assert json.dumps(inspect(run))
 

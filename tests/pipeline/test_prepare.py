@@ -258,7 +258,7 @@ def test_a_part_that_is_gone_is_made_again(make_config, client, capsys):
     again = prepare(config, client)
     assert again.tasks == 1
     assert again.store.fingerprint == before.fingerprint
-    assert f"{gone}: is no complete archive" in capsys.readouterr().err
+    assert f"{gone}: is not a complete archive" in capsys.readouterr().err
 
 
 def test_damaged_data_are_not_used(make_config, client):

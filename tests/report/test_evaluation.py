@@ -386,7 +386,7 @@ def test_two_runs_side_by_side(report, tmp_path):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.splitlines() == table(list(rows.values()))
-    with pytest.raises(InputError, match="no metrics are there"):
+    with pytest.raises(InputError, match="has no metrics"):
         compare(tmp_path / "figures", tmp_path)
 
 
@@ -501,7 +501,7 @@ def test_report_holds_everything(report):
     html = report.html.read_text()
     assert "512 events are missing" in html
     assert "# &lt;fraction&gt;" in html
-    assert "Without epochs, and so without curves: forest" in html
+    assert "No epochs, and therefore no curves: forest" in html
     assert f"{numbers['models']['inclusive-gru']['classes']['ttbar']['auc']:.4f}" in html
     assert not [path for path in report.html.parent.rglob("*") if path.name.endswith(".tmp")]
 

@@ -100,7 +100,7 @@ class TestRefused:
             files["ttbar"] = [write(other, plain[:60] + plain[:60])]
             one = other
         config = make_config(files=files)
-        with pytest.raises(InputError, match=r"the same events are there more than once") as refused:
+        with pytest.raises(InputError, match=r"the same events occur more than once") as refused:
             prepare(config, client)
         assert one in str(refused.value)
         assert other in str(refused.value)

@@ -246,7 +246,7 @@ class TestStrangers:
             ({"data_type": "r64"}, "Pt: holds r64, not numbers"),
             ({"data_type": "complex128"}, "Pt: holds complex128, not numbers"),
             ({"data_type": "float64"}, "Pt: holds float64, not numbers of the type float32"),
-            ({"zarr_format": 2}, "no description of Zarr 3"),
+            ({"zarr_format": 2}, "not a description of Zarr 3"),
             ({"node_type": "group"}, "Pt: has the shape"),
             ({"shape": [10**15]}, r"Pt: has the shape \[1000000000000000\]"),
             ({"shape": [-1]}, "Pt: has the shape"),

@@ -144,7 +144,7 @@ def test_folds_follow_from_the_events_and_spread_each_class(make_config, client,
     [
         ({}, "tuning.parameters is empty: give keys of the model"),
         ({"parameters": {"learningrate": [1]}}, "models.hlf has no such key; did you mean learning_rate?"),
-        ({"parameters": {"epochs": []}}, "tuning.parameters.epochs: no choice is given"),
+        ({"parameters": {"epochs": []}}, "tuning.parameters.epochs: the list of choices is empty"),
         (
             {"parameters": {"dropout": [0.1, 2]}},
             "tuning.parameters.dropout: 2 cannot be tried: models.hlf: dropout",
@@ -274,7 +274,7 @@ def test_trees_and_grids_are_tuned_and_failures_are_recorded(planted, client):
     assert (one.state, other.state) == ("complete", "failed")
     assert other.reason == "the loss became nan in epoch 1"
     hopeless = changed(config, model="xgboost", parameters={"device": ["cuda"]})
-    with pytest.raises(TrainingError, match=r"no setting could be tried to its end; the last: .*cuda"):
+    with pytest.raises(TrainingError, match=r"no setting was completed; the last: .*cuda"):
         tune(hopeless, client)
 
 

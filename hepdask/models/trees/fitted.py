@@ -155,7 +155,7 @@ class Forest:
         if not np.isfinite(self.value).all():
             raise ValueError("a value is not a finite number")
         if not len(self.root) or self.root.min() < 0 or self.root.max() >= len(nodes):
-            raise ValueError("a root is none of its nodes")
+            raise ValueError("a root is not one of its nodes")
         if len(nodes) and self.feature.max() >= features:
             raise ValueError(f"a node looks at feature {self.feature.max()} of {features}, counted from 0")
         for child in (self.left[inner], self.right[inner]):

@@ -46,7 +46,7 @@ def test_check_passes_on_a_good_site(document, sample_files):
     )
 
 
-def test_check_says_what_to_mend(farm, document, tmp_path):
+def test_check_says_what_to_fix(farm, document, tmp_path):
     _, cluster = document()
     settings = yaml.safe_load(cluster.read_text())
     cluster.write_text(yaml.safe_dump(settings | {"interface": "ib7"}))

@@ -190,7 +190,7 @@ def test_a_job_that_can_never_start_is_an_error_with_the_reason(farm, make_setti
         if farm.kind == "slurm"
         else (
             {"memory": "900GB"},
-            "it asks for 858306 MB of memory, and the largest slot of the pool has 48000",
+            "it requests 858306 MB of memory, and the largest slot of the pool has 48000",
         )
     )
     others, begin = jobs_of(farm), time.monotonic()
