@@ -41,7 +41,7 @@ def open_store(path: str | Path, fold: tuple[int, int] | None = None) -> Store:
     except HepdaskError as error:
         raise StoreError(f"{error} (hepdask prepare CONFIG)") from None
     if document is None and not file.exists():
-        raise StoreError(f"{path}: not complete; go on with: hepdask prepare CONFIG")
+        raise StoreError(f"{path}: not complete; continue with: hepdask prepare CONFIG")
     if isinstance(document, dict) and document.get("schema") != SCHEMA:
         raise StoreError(
             f"{path}: schema {document.get('schema')}, this version reads {SCHEMA}; prepare it again"
