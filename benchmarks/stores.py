@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hepdask.analysis.fingerprint import fingerprints
 from hepdask.analysis.scaling import Moments
 from hepdask.analysis.topology import expand_columns
 from hepdask.config import Config, feature_names
@@ -54,7 +55,8 @@ def make_store(path: Path, particles: NDArray[np.int64], seed: int = 1, parts: i
         arrays = _arrays(mine, label, rng)
         about: dict[str, Any] = {
             "name": f"part-{index}", "dataset": classes[label], "file": f"part-{index}.root", "tree": "Delphes",
-            "uuid": f"{index}", "start": 0, "stop": len(mine), "events": len(mine), "particles": int(mine.sum()),
+            "uuid": f"{index}", "origin": f"{index}", "version": f"{index}", "bad": [], "histograms": {},
+            "start": 0, "stop": len(mine), "events": len(mine), "particles": int(mine.sum()),
             "moments": _moments(arrays),
         }  # fmt: skip
         writer.write_part(path, about["name"], arrays, about)
@@ -91,7 +93,11 @@ def _arrays(particles: NDArray[np.int64], label: int, rng: np.random.Generator) 
         np.float32
     )
     offsets = np.concatenate(([0], np.cumsum(particles)))
-    return {"offsets": offsets, "entry": events, "group": events, "high_level": high_level, **columns}
+    stored = (columns[name] for name in feature_names.STORED)
+    return {
+        "offsets": offsets, "entry": events, "group": events, "high_level": high_level,
+        "fingerprint": fingerprints(offsets, stored, high_level), **columns,
+    }  # fmt: skip
 
 
 def _moments(arrays: dict[str, NDArray]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from hepdask import models
 from hepdask.config import Config
 from hepdask.files.atomic import digest, write_bytes
+from hepdask.models.record import ModelRecord, Scaling, Scalings, file_digest
 from hepdask.progress import say
 from hepdask.store import Store, open_store
 
@@ -135,14 +136,19 @@ def _network(task: Task) -> tuple[NDArray[np.float32], list[dict[str, float]], f
     cpu = time.process_time() - begin
     assert trained is not None, "there is one rank"
     particles = store.particle_scaler
-    record = {
-        "inputs": models.inputs(task.model, config.models, store.features["hlf"]),
-        "scaling": {
-            "high_level": store.high_level_scaler.to_json(),
-            "particles": particles.to_json() if particles else None,
-        },
-    }
-    network = NetworkScorer(trained.keras_file, record, store.max_particles)
+    record = ModelRecord(
+        key="", model=task.model, file="model.keras", file_digest=file_digest(trained.keras_file),
+        classes=tuple(store.classes), inputs=models.inputs(task.model, config.models, store.features["hlf"]),
+        settings=models.settings(task.model, config.models).model_dump(mode="json"), study=None,
+        analysis=config.analysis.model_dump(mode="json"), code=(), imported=store.imported,
+        mantissa_bits=config.store.mantissa_bits,
+        scaling=Scalings(
+            high_level=Scaling.of(store.high_level_scaler),
+            particles=Scaling.of(particles) if particles else None,
+        ),
+        history=trained.history, importances={}, facts={},
+    )  # fmt: skip
+    network = NetworkScorer(trained.keras_file, record, f"fold {task.fold} of {task.model}")
     return network.scores(store.events("validation")), trained.history, cpu
 
 

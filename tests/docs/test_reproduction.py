@@ -121,6 +121,20 @@ def test_every_event_is_scored_once_and_kept(make_config, client, tmp_path):
     assert np.mean(found.scores.argmax(axis=1) == store.labels("train")) < 0.7
 
 
+def test_networks_score_events_that_they_did_not_see(make_config, client, tmp_path):
+    """One that learns nothing scores as before training: its first weights follow from the seed."""
+    settings = {"epochs": 1, "batch_size": 16, "units": 4, "learning_rate": 1e-30}
+    config = make_config(models={"inclusive": settings}, split={"test_fraction": 0.0})
+    prepare(config, client)
+    store = open_store(config.store_path)
+    found = folds.cross_validate([config], "inclusive", 2, tmp_path / "scores", 1)[0]
+    assert found.scores.shape == (len(store.labels("train")), 3)
+    assert found.scores.sum(axis=1) == pytest.approx(1, abs=1e-6)
+    assert [len(history) for history in found.histories] == [1, 1]
+    whole = folds._network(folds.Task(config, "inclusive", (0, 2)))[0]
+    assert np.array_equal(whole, found.scores[store.folds(2) == 0])
+
+
 def test_ranges_of_the_published_networks_are_those_of_features():
     assert published.TAILS.keys() < set(HIGH_LEVEL)
 
