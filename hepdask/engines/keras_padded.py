@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from hepdask.engines.losses import loss, n_correct
 from hepdask.engines.supported_layers import recurrent_layer
 from hepdask.models.networks.recurrence import forward, plain
 from hepdask.store import Events
+
+logger = logging.getLogger(__name__)
 
 #: Lengths of batches are multiples of this, so that few shapes occur: a GPU prepares itself for each.
 _BUCKET = 32
@@ -98,7 +101,7 @@ class Padded:
                     batch.events, padded_length(batch, particles.longest, _BUCKET)
                 )
             self._wants_resident, self._resident = False, None
-            print("the GPU has no room for the particles: batches are made on the CPU", flush=True)
+            logger.info("the GPU has no room for the particles: batches are made on the CPU")
         return tf.constant(padded(batch, particles.scaler, particles.chosen, particles.longest, _BUCKET))
 
     def _of(self, events: Events) -> Resident:

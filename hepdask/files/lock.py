@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import getpass
 import json
+import logging
 import os
 import socket
 import threading
@@ -24,7 +25,8 @@ from typing import Any
 from hepdask.errors import HepdaskError
 from hepdask.files.folders import is_local
 from hepdask.files.outputs import in_words, require_folder, writing
-from hepdask.progress import say
+
+logger = logging.getLogger(__name__)
 
 LOCK = "lock.json"
 
@@ -83,7 +85,7 @@ def _file_lock(folder: Path, doing: str, error: type[HepdaskError]) -> Iterator[
                 os.truncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(_owner(doing)).encode(), 0)
         if missing:
-            say(
+            logger.warning(
                 f"{reason}: this file system has no locks; {RENEWED_LOCK} stands for one, renewed while we work"
             )
             with _renewed_lock(folder / RENEWED_LOCK, doing, error):

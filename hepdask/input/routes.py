@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
@@ -11,6 +12,8 @@ from urllib.parse import urlsplit
 
 from hepdask.config import Input
 from hepdask.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -55,7 +58,9 @@ def read_with_retries(attempt: Callable[[str], T], url: str, reading: Input) -> 
                 result = attempt(address)
             except (InputError, OSError) as error:
                 problems.append((address, error))
+                logger.debug("%s: fails along the route %s: %s", url, template, error)
             else:
+                logger.debug("%s: read along the route %s, at %s", url, template, address)
                 _preferred[reading.routes] = template
                 return result
         if all(isinstance(error, InputError) for _, error in problems):

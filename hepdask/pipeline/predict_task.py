@@ -12,6 +12,7 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
+from hepdask import logs
 from hepdask.analysis.topology import branches
 from hepdask.config import Config, Topology
 from hepdask.errors import InputError
@@ -57,6 +58,7 @@ def score_chunk(chunk: root_files.Chunk, folder: Path, identity: str, config: Co
     Scored or Lost
         Lost where the entries cannot be read.
     """
+    logs.show()
     analysis, reading = config.analysis, config.input
 
     def attempt(address: str) -> ak.Array:

@@ -11,6 +11,7 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
+from hepdask import logs
 from hepdask.analysis import histograms
 from hepdask.analysis.bad_events import Dropped, on_usable
 from hepdask.analysis.columns import BadEvent
@@ -51,6 +52,7 @@ def describe(
     -------
     FileContent or Lost
     """
+    logs.show()
 
     def look(address: str) -> root_files.FileContent:
         before = known.get(file)
@@ -88,6 +90,7 @@ def prepare_chunks(
     list of dict or Lost
         For each chunk the attributes of its part, or what could not be read and why.
     """
+    logs.show()
     results: list[dict[str, Any] | Lost] = []
     for chunk, events in _read_ahead(chunks, config):
         # a worker that died may have done some of its chunks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import uuid
 from collections.abc import Mapping
@@ -22,7 +23,6 @@ from hepdask.files.atomic import read_json, sealed, unsealed, write_json, write_
 from hepdask.files.folders import is_local
 from hepdask.files.lock import LOCKS
 from hepdask.files.outputs import writing
-from hepdask.progress import say
 from hepdask.store.layout import (
     DTYPES,
     IMPORTED_DTYPES,
@@ -36,6 +36,8 @@ from hepdask.store.layout import (
     part_file,
 )
 from hepdask.store.part_file import CHUNK_BYTES, BadPart, PartFile, write_archive
+
+logger = logging.getLogger(__name__)
 
 _ZSTD_BLOCK = 1 << 20
 _TEMPORARY = ".writing-"
@@ -132,12 +134,15 @@ def parts(path: Path) -> dict[str, dict[str, Any]]:
         if part.name.endswith(SUFFIX) and not part.name.startswith(_TEMPORARY)
     )
     with ThreadPoolExecutor(_READERS) as pool:
-        found = zip(names, pool.map(lambda name: part_attributes(path, name), names), strict=True)
+        found = zip(names, pool.map(lambda name: part_attributes(path, name, tell=True), names), strict=True)
         return {name: attributes for name, attributes in found if attributes is not None}
 
 
-def part_attributes(path: Path, name: str) -> dict[str, Any] | None:
-    """Read what a part says of itself; None where it is not there, or damaged, which is told: it will be made again."""
+def part_attributes(path: Path, name: str, tell: bool = False) -> dict[str, Any] | None:
+    """Read what a part says of itself; None where it is not there, or damaged, and has to be made again.
+
+    The driver will `tell` the person of damage; workers, which look again, need not.
+    """
     place = part_file(path, name)
     try:
         with PartFile(place) as part:
@@ -148,7 +153,8 @@ def part_attributes(path: Path, name: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except BadPart as error:
-        say(f"{place}: {error}; it is made again")
+        if tell:
+            logger.warning(f"{place}: {error}; it is made again")
         return None
 
 

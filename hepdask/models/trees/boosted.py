@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,13 +15,15 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from hepdask import distributed
+from hepdask import distributed, logs
 from hepdask.config import Forest, XGBoost
 from hepdask.distributed import rank_addresses
 from hepdask.errors import HepdaskError, TrainingError
 from hepdask.models.trees import devices
 from hepdask.models.trees.fitted import Fitted, xgboost
 from hepdask.models.trees.rows import Rows
+
+logger = logging.getLogger(__name__)
 
 _LOSS, _ERROR = "mlogloss", "merror"
 _TELL = 2.0  # seconds between two lines about the rounds
@@ -151,6 +154,7 @@ def _boost_rank(
     patience: int | None,
 ) -> Fitted:
     """Load this rank's events, and train with all other ranks; all return the same trees."""
+    logs.show_in_rank()
     xgb = xgboost()
     begin = time.process_time()
     rank = rank_addresses.rank()
@@ -212,7 +216,7 @@ def _sign_of_life(xgb: Any, rounds: int) -> Any:
             nonlocal told
             if rank_addresses.rank() == 0 and time.monotonic() > told + _TELL:
                 told = time.monotonic()
-                print(f"round {epoch + 1} of {rounds}")
+                logger.info(f"round {epoch + 1} of {rounds}")
             return False
 
     return Tell()
