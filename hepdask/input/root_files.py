@@ -17,13 +17,13 @@ from itertools import pairwise
 from typing import Any
 
 import awkward as ak
-import deflate
 import fsspec
 import uproot
 
 from hepdask.config import Input, XRootD
 from hepdask.errors import InputError
 from hepdask.input import read_bytes
+from hepdask.input.inflate import Inflating
 from hepdask.input.xrootd import forget_connection, is_xrootd, set_bounds, stamp
 
 #: Collections and their fields.
@@ -38,15 +38,8 @@ _TREE = re.compile(r"TTree|TNtupleD?|ROOT::(Experimental::)?RNTuple")
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _FINAL_CODES = (errno.ELOOP, errno.ENAMETOOLONG)
 
-
-def _inflate(data: bytes, uncompressed_bytes: int) -> bytearray:
-    """Decompress zlib with libdeflate, in little more than half the time that Python's zlib takes."""
-    return deflate.zlib_decompress(data, uncompressed_bytes)
-
-
-# uproot 5.7.7 cannot be told: `uproot.ZLIB.library` has a say in writing only, and calls deflate with an old signature
-if hasattr(uproot.compression, "_decompress_ZLIB"):
-    uproot.compression._decompress_ZLIB.decompress = _inflate
+#: What decompresses, in reads of this module only.
+_INFLATING = Inflating()
 
 
 @dataclass(frozen=True)
@@ -488,7 +481,7 @@ def _arrays(tree: Any, keys: set[str], start: int, stop: int) -> dict[str, ak.Ar
         return {key: _field(record, key) for key in keys}
     arrays = tree.arrays(
         filter_branch=lambda branch: branch.name in keys,
-        entry_start=start, entry_stop=stop, library="ak", how=dict,
+        entry_start=start, entry_stop=stop, library="ak", how=dict, decompression_executor=_INFLATING,
     )  # fmt: skip
     return {name.rsplit("/", 1)[-1]: array for name, array in arrays.items()}
 

@@ -162,7 +162,9 @@ def _why(old: Trained | None, key: str, config: Config) -> str:
     settings = models.settings(old.name, config.models).model_dump(mode="json")
     changed = [
         *_differing("models." + old.name, old.record.settings, settings),
-        *_differing("analysis", old.record.analysis.model_dump(mode="json"), config.analysis.model_dump(mode="json")),
+        *_differing(
+            "analysis", old.record.analysis.model_dump(mode="json"), config.analysis.model_dump(mode="json")
+        ),
     ]
     unkept = (
         "the events, the split, the source of a function, a library, or a setting of training has changed"
