@@ -59,7 +59,9 @@ def _explained(error: BaseException) -> BaseException | None:
     """Find the error that says what was wrong in a person's words; None where there is none."""
     if isinstance(error, HepdaskError):
         return error
-    if type(error).__module__ == "hepdask.distributed.errors":
+    # those of hepdask.distributed, which takes long to import, are loaded where one of them was raised
+    known = sys.modules.get("hepdask.distributed.errors")
+    if known is not None and isinstance(error, known.DistributedError):
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.filename:
             return OutputError(in_words(cause))

@@ -21,10 +21,18 @@ import fsspec
 import uproot
 
 from hepdask.config import Input, XRootD
-from hepdask.errors import InputError
+from hepdask.errors import FieldNotFound, HepdaskError, InputError, InputNotFound
 from hepdask.input import read_bytes
 from hepdask.input.inflate import Inflating
-from hepdask.input.xrootd import forget_connection, is_xrootd, set_bounds, stamp
+from hepdask.input.xrootd import (
+    forget_connection,
+    is_final,
+    is_not_found,
+    is_of_closed_file,
+    is_xrootd,
+    set_bounds,
+    stamp,
+)
 
 #: Collections and their fields.
 Fields = Mapping[str, tuple[str, ...]]
@@ -396,8 +404,10 @@ def read(
 
     Raises
     ------
+    FieldNotFound
+        A branch is missing.
     InputError
-        A branch is missing, has no jagged numbers in it, or its lengths do not agree with its fellows'.
+        A branch has no jagged numbers in it, or its lengths do not agree with its fellows'.
     OSError
         The storage did not answer; worth another attempt.
     """
@@ -418,7 +428,7 @@ def read(
         if missing := missing_branches(tree, present, renamed):
             near = difflib.get_close_matches(missing[0], sorted(found), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(
+            raise FieldNotFound(
                 f"{address}: tree {chunk.file.tree} has no branch {missing[0]}{hint} "
                 "(analysis.collections and analysis.branches set the names)"
             )
@@ -516,6 +526,8 @@ def _tree(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
     try:
         with _opened(file, address, xrootd) as tree:
             yield tree
+    except HepdaskError:  # some of them are an OSError, too
+        raise
     except OSError:
         if is_xrootd(address):
             forget_connection(address)
@@ -536,17 +548,18 @@ def final_errors(file: InputFile, address: str) -> Iterator[None]:
     Raises
     ------
     InputError
-        In place of the OSError.
+        In place of the OSError; an InputNotFound where there is no such file.
     """
     try:
         yield
+    except HepdaskError:
+        raise
     except OSError as error:
-        codes = "[3010]", "[3011]"  # of XRootD: not authorised, not found
-        final = isinstance(error, _FINAL) or error.errno in _FINAL_CODES
-        if not final and not any(code in str(error) for code in codes):
+        if not (isinstance(error, _FINAL) or error.errno in _FINAL_CODES or is_final(error)):
             raise
+        kind = InputNotFound if isinstance(error, FileNotFoundError) or is_not_found(error) else InputError
         elsewhere = f" on {socket.gethostname()}, though the driver saw it" if file.seen else ""
-        raise InputError(f"{address}: {_reason(error)}{elsewhere}; check {_named(file)}") from error
+        raise kind(f"{address}: {_reason(error)}{elsewhere}; check {_named(file)}") from error
 
 
 def _require_same(file: InputFile, address: str) -> None:
@@ -582,7 +595,7 @@ def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
         try:
             tree = opened[file.tree]
         except KeyError:
-            raise InputError(
+            raise FieldNotFound(
                 f"{address}: no tree is called {file.tree}; there are: {', '.join(trees(opened)) or 'none'}"
             ) from None
         except OSError:
@@ -594,7 +607,7 @@ def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
             ) from None
         kind = "folder" if isinstance(tree, uproot.ReadOnlyDirectory) else tree.classname
         if not _TREE.fullmatch(kind):
-            raise InputError(
+            raise FieldNotFound(
                 f"{address}: {file.tree} is a {kind}, no tree; there are: {', '.join(trees(opened)) or 'none'}"
             )
         yield tree
@@ -609,8 +622,8 @@ def _counted(address: str, opened: Any) -> Iterator[None]:
 
 
 def _raise_if_disconnected(error: Exception, address: str) -> None:
-    """Raise an OSError where a remote file was closed under us: fsspec-xrootd then raises a ValueError."""
-    if "://" in address and isinstance(error, ValueError) and "closed file" in str(error):
+    """Raise an OSError where a remote file was closed under us."""
+    if "://" in address and is_of_closed_file(error):
         raise OSError(f"{address}: the connection was lost while the file was read") from error
 
 

@@ -43,7 +43,8 @@ def read_with_retries(attempt: Callable[[str], T], url: str, reading: Input) -> 
     Raises
     ------
     InputError
-        All routes lead to wrong content, or none to anything in any round; each route's reason is given.
+        All routes lead to wrong content, or none to anything in any round; each route's reason is given. A subclass
+        where that fits all of them.
     """
     wait = reading.retry_wait
     rounds = reading.read_retries + 1
@@ -65,7 +66,8 @@ def read_with_retries(attempt: Callable[[str], T], url: str, reading: Input) -> 
                 return result
         if all(isinstance(error, InputError) for _, error in problems):
             break  # wrong content will not mend itself
-    raise InputError(_explain(url, problems, round_ + 1))
+    kinds = {type(error) if isinstance(error, InputError) else InputError for _, error in problems}
+    raise (kinds.pop() if len(kinds) == 1 else InputError)(_explain(url, problems, round_ + 1))
 
 
 def address_of(url: str, template: str) -> str:

@@ -19,7 +19,7 @@ from hepdask.analysis.scaling import Moments
 from hepdask.analysis.topology.conventions import CONVENTIONS
 from hepdask.config import Config, Dataset
 from hepdask.config.feature_names import HIGH_LEVEL, PARTICLE
-from hepdask.errors import ConfigError, InputError, StoreError
+from hepdask.errors import ConfigError, InputError, InputNotFound, StoreError
 from hepdask.exchange import published_reader
 from hepdask.files.lock import locked
 from hepdask.files.paths import local_path
@@ -107,7 +107,7 @@ def _found(files: Sequence[str | Path]) -> dict[Path, str]:
         matching = sorted(glob(wanted)) or [wanted]
         for path in map(Path, matching):
             if not path.is_file():
-                raise InputError(f"{path}: there is no such file")
+                raise InputNotFound(f"{path}: there is no such file")
             paths[path] = published_reader.identity(path)
     if not paths:
         raise InputError("no file to import is given")

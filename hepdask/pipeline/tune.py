@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import csv
 import io
@@ -302,7 +303,7 @@ def _keep_busy(study: Study, config: Config, runner: _Runner) -> None:
         except BaseException as error:  # whatever it is: the others go on
             if isinstance(error, KeyboardInterrupt):
                 raise
-            if type(error).__name__.endswith("CancelledError"):
+            if isinstance(error, concurrent.futures.CancelledError | asyncio.CancelledError):
                 raise ClusterError("tune: a task was cancelled; was the cluster shut down?") from error
             new = Tried([], 0.0, reason_of(error))
         if new.reason:

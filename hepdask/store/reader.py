@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from hepdask.analysis.scaling import Moments, Scaler
 from hepdask.analysis.topology import expand_columns, sequences
 from hepdask.analysis.topology.conventions import CONVENTIONS, Convention
 from hepdask.config import Split, feature_names
-from hepdask.errors import HepdaskError, StoreError
+from hepdask.errors import HepdaskError, StoreError, StoreNotFound
 from hepdask.files.atomic import read_json, unsealed
 from hepdask.files.folders import folder
 from hepdask.store.column_checks import fault
@@ -87,12 +86,14 @@ def open_store(path: str | Path, fold: tuple[int, int] | None = None) -> Store:
 
     Raises
     ------
+    StoreNotFound
+        There is no store.
     StoreError
-        There is no store, it is not complete, or another version wrote it.
+        It is not complete, or another version wrote it.
     """
     path = folder(path)
     if not (path / ROOT).exists():
-        raise StoreError(f"{path}: there is no store; make it with: hepdask prepare CONFIG")
+        raise StoreNotFound(f"{path}: there is no store; make it with: hepdask prepare CONFIG")
     file = path / MANIFEST
     try:
         document = read_json(file)
@@ -391,11 +392,8 @@ class Store:
         except FileNotFoundError:
             raise StoreError(f"{place}: this part is missing; {again}") from None
         except BadPart as error:
-            where = (
-                f"{name}/{error}"
-                if re.split("[:/]", str(error))[0] in self._shapes(index)
-                else f"{name}: {error}"
-            )
+            of_array = error.member.partition("/")[0] in self._shapes(index)
+            where = f"{name}/{error}" if of_array else f"{name}: {error}"
             raise StoreError(f"{where}; remove {place} and {again}") from None
 
     def _shapes(self, index: int) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -415,12 +413,12 @@ class Store:
         part = self.parts[index]
         values = file.read(name, *self._shapes(index)[name])
         if checksum(values) != part["checksums"].get(name):
-            raise BadPart(f"{name}: not what was written")
+            raise BadPart("not what was written", name)
         if name == "offsets":
             if values[0] != 0 or values[-1] != part["particles"] or (values[1:] < values[:-1]).any():
-                raise BadPart(f"{name}: does not divide {part['particles']} particles into events")
+                raise BadPart(f"does not divide {part['particles']} particles into events", name)
             if np.diff(values).max(initial=0) > self.max_particles:
-                raise BadPart(f"{name}: an event has more than {self.max_particles} particles")
+                raise BadPart(f"an event has more than {self.max_particles} particles", name)
         return values
 
     def _load(self, index: int, keep: NDArray[np.bool_], particles: bool) -> dict[str, NDArray]:

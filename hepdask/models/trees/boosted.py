@@ -239,10 +239,15 @@ def _said() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__name__ != "XGBoostError" or "src/collective/" in str(error):
+        if not isinstance(error, xgboost().core.XGBoostError) or _is_of_lost_rank(error):
             raise
         words = str(error).split("Stack trace")[0].strip().splitlines()[-1]
         raise TrainingError(f"XGBoost: {words.rpartition(': ')[2]}") from error
+
+
+def _is_of_lost_rank(error: Exception) -> bool:
+    """Whether XGBoost lost another rank: it has one class of errors, and only the text tells where one came from."""
+    return "src/collective/" in str(error)
 
 
 def _fitted(booster: Any, curves: Mapping[str, Any], features: int, engine_name: str, cpu_s: float) -> Fitted:
