@@ -19,8 +19,8 @@ from hepdask.analysis.columns import events_of, not_finite
 from hepdask.analysis.scaling import Scaler
 from hepdask.analysis.topology import sequences
 from hepdask.batches import batch_order
-from hepdask.batches.prefetch import ahead
 from hepdask.errors import TrainingError
+from hepdask.prefetch import ahead
 from hepdask.store import Events, Store
 from hepdask.store.reader import Sample
 

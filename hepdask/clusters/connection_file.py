@@ -45,7 +45,8 @@ def write(path: Path, address: str, certificate: str | None) -> None:
         write_private(path, document(address, certificate))
     except OSError as error:
         raise ClusterError(
-            f"{path}: the connection file cannot be written ({error.strerror}); say --connection with another path"
+            f"{path}: the connection file cannot be written ({error.strerror or error}); say --connection with another "
+            "path"
         ) from None
 
 

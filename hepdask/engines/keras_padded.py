@@ -12,12 +12,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from hepdask.batches.batch import Batch, Batches, padded, padded_length
-from hepdask.batches.prefetch import ahead
 from hepdask.engines.device_batches import Resident
 from hepdask.engines.engine import Particles, Result
 from hepdask.engines.losses import loss, n_correct
 from hepdask.engines.supported_layers import recurrent_layer
 from hepdask.models.networks.recurrence import forward, plain
+from hepdask.prefetch import ahead
 from hepdask.store import Events
 
 logger = logging.getLogger(__name__)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hepdask.errors import HepdaskError
+from hepdask.files.atomic import renamed_to
 from hepdask.files.folders import is_local
 from hepdask.files.outputs import in_words, require_folder, writing
 
@@ -175,12 +176,8 @@ def _replace(file: Path, content: bytes) -> None:
     if not is_local(file):
         file.write_bytes(content)
         return
-    fresh = file.with_name(f".{file.name}.{uuid.uuid4().hex}")  # nobody may read half of it
-    try:
+    with renamed_to(file) as fresh:  # nobody may read half of it
         fresh.write_bytes(content)
-        os.replace(fresh, file)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _content(file: Path) -> bytes:

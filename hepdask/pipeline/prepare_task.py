@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from hepdask.errors import InputError
 from hepdask.input import root_files
 from hepdask.input.lost import Lost
 from hepdask.input.routes import read_with_retries
+from hepdask.prefetch import ahead
 from hepdask.store import writer
 from hepdask.store.split import is_test
 
@@ -92,25 +92,14 @@ def prepare_chunks(
     """
     logs.show()
     results: list[dict[str, Any] | Lost] = []
-    for chunk, events in _read_ahead(chunks, config):
+    for chunk, events in ahead(((chunk, _read(chunk, config)) for chunk in chunks), depth=0):
         # a worker that died may have done some of its chunks
         done = writer.part_attributes(store, chunk.name)
         results.append(
             done or (events if isinstance(events, Lost) else _prepare(chunk, events, config, store))
         )
+        del events  # before the next is waited for
     return results
-
-
-def _read_ahead(
-    chunks: Sequence[root_files.Chunk], config: Config
-) -> Iterator[tuple[root_files.Chunk, ak.Array | Lost]]:
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-        coming: Future[ak.Array | Lost] | None = None
-        for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
-            events = coming.result() if coming else _read(chunk, config)
-            coming = pool.submit(_read, following, config) if following else None
-            yield chunk, events
-            del events
 
 
 def _read(chunk: root_files.Chunk, config: Config) -> ak.Array | Lost:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,8 +16,8 @@ import zarr.storage
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from hepdask.errors import HepdaskError, StoreError
-from hepdask.files.atomic import read_json, sealed, unsealed, write_json, write_sealed
+from hepdask.errors import HepdaskError, OutputError, StoreError
+from hepdask.files.atomic import TEMPORARY, read_json, renamed_to, sealed, unsealed, write_json, write_sealed
 from hepdask.files.folders import is_local
 from hepdask.files.lock import LOCKS
 from hepdask.files.outputs import writing
@@ -40,7 +38,6 @@ from hepdask.store.part_file import CHUNK_BYTES, BadPart, PartFile, write_archiv
 logger = logging.getLogger(__name__)
 
 _ZSTD_BLOCK = 1 << 20
-_TEMPORARY = ".writing-"
 _READERS = 16
 
 
@@ -71,7 +68,7 @@ def tidy(path: Path) -> None:
     """Remove what tasks that died have left; one that only seemed dead finds that its file is gone, and says so."""
     if not is_local(path):
         return
-    for leftover in (path / PARTS).glob(_TEMPORARY + "*"):
+    for leftover in (path / PARTS).glob(TEMPORARY + "*"):
         with suppress(FileNotFoundError):
             leftover.unlink()
 
@@ -131,7 +128,7 @@ def parts(path: Path) -> dict[str, dict[str, Any]]:
     names = sorted(
         part.name.removesuffix(SUFFIX)
         for part in folder.iterdir()
-        if part.name.endswith(SUFFIX) and not part.name.startswith(_TEMPORARY)
+        if part.name.endswith(SUFFIX) and not part.name.startswith(TEMPORARY)
     )
     with ThreadPoolExecutor(_READERS) as pool:
         found = zip(names, pool.map(lambda name: part_attributes(path, name, tell=True), names), strict=True)
@@ -200,19 +197,15 @@ def write_part(
         write_archive(content, members)
         place.write_bytes(content.getvalue())
         return written
-    temporary = place.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
     with writing(place):
         place.parent.mkdir(exist_ok=True)
         try:
-            with temporary.open("xb") as file:
+            with renamed_to(place) as temporary, temporary.open("xb") as file:
                 write_archive(file, members)
-            try:
-                os.replace(temporary, place)
-            except FileNotFoundError:
-                raise StoreError(f"{temporary}: removed by another driver while it was written") from None
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        except OutputError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            raise StoreError(f"{place}: removed by another driver while it was written") from None
     return written
 
 
