@@ -41,7 +41,7 @@ def test_an_error_survives_a_journey_with_its_words(kind):
 def test_the_tree_in_the_documentation_is_the_real_one():
     page = (Path(__file__).parents[1] / "docs" / "commands.md").read_text()
     for text in (errors.__doc__, page):
-        tree = dict(re.findall(r"[├└]── (\w+) +(\w+)?$", text, re.MULTILINE))
+        tree = dict(re.findall(r"[├└]── (\w+) *(?:(\w+Error)\b)?", text))
         described = {name: builtin for name, builtin in tree.items() if hasattr(errors, name)}
         assert described.keys() == {one.__name__ for one in OURS} - {"HepdaskError"}
         for name, builtin in described.items():
