@@ -8,6 +8,7 @@ here to a worker and fetched back, in clusters that both stay up and take turns.
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
-from hepdask import clusters, progress
+from hepdask import clusters
 
 KINDS = {"tls": True, "open": False}
 
@@ -48,7 +49,7 @@ def main() -> None:
     arguments = measure.parser(__doc__).parse_args()
     runs = 3 if arguments.quick else 9
     megabytes = 20 if arguments.quick else 200
-    progress.set_quiet(True)
+    logging.getLogger("hepdask").setLevel(logging.WARNING)
     found = measure.interleave(
         {name: measure.Task(partial(start, tls), clock="wall") for name, tls in KINDS.items()}, runs
     )

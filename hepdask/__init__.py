@@ -6,6 +6,7 @@ The names here are loaded when they are first used, so that ``import hepdask`` i
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from hepdask import user_environment
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from hepdask.store import open_store
 
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # see hepdask.logs
 user_environment.settle()  # before any library is loaded that would stumble over it
 
 

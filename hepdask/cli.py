@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 import sys
@@ -16,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import click
 
 import hepdask
-from hepdask import logs as library_logs
-from hepdask import progress
+from hepdask import logs as logging_setup
 from hepdask.config import Config, ModelName, load_config
 from hepdask.config.document import read_value
 from hepdask.errors import ConfigError, HepdaskError, OutputError
@@ -26,11 +26,14 @@ from hepdask.files.outputs import in_words
 if TYPE_CHECKING:
     from hepdask.clusters import BatchSettings
 
+logger = logging.getLogger(__name__)
+
 
 def main() -> None:
     """Run a command; exit with 0 when done, 1 when it failed, 2 for wrong usage or configuration."""
     tracebacks = any(word.startswith("-vv") for word in sys.argv) or sys.argv.count("-v") > 1
-    library_logs.set_program(tracebacks)
+    logging_setup.set_program(tracebacks)
+    logging_setup.show_in_command(logging.INFO, "text")
     os.environ["PYTHONSAFEPATH"] = (
         "1"  # whatever this process starts does not import from the working directory
     )
@@ -47,7 +50,7 @@ def main() -> None:
         if tracebacks:
             raise
         known = _explained(error)
-        progress.fail(str(known) if known else _unexpected(error))
+        logger.error(str(known) if known else _unexpected(error))
         sys.exit(known.exit_code if isinstance(known, HepdaskError) else 1)
     sys.exit(code or 0)
 
@@ -56,7 +59,9 @@ def _explained(error: BaseException) -> BaseException | None:
     """Find the error that says what was wrong in a person's words; None where there is none."""
     if isinstance(error, HepdaskError):
         return error
-    if type(error).__module__ == "hepdask.distributed.errors":
+    # those of hepdask.distributed, which takes long to import, are loaded where one of them was raised
+    known = sys.modules.get("hepdask.distributed.errors")
+    if known is not None and isinstance(error, known.DistributedError):
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.filename:
             return OutputError(in_words(cause))
@@ -88,30 +93,34 @@ def _parse_overrides(
     return overrides
 
 
-def _set_verbosity(_context: click.Context, _option: click.Parameter, quiet: bool) -> None:
-    progress.set_quiet(quiet)
-
-
-def _set_json(_context: click.Context, _option: click.Parameter, as_json: bool) -> None:
-    progress.set_json(as_json)
+def _set_logging(context: click.Context, option: click.Parameter, value: Any) -> None:
+    """Take note of one of the options for logging; each may be the last to come."""
+    said = context.meta.setdefault("hepdask.logging", {"quiet": False, "verbose": 0, "log_json": False})
+    said[option.name] = value
+    level = logging.DEBUG if said["verbose"] else logging.INFO
+    logging_setup.show_in_command(
+        logging.ERROR if said["quiet"] else level, "json" if said["log_json"] else "text"
+    )
 
 
 def _everywhere(command: Callable[..., Any]) -> Callable[..., Any]:
-    command = click.option(
-        "-v", "verbose", count=True, help="More output; -vv shows tracebacks.", expose_value=False
-    )(command)
-    command = click.option(
-        "--log-json", is_flag=True, callback=_set_json, expose_value=False,
-        help="Log to standard error as JSON lines.",
-    )(command)  # fmt: skip
-    return click.option(
-        "-q",
-        "--quiet",
-        is_flag=True,
-        callback=_set_verbosity,
-        expose_value=False,
-        help="Print only errors.",
-    )(command)
+    options = (
+        click.option(
+            "-v", "verbose", count=True, callback=_set_logging, expose_value=False,
+            help="More output: what is decided and why; -vv also shows tracebacks and the libraries' own logs.",
+        ),
+        click.option(
+            "--log-json", is_flag=True, callback=_set_logging, expose_value=False,
+            help="Log to standard error as JSON lines.",
+        ),
+        click.option(
+            "-q", "--quiet", is_flag=True, callback=_set_logging, expose_value=False,
+            help="Print only errors.",
+        ),
+    )  # fmt: skip
+    for option in options:
+        command = option(command)
+    return command
 
 
 def _with_cluster(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import threading
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from coffea.processor import DaskExecutor, Runner
 from distributed import Client
 
-from hepdask import clusters
+from hepdask import clusters, logs
 from hepdask.errors import ClusterError
 from hepdask.input.schemas import DelphesSchema
 from hepdask.monitoring import metrics
@@ -24,10 +25,11 @@ from hepdask.pipeline.prepare import prepare
 from hepdask.pipeline.run import run
 from hepdask.pipeline.train import train
 from hepdask.pipeline.tune import tune
-from hepdask.progress import say
 
 if TYPE_CHECKING:
     from hepdask.clusters.batch_cluster import BatchCluster
+
+logger = logging.getLogger(__name__)
 
 _REFRESH = 2.0
 
@@ -156,7 +158,7 @@ class Session:
                 f"the workers' software differs from this session's: {'; '.join(found)}. Set `python` in the cluster's "
                 "settings to this environment, or start the scheduler from it"
             )
-            say(f"warning: {self.warning}")
+            logger.warning(f"{self.warning}")
 
 
 def _cell() -> str | None:
@@ -196,6 +198,7 @@ def session(cluster: str | Mapping[str, Any] = "local", client: Client | None = 
     >>> with hepdask.session("local") as here:
     ...     histograms = here.runner(chunksize=20_000)(fileset, Selection())
     """
+    logs.show()
     opened = contextlib.ExitStack()
     with contextlib.ExitStack() as failed:
         failed.push(opened)

@@ -1,16 +1,13 @@
-"""What a person sees while something long runs: a live bar on a terminal, plain lines elsewhere; or JSON lines."""
+"""How far something long is: a live bar on a terminal, a log line every few seconds elsewhere."""
 
 from __future__ import annotations
 
-import datetime
-import json
-import sys
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,49 +18,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from hepdask import logs
+
+logger = logging.getLogger(__name__)
+
 _LINE_EVERY = 10.0
-
-_console = Console(stderr=True, highlight=False)
-_quiet = False
-_json = False
-
-
-def set_quiet(quiet: bool) -> None:
-    """Show nothing but errors, or everything again."""
-    global _quiet
-    _quiet = quiet
-
-
-def set_json(as_json: bool) -> None:
-    """Write one JSON document a line, for programs that gather logs, or text again."""
-    global _json
-    _json = as_json
-
-
-def say(message: str) -> None:
-    """Tell the person one thing."""
-    if _quiet:
-        return
-    if _json:
-        is_warning = message.startswith("warning: ")
-        _log("warning" if is_warning else "info", message=message.removeprefix("warning: "))
-    elif _console.is_jupyter:  # as output of the cell: lines that follow each other make one block
-        print(message)
-    else:
-        _console.print(message, markup=False, soft_wrap=True)
-
-
-def fail(message: str) -> None:
-    """Tell the person why a command ends, also where it is quiet."""
-    if _json:
-        _log("error", message=message)
-    else:
-        print(f"error: {message}", file=sys.stderr)
-
-
-def _log(level: str, **facts: Any) -> None:
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    print(json.dumps({"time": now, "level": level, **facts}), file=sys.stderr, flush=True)
 
 
 class _Bar(Progress):
@@ -99,14 +58,12 @@ class Tracker:
             self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f} {self._unit}/s")
         elif now - self._last_line >= _LINE_EVERY:
             self._last_line = now
-            if _json and not _quiet:
-                step = {"step": self._title, "done": self._done, "total": self._total, "unit": self._unit}
-                _log("info", **step, per_second=rate)
-                return
             left = (self._total - self._done) / rate if rate else float("inf")
-            say(
+            facts = {"step": self._title, "done": self._done, "total": self._total, "unit": self._unit}
+            logger.info(
                 f"{self._title}: {self._done:,.0f} of {self._total:,.0f} {self._unit}, "
-                f"{rate:,.0f} {self._unit}/s, about {left:,.0f} s left"
+                f"{rate:,.0f} {self._unit}/s, about {left:,.0f} s left",
+                extra={"progress": {**facts, "per_second": rate}},
             )
 
 
@@ -123,11 +80,11 @@ def track(title: str, total: float, unit: str) -> Iterator[Tracker]:
     unit : str
         What is counted, in the plural.
     """
-    if _quiet or _json or not _console.is_terminal:
+    if not logs.can_draw():
         yield Tracker(title, total, unit, None)
         return
     with _Bar(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=_console, transient=True,
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=logs.console, transient=True,
     ) as bar:  # fmt: skip
         yield Tracker(title, total, unit, bar)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -23,8 +24,9 @@ from hepdask import models
 from hepdask.config import Config
 from hepdask.files.atomic import digest, write_bytes
 from hepdask.models.record import ModelRecord, Scaling, Scalings, file_digest
-from hepdask.progress import say
 from hepdask.store import Store, open_store
+
+logger = logging.getLogger("hepdask.reproduction")
 
 #: Networks share the machine with each other: each takes one core.
 _ONE_THREAD = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
@@ -102,7 +104,7 @@ def cross_validate(
             waiting = {pool.submit(_train_and_score, task): task for task in missing}
             for done, future in enumerate(as_completed(waiting), 1):
                 write_bytes(waiting[future].file(folder, store), future.result())
-                say(f"{model}: {done} of {len(missing)} folds trained")
+                logger.info(f"{model}: {done} of {len(missing)} folds trained")
     fold_of = store.folds(folds)
     found = []
     for config in configs:

@@ -8,6 +8,7 @@ Run it in the folder of the events, after `hepdask run configs/paper.yaml` has s
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,9 +27,10 @@ from study_results import DIFFERENCES, ROWS, Results, Rounded, Sequences
 from hepdask import open_store, prepare
 from hepdask.config import Config, load_config
 from hepdask.models import NETWORKS
-from hepdask.progress import say
 from hepdask.report import style
 from hepdask.store import Store
+
+logger = logging.getLogger("hepdask.reproduction")
 
 #: Where the page goes.
 OUT = Path("docs/results.md")
@@ -127,7 +129,7 @@ def main() -> None:
         )
         figures.write(figures.losses(results.histories), docs / f"{results.name}-losses.png")
     arguments.out.write_text(page.write(results, published.NUMBERS, sample.PUBLISHED, DIFFERENCES))
-    say(f"{arguments.out}: written")
+    logger.info(f"{arguments.out}: written")
 
 
 def _sequences(study: Study, stores: Mapping[str, Store], jagged: list[Scored], seeds: int) -> Sequences:
@@ -179,7 +181,7 @@ def _networks(folder: Path | None, store: Store) -> dict[tuple[str, int], Measur
         for wider in _WIDER:
             scores = published.scores(file, store, wider)
             found[file.name, wider] = bootstrap.measure([scores], events.label, one_fold, weights)
-            say(f"{file.name}: scored, ranges x {wider}")
+            logger.info(f"{file.name}: scored, ranges x {wider}")
     return found
 
 

@@ -27,21 +27,25 @@ from hepdask.errors import ClusterError, ConfigError
 from hepdask.monitoring import metrics
 from hepdask.monitoring.answers import answer
 from hepdask.monitoring.dashboard_link import READ_ONLY, dashboard_link, page_link
-from hepdask.progress import say
 
 if TYPE_CHECKING:
     from hepdask.clusters.batch_cluster import BatchCluster
+
+logger = logging.getLogger(__name__)
 
 _TICK = 0.2
 
 
 def start(settings: Settings) -> LocalCluster | BatchCluster:
     """Start a cluster; a local one has its workers when this returns, one of batch jobs has asked for them."""
+    logs.show()
     logs.settle()
     if not isinstance(settings, Attached) and not settings.tls:
-        say(
-            "warning: tls is off: anyone who reaches a port of this cluster, also on this machine, can run code as you"
+        logger.warning(
+            "tls is off: anyone who reaches a port of this cluster, also on this machine, can run code as you"
         )
+    # without the environment of the workers, which may be private
+    logger.debug("starting a cluster: %s", settings.model_dump(exclude={"environment"}))
     if isinstance(settings, BatchSettings):
         from hepdask.clusters.batch_cluster import BatchCluster
 
@@ -96,7 +100,9 @@ def connect(
         return
     settings = load_cluster(cluster)
     if isinstance(settings, Attached):
+        logs.show()
         logs.settle()
+        logger.debug("attaching to %s, for at most %g s", settings.address, settings.start_timeout)
         with _attach(settings) as attached:
             _show(attached)
             yield attached
@@ -116,9 +122,9 @@ def _show(client: Client) -> None:
     """Let the dashboard have hepdask's page, and say where both are."""
     metrics.serve(client)
     link, page = dashboard_link(client), page_link(client)
-    say(f"dashboard: {link or 'none, the scheduler started without (is bokeh installed there?)'}")
+    logger.info(f"dashboard: {link or 'none, the scheduler started without (is bokeh installed there?)'}")
     if page:
-        say(f"events, MB/s, losses: {page}")
+        logger.info(f"events, MB/s, losses: {page}")
 
 
 def _attach(settings: Attached) -> Client:

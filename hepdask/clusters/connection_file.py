@@ -7,6 +7,7 @@ one lies in a private folder of the user, so that ``--cluster ADDRESS`` is enoug
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import socket
@@ -19,8 +20,9 @@ import psutil
 
 from hepdask.clusters.tls import make_folder, write_private
 from hepdask.errors import ClusterError
-from hepdask.progress import say
 from hepdask.user_environment import is_private
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?P<place>.+)@(?P<host>[^@]+)@(?P<pid>\d+)\.json")
 
@@ -43,7 +45,7 @@ def write(path: Path, address: str, certificate: str | None) -> None:
         write_private(path, document(address, certificate))
     except OSError as error:
         raise ClusterError(
-            f"{path}: the connection file cannot be written ({error.strerror}); give --connection another path"
+            f"{path}: the connection file cannot be written ({error.strerror or error}); give --connection another path"
         ) from None
 
 
@@ -67,8 +69,8 @@ def announced(address: str, certificate: str | None) -> Iterator[None]:
                 break
     else:
         path = None
-        say(
-            "warning: no private folder can be written (HOME, XDG_STATE_HOME, XDG_RUNTIME_DIR), so the address is "
+        logger.warning(
+            "no private folder can be written (HOME, XDG_STATE_HOME, XDG_RUNTIME_DIR), so the address is "
             "not enough to attach from elsewhere: use hepdask cluster start --connection FILE"
         )
     try:

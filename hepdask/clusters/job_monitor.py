@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Generator
@@ -16,7 +17,8 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from hepdask.clusters.batch_system import BatchSystem, BatchSystemError, JobStatus, State
 from hepdask.clusters.settings import BatchSettings
 from hepdask.errors import ClusterError
-from hepdask.progress import say
+
+logger = logging.getLogger(__name__)
 
 _LOG_LINES = 30
 _UNNEEDED = "no longer needed"
@@ -172,7 +174,9 @@ class JobMonitor:
             self._is_silent(error)
             return
         if self._silent_since is not None:
-            say(f"the batch system answers again, after {time.monotonic() - self._silent_since:.0f} s")
+            logger.info(
+                f"the batch system answers again, after {time.monotonic() - self._silent_since:.0f} s"
+            )
             self._silent_since = None
         over = []
         for name, dask_job in wanted.items():
@@ -189,14 +193,14 @@ class JobMonitor:
         self._forget()
         if (summary := self.summary()) != self._said:
             self._said = summary
-            say(f"jobs: {summary}")
+            logger.info(f"jobs: {summary}")
         await self._give_up_if_hopeless(unfit)
 
     def _is_silent(self, error: BatchSystemError) -> None:
         if self._silent_since is None:
             self._silent_since = time.monotonic()
-            say(
-                f"warning: the batch system does not answer: {error}; work continues with the connected workers"
+            logger.warning(
+                f"the batch system does not answer: {error}; work continues with the connected workers"
             )
 
     def _judge(self, job: Job, rejection: str | None, sight: JobStatus | None) -> None:
@@ -226,7 +230,7 @@ class JobMonitor:
             job.since = time.monotonic()
             self.history.append(Change(job.since, job.name, job.number, state, reason))
             if state.is_over and reason != _UNNEEDED:
-                say(f"job {job.number or job.name}: {state.value}{f': {reason}' if reason else ''}")
+                logger.info(f"job {job.number or job.name}: {state.value}{f': {reason}' if reason else ''}")
         job.state, job.reason = state, reason
 
     def _count(self, over: list[Job]) -> None:

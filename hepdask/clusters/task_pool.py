@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from distributed import Client, Future
+from distributed.scheduler import KilledWorker
 
 from hepdask.clusters.memory_deaths import MOST, Deaths, noted
 from hepdask.errors import ClusterError
@@ -138,7 +139,7 @@ def _result(future: Future, name: str, item: Any) -> Any:
         raise ClusterError(
             f"{name}: the result of {_words(item)} did not come within {_FETCH:g} s; can the workers be reached?"
         ) from late
-    if type(error).__name__ == "KilledWorker":
+    if isinstance(error, KilledWorker):
         raise ClusterError(
             f"{name}: workers died one after another on the same task, {_words(item)}: something in it ends their "
             "process, like sys.exit or a crash of compiled code, or somebody kills them; their logs, or -vv, say more"

@@ -6,12 +6,12 @@ import datetime
 import os
 import shutil
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from distributed.security import Security
 
 from hepdask.errors import ClusterError
+from hepdask.files.atomic import renamed_to
 from hepdask.user_environment import is_private
 
 _DAYS = 30  # longer than any cluster stays up
@@ -69,7 +69,7 @@ def write_certificate(folder: Path) -> Path:
         write_private(path, make_certificate())
     except OSError as error:
         raise ClusterError(
-            f"{folder}: the certificate of the cluster cannot be written ({error.strerror}); set "
+            f"{folder}: the certificate of the cluster cannot be written ({error.strerror or error}); set "
             "shared_temp_directory to a folder that you can write and all nodes see"
         ) from None
     if (path.stat().st_mode | path.parent.stat().st_mode) & 0o077:
@@ -103,15 +103,11 @@ def log_folder(directory: str) -> Path:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read, whatever was there before; whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    with suppress(FileNotFoundError):
-        temporary.unlink()
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        renamed_to(path) as temporary,
+        open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
+    ):
+        file.write(text)
 
 
 def security_of(certificate: Path | str) -> Security:

@@ -10,6 +10,7 @@ from hepdask.distributed.checkpoint import Checkpoint, Saved
 from hepdask.distributed.errors import (
     CannotListen,
     CheckpointDamaged,
+    DistributedError,
     HorovodMissing,
     NotEnoughSlots,
     NotSynchronised,
@@ -22,6 +23,7 @@ __all__ = [
     "CannotListen",
     "Checkpoint",
     "CheckpointDamaged",
+    "DistributedError",
     "HorovodMissing",
     "NotEnoughSlots",
     "NotSynchronised",

@@ -5,7 +5,11 @@ from __future__ import annotations
 import signal as signals
 
 
-class RankFailed(RuntimeError):
+class DistributedError(Exception):
+    """What goes wrong in a distributed run; each is also the builtin that fits."""
+
+
+class RankFailed(DistributedError, RuntimeError):
     """One rank failed, and the others were ended because of it.
 
     The exception that the rank's function raised is the ``__cause__``, where it could be pickled and its package
@@ -70,7 +74,7 @@ class RankFailed(RuntimeError):
         return text
 
 
-class NotEnoughSlots(TimeoutError):
+class NotEnoughSlots(DistributedError, TimeoutError):
     """The cluster did not offer as many slots as ranks were asked for, in the time given.
 
     Attributes
@@ -89,19 +93,19 @@ class NotEnoughSlots(TimeoutError):
         return type(self), (str(self), self.wanted, self.free, self.taken)
 
 
-class CannotListen(OSError):
+class CannotListen(DistributedError, OSError):
     """The rendezvous has no place to listen: no free port in the range, or no such network interface."""
 
 
-class CheckpointDamaged(RuntimeError):
+class CheckpointDamaged(DistributedError, RuntimeError):
     """None of the checkpoints in a folder is what was written."""
 
 
-class HorovodMissing(RuntimeError):
+class HorovodMissing(DistributedError, ImportError):
     """Horovod, built for TensorFlow, cannot be imported where a rank runs."""
 
 
-class NotSynchronised(RuntimeError):
+class NotSynchronised(DistributedError, RuntimeError):
     """Variables that must be equal on all ranks are not.
 
     Attributes

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 from hepdask.engines.engine import Engine, Particles
 from hepdask.kernels import KernelMissing
+
+logger = logging.getLogger(__name__)
 
 
 def choose_engine(
@@ -44,7 +47,12 @@ def choose_engine(
     if particles is None:
         return _choose_dense(model, optimizer, kernel, long)
     layers = recurrent_chain(model)
-    if tf.config.list_physical_devices("GPU"):
+    gpus = tf.config.list_physical_devices("GPU")
+    logger.debug(
+        "engine of %s: %d GPUs are visible; training.kernel is %s; the recurrent kernel %s",
+        model.name, len(gpus), "on" if kernel else "off", "has all its layers" if layers else "lacks a layer of it",
+    )  # fmt: skip
+    if gpus:
         return KerasPadded(model, optimizer, particles, on_device=True), "Keras on padded batches, on a GPU"
     if layers is None:
         return KerasPadded(model, optimizer, particles), "Keras on padded batches"
@@ -69,6 +77,7 @@ def _choose_dense(model: Any, optimizer: Any, kernel: bool, long: bool) -> tuple
     reason = "training.kernel is off"
     if kernel and optimizer is not None:
         chain = dense_chain(model)
+        logger.debug("engine of %s: %s chain of dense layers", model.name, "no" if chain is None else "a")
         reason = "the kernel takes only chains of dense layers"
         if chain is not None:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,13 +13,15 @@ from numpy.typing import NDArray
 
 from hepdask.batches.batch import Batch, Batches
 from hepdask.batches.padding import padded, padded_length
-from hepdask.batches.prefetch import ahead
 from hepdask.engines.device_batches import DeviceBatches
 from hepdask.engines.engine import Particles, Result
 from hepdask.engines.losses import loss, n_correct
 from hepdask.engines.supported_layers import recurrent_layer
 from hepdask.models.networks.recurrence import forward, plain
+from hepdask.prefetch import ahead
 from hepdask.store import Events
+
+logger = logging.getLogger(__name__)
 
 #: Lengths of batches are multiples of this, so that few shapes occur: a GPU prepares itself for each.
 _BUCKET = 32
@@ -99,7 +102,7 @@ class KerasPadded:
                     batch.events, padded_length(batch, particles.longest, _BUCKET)
                 )
             self._on_device, self._device_batches = False, None
-            print("the GPU has no room for the particles: batches are made on the CPU", flush=True)
+            logger.info("the GPU has no room for the particles: batches are made on the CPU")
         return tf.constant(padded(batch, particles.scaler, particles.chosen, particles.longest, _BUCKET))
 
     def _batches_of(self, events: Events) -> DeviceBatches:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from hepdask.analysis.scaling import Scaler
 from hepdask.config.feature_names import PARTICLE
 from hepdask.errors import ConfigError, HepdaskError, MissingDependency
 from hepdask.exchange.onnx import onnx_model
-from hepdask.files.atomic import write_bytes
+from hepdask.files.atomic import renamed_to, write_bytes
 from hepdask.models.network_file import load_network
 from hepdask.models.record import ModelRecord, read_model
 
@@ -86,13 +84,9 @@ def write_network(folder: Path, record: ModelRecord, format: str, out: Path) -> 
         difference = _difference(_run_onnx(content, physical, lengths), expected, out)
         write_bytes(out, content)
     else:
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.writing")
-        try:
+        with renamed_to(out) as temporary:
             model.export(temporary, verbose=False)
             difference = _difference(_run_saved(temporary, ready), expected, out)
-            os.replace(temporary, out)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return ExportedModel(out, difference)
 
 

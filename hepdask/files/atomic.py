@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +14,9 @@ from typing import Any
 
 from hepdask.errors import HepdaskError
 from hepdask.files.outputs import writing
+
+#: What the names of files begin with that are not whole yet.
+TEMPORARY = ".writing-"
 
 _SEAL = "digest"
 
@@ -56,13 +61,31 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-        try:
+        with renamed_to(path) as temporary:
             yield temporary
+
+
+@contextmanager
+def renamed_to(path: Path) -> Iterator[Path]:
+    """Give the block the name of a file or folder to make beside `path`, and rename that to `path` after it.
+
+    No other process, on this machine or another, has the name. Nothing is left of it when the block fails.
+
+    Raises
+    ------
+    OutputError
+        It cannot be renamed. What the block raises is raised as it is.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        with writing(path):
             os.replace(temporary, path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import getpass
 import json
+import logging
 import os
 import socket
 import threading
@@ -22,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from hepdask.errors import HepdaskError
+from hepdask.files.atomic import renamed_to
 from hepdask.files.folders import is_local
 from hepdask.files.outputs import in_words, require_folder, writing
-from hepdask.progress import say
+
+logger = logging.getLogger(__name__)
 
 LOCK = "lock.json"
 
@@ -83,7 +86,7 @@ def _file_lock(folder: Path, doing: str, error: type[HepdaskError]) -> Iterator[
                 os.truncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(_owner(doing)).encode(), 0)
         if missing:
-            say(
+            logger.warning(
                 f"{reason}: this file system has no locks; {RENEWED_LOCK} stands for one, renewed while we work"
             )
             with _renewed_lock(folder / RENEWED_LOCK, doing, error):
@@ -173,12 +176,8 @@ def _replace(file: Path, content: bytes) -> None:
     if not is_local(file):
         file.write_bytes(content)
         return
-    fresh = file.with_name(f".{file.name}.{uuid.uuid4().hex}")  # nobody may read half of it
-    try:
+    with renamed_to(file) as fresh:  # nobody may read half of it
         fresh.write_bytes(content)
-        os.replace(fresh, file)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _content(file: Path) -> bytes:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hepdask.errors import OutputError
+from hepdask.errors import HepdaskError, OutputError
 from hepdask.files.folders import is_local
 
 #: What each errno means for somebody who wants to write; what is not here is told in the system's own words.
@@ -76,7 +76,7 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what the operating system refuses in the block into an `OutputError` that names the path."""
     try:
         yield
-    except OutputError:
+    except HepdaskError:  # some of them are an OSError, too
         raise
     except OSError as error:
         raise OutputError(in_words(error, path)) from error

@@ -19,7 +19,7 @@ from hepdask.analysis.bad_events import on_usable
 from hepdask.analysis.topology import Extracted, extract
 from hepdask.config import Config, Topology, load_config
 from hepdask.config.user_functions import Code, UserFunction, read_code
-from hepdask.errors import ConfigError, InputError
+from hepdask.errors import ConfigError, InputError, InputNotFound
 from hepdask.files.paths import local_path
 from hepdask.inference.scorer import Scorer
 from hepdask.inference.tree_scorer import TreeScorer
@@ -205,7 +205,7 @@ def find(path: str | Path) -> tuple[Path, ModelRecord]:
     if record is None:
         inside = sorted(folder.glob(f"models/*/{RECORD}")) or sorted(folder.glob(f"*/{RECORD}"))
         hint = f"there are: {', '.join(str(file.parent) for file in inside)}" if inside else "train one first"
-        raise InputError(f"{given}: not the folder of a trained model (models/NAME in a run); {hint}")
+        raise InputNotFound(f"{given}: not the folder of a trained model (models/NAME in a run); {hint}")
     return folder, record
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from hepdask.config import Config, Dataset, File, XRootD
-from hepdask.errors import ConfigError, InputError
+from hepdask.errors import ConfigError, InputNotFound
 from hepdask.files.paths import is_url
 from hepdask.input.identity import look
 from hepdask.input.input_file import InputFile
@@ -88,7 +88,7 @@ def _expand(name: str, dataset: Dataset, bounds: XRootD) -> Iterator[tuple[str, 
     for pattern, tree, file in dataset.trees:
         paths = expand(pattern, bounds)
         if not paths:
-            raise InputError(f"fileset.{name}: {pattern} matches no ROOT file")
+            raise InputNotFound(f"fileset.{name}: {pattern} matches no ROOT file")
         if paths != [pattern] and file != File(object_path=file.object_path):
             raise ConfigError(
                 f"fileset.{name}: {pattern} matches several files; steps, uuid and checksum belong to one file each"

@@ -9,30 +9,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import deflate
 import uproot
 
 from hepdask.config import XRootD
-from hepdask.errors import InputError
+from hepdask.errors import FieldNotFound, HepdaskError, InputError, InputNotFound
 from hepdask.input import read_bytes
 from hepdask.input.branches import TREE, trees
 from hepdask.input.identity import look
 from hepdask.input.input_file import InputFile
-from hepdask.input.xrootd import forget_connection, is_xrootd, set_bounds
+from hepdask.input.xrootd import (
+    forget_connection,
+    is_final,
+    is_not_found,
+    is_of_closed_file,
+    is_xrootd,
+    set_bounds,
+)
 
 #: What another attempt will not fix.
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _FINAL_CODES = (errno.ELOOP, errno.ENAMETOOLONG)
-
-
-def _inflate(data: bytes, uncompressed_bytes: int) -> bytearray:
-    """Decompress zlib with libdeflate, in little more than half the time that Python's zlib takes."""
-    return deflate.zlib_decompress(data, uncompressed_bytes)
-
-
-# uproot 5.7.7 cannot be told: `uproot.ZLIB.library` has a say in writing only, and calls deflate with an old signature
-if hasattr(uproot.compression, "_decompress_ZLIB"):
-    uproot.compression._decompress_ZLIB.decompress = _inflate
 
 
 @contextmanager
@@ -63,6 +59,8 @@ def open_tree(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
     try:
         with _opened(file, address, xrootd) as tree:
             yield tree
+    except HepdaskError:  # some of them are an OSError, too
+        raise
     except OSError:
         if is_xrootd(address):
             forget_connection(address)
@@ -89,7 +87,7 @@ def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
         try:
             tree = opened[file.tree]
         except KeyError:
-            raise InputError(
+            raise FieldNotFound(
                 f"{address}: no tree is called {file.tree}; there are: {', '.join(trees(opened)) or 'none'}"
             ) from None
         except OSError:
@@ -101,7 +99,7 @@ def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
             ) from None
         kind = "folder" if isinstance(tree, uproot.ReadOnlyDirectory) else tree.classname
         if not TREE.fullmatch(kind):
-            raise InputError(
+            raise FieldNotFound(
                 f"{address}: {file.tree} is a {kind}, no tree; there are: {', '.join(trees(opened)) or 'none'}"
             )
         yield tree
@@ -109,7 +107,7 @@ def _opened(file: InputFile, address: str, xrootd: XRootD) -> Iterator[Any]:
 
 @contextmanager
 def final_errors(file: InputFile, address: str) -> Iterator[None]:
-    """Turn what another attempt would not mend into an InputError: no such file, no permission, not a file.
+    """Turn what another attempt would not fix into an InputError: no such file, no permission, not a file.
 
     Parameters
     ----------
@@ -121,17 +119,18 @@ def final_errors(file: InputFile, address: str) -> Iterator[None]:
     Raises
     ------
     InputError
-        In place of the OSError.
+        In place of the OSError; an InputNotFound where there is no such file.
     """
     try:
         yield
+    except HepdaskError:
+        raise
     except OSError as error:
-        codes = "[3010]", "[3011]"  # of XRootD: not authorised, not found
-        final = isinstance(error, _FINAL) or error.errno in _FINAL_CODES
-        if not final and not any(code in str(error) for code in codes):
+        if not (isinstance(error, _FINAL) or error.errno in _FINAL_CODES or is_final(error)):
             raise
+        kind = InputNotFound if isinstance(error, FileNotFoundError) or is_not_found(error) else InputError
         elsewhere = f" on {socket.gethostname()}, though the driver saw it" if file.seen else ""
-        raise InputError(f"{address}: {reason_of(error)}{elsewhere}; check {_named(file)}") from error
+        raise kind(f"{address}: {reason_of(error)}{elsewhere}; check {_named(file)}") from error
 
 
 def _require_same(file: InputFile, address: str) -> None:
@@ -156,8 +155,8 @@ def _counted(address: str, opened: Any) -> Iterator[None]:
 
 
 def raise_if_disconnected(error: Exception, address: str) -> None:
-    """Raise an OSError where a remote file was closed under us: fsspec-xrootd then raises a ValueError."""
-    if "://" in address and isinstance(error, ValueError) and "closed file" in str(error):
+    """Raise an OSError where a remote file was closed under us."""
+    if "://" in address and is_of_closed_file(error):
         raise OSError(f"{address}: the connection was lost while the file was read") from error
 
 

@@ -10,11 +10,15 @@ from typing import Any
 import awkward as ak
 
 from hepdask.config import XRootD
-from hepdask.errors import InputError
+from hepdask.errors import FieldNotFound, InputError
 from hepdask.input.branches import Fields, branch_keys, branch_names, branch_of, is_rntuple, missing_branches
 from hepdask.input.identity import layout_digest
+from hepdask.input.inflate import Inflating
 from hepdask.input.input_file import Chunk
 from hepdask.input.opening import open_tree, raise_if_disconnected
+
+#: What decompresses, in reads of this module only.
+_INFLATING = Inflating()
 
 
 def read(
@@ -49,8 +53,10 @@ def read(
 
     Raises
     ------
+    FieldNotFound
+        A branch is missing.
     InputError
-        A branch is missing, has no jagged numbers in it, or its lengths do not agree with its fellows'.
+        A branch has no jagged numbers in it, or its lengths do not agree with its fellows'.
     OSError
         The storage did not answer; worth another attempt.
     """
@@ -71,7 +77,7 @@ def read(
         if missing := missing_branches(tree, present, renamed):
             near = difflib.get_close_matches(missing[0], sorted(found), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(
+            raise FieldNotFound(
                 f"{address}: tree {chunk.file.tree} has no branch {missing[0]}{hint} "
                 "(analysis.collections and analysis.branches set the names)"
             )
@@ -103,7 +109,7 @@ def _arrays(tree: Any, keys: set[str], start: int, stop: int) -> dict[str, ak.Ar
         return {key: _field(record, key) for key in keys}
     arrays = tree.arrays(
         filter_branch=lambda branch: branch.name in keys,
-        entry_start=start, entry_stop=stop, library="ak", how=dict,
+        entry_start=start, entry_stop=stop, library="ak", how=dict, decompression_executor=_INFLATING,
     )  # fmt: skip
     return {name.rsplit("/", 1)[-1]: array for name, array in arrays.items()}
 

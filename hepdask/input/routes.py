@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
@@ -11,6 +12,8 @@ from urllib.parse import urlsplit
 
 from hepdask.config import Input
 from hepdask.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -40,7 +43,8 @@ def read_with_retries(attempt: Callable[[str], T], url: str, reading: Input) -> 
     Raises
     ------
     InputError
-        All routes lead to wrong content, or none to anything in any round; each route's reason is given.
+        All routes lead to wrong content, or none to anything in any round; each route's reason is given. A subclass
+        where that fits all of them.
     """
     wait = reading.retry_wait
     rounds = reading.read_retries + 1
@@ -55,12 +59,15 @@ def read_with_retries(attempt: Callable[[str], T], url: str, reading: Input) -> 
                 result = attempt(address)
             except (InputError, OSError) as error:
                 problems.append((address, error))
+                logger.debug("%s: fails along the route %s: %s", url, template, error)
             else:
+                logger.debug("%s: read along the route %s, at %s", url, template, address)
                 _preferred[reading.routes] = template
                 return result
         if all(isinstance(error, InputError) for _, error in problems):
             break  # wrong content will not mend itself
-    raise InputError(_explain(url, problems, round_ + 1))
+    kinds = {type(error) if isinstance(error, InputError) else InputError for _, error in problems}
+    raise (kinds.pop() if len(kinds) == 1 else InputError)(_explain(url, problems, round_ + 1))
 
 
 def address_of(url: str, template: str) -> str:

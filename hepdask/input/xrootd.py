@@ -66,6 +66,26 @@ def forget_connection(address: str) -> None:
         files.invalidate_cache(path)
 
 
+# fsspec-xrootd keeps nothing of the client's status but its text: the number of the error is in brackets.
+
+_NOT_AUTHORISED, _NOT_FOUND = "[3010]", "[3011]"
+
+
+def is_final(error: OSError) -> bool:
+    """Whether a server has said what another attempt would not change: no such file, or no permission."""
+    return _NOT_AUTHORISED in str(error) or is_not_found(error)
+
+
+def is_not_found(error: OSError) -> bool:
+    """Whether a server has said that there is no such file."""
+    return _NOT_FOUND in str(error)
+
+
+def is_of_closed_file(error: Exception) -> bool:
+    """Whether an error comes of a file that was closed while it was read: the client raises a plain ValueError."""
+    return isinstance(error, ValueError) and "closed file" in str(error)
+
+
 def _file_system(address: str, bounds: XRootD) -> tuple[Any, str]:
     try:
         from XRootD.client import URL, FileSystem  # type: ignore[attr-defined]

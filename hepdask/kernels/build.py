@@ -13,10 +13,10 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from hepdask.errors import MissingDependency
+from hepdask.files.atomic import renamed_to
 
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
@@ -120,12 +120,10 @@ def build(kernel: str, cache: Path | None = None, options: tuple[str, ...] | Non
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{kernel}-", dir=folder) as work:
-            built = Path(work) / "kernel.so"
+        with renamed_to(path) as built:
             result = _run([found, *_FLAGS, *options, str(source), "-o", str(built)])
             if result.returncode:
                 raise KernelMissing(f"{found} cannot build the {kernel} kernel:\n{result.stderr[-2000:]}")
-            os.replace(built, path)
     except OSError as error:
         raise KernelMissing(f"{folder}: the {kernel} kernel cannot be put there ({error})") from None
     return path

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from hepdask.errors import MissingDependency
 from hepdask.monitoring.answers import answer
 from hepdask.monitoring.history import Recent
-from hepdask.progress import say
+
+logger = logging.getLogger(__name__)
 
 TOPIC = "hepdask"
 
@@ -66,7 +68,7 @@ def serve(client: Client) -> None:
     try:
         answer(client, lambda: client.register_plugin(Metrics(), name="hepdask-metrics"))
     except ModuleNotFoundError as error:
-        say(f"warning: the scheduler shows neither hepdask's page nor its metrics: {error} there")
+        logger.warning(f"the scheduler shows neither hepdask's page nor its metrics: {error} there")
 
 
 def tell(client: Client, changes: Iterable[tuple[str, float, Mapping[str, str]]]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
 from distributed import Client
 
 from hepdask.files.atomic import write_bytes
-from hepdask.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 class Recording:
@@ -36,7 +38,7 @@ class Recording:
                 start=self._start, last_count=self._count, code=title, mode="inline",
             )  # fmt: skip
         except Exception as error:  # whatever Bokeh says; a run is not lost over it
-            say(f"warning: no performance report: {type(error).__name__}: {error}")
+            logger.warning(f"no performance report: {type(error).__name__}: {error}")
             return False
         write_bytes(path, page.encode())
         return True

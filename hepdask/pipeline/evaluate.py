@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
 import time
 from dataclasses import dataclass
@@ -26,11 +27,12 @@ from hepdask.pipeline import train_trees
 from hepdask.pipeline.owned_output import owns_output
 from hepdask.pipeline.prepare import identity, open_prepared
 from hepdask.pipeline.train import Trained, load_trained, training_key
-from hepdask.progress import say
 from hepdask.report import ModelResult, RunFacts, write_report
 from hepdask.store import Store
 from hepdask.training.loop import ENVIRONMENT, RankScores, score_rank
 from hepdask.tuning.search_space import applied
+
+logger = logging.getLogger(__name__)
 
 _PACKAGES = (
     "hepdask", "awkward", "coffea", "dask", "distributed", "horovod", "keras", "numpy", "pythia8mc",
@@ -99,8 +101,16 @@ def evaluate_recorded(config: Config, client: Client | None, recording: Recordin
     )  # fmt: skip
     before = atomic.read_sealed(folder / "evaluation.json")
     if before == {"key": key, "files": _digests(result)}:
-        say(f"{result.report}: up to date")
+        logger.info(f"{result.report}: up to date")
         return result
+    if before is None:
+        logger.debug("%s: not made yet", result.report)
+    else:
+        same = before.get("key") == key
+        why = (
+            "is not the file that was written" if same else "models, store, configuration or packages changed"
+        )
+        logger.debug("%s: made again: %s", result.report, why)
 
     with clusters.connect(config.cluster, client) as client:
         recording = recording or Recording(client)
@@ -121,8 +131,8 @@ def evaluate_recorded(config: Config, client: Client | None, recording: Recordin
     write_report(folder, run_facts, models)
     atomic.write_sealed(folder / "evaluation.json", {"key": key, "files": _digests(result)})
     for line in _headlines(atomic.read_json(result.metrics)):
-        say(line)
-    say(f"report: {result.report}")
+        logger.info(line)
+    logger.info(f"report: {result.report}")
     return Evaluated(result.report, result.metrics, fresh=True)
 
 
@@ -160,7 +170,7 @@ def _score(model: Trained, store: Store, config: Config, client: Client) -> Rank
         gpus_per_rank=training.gpus_per_rank, interface=training.interface,
         timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
         silence_timeout=training.silence_timeout, give_up_on=HepdaskError,
-        on_output=lambda rank, line: say(f"[{model.name} rank {rank}] {line}"),
+        on_output=lambda rank, line: logger.info(f"[{model.name} rank {rank}] {line}"),
     )  # fmt: skip
     importances: dict[str, float] = {}
     for share in shares:

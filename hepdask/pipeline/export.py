@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hepdask import logs
 from hepdask.errors import ConfigError
 from hepdask.exchange.event_files import FORMATS, Exported, Split, write_folder
 from hepdask.files.paths import local_path
-from hepdask.progress import say, track
+from hepdask.progress import track
 from hepdask.store import open_store
 
 if TYPE_CHECKING:
     from hepdask.exchange.model_files import ExportedModel
+
+logger = logging.getLogger(__name__)
 
 #: Formats of trained models.
 MODEL_FORMATS = ("onnx", "savedmodel")
@@ -54,6 +58,7 @@ def export(
     HepdaskError
         The exported model does not give the scores of the trained one.
     """
+    logs.show()
     if format not in (*FORMATS, *MODEL_FORMATS):
         raise ValueError(f"format {format!r}; there are: {', '.join((*FORMATS, *MODEL_FORMATS))}")
     if split not in (None, "train", "test"):
@@ -69,7 +74,7 @@ def export(
         )
     with track("export", len(opened.labels(split)), "events") as tracker:
         exported = write_folder(opened, format, local_path(out), split, advance=tracker.advance)
-    say(f"{out}: {exported.events:,} events in {len(exported.files)} files")
+    logger.info(f"{out}: {exported.events:,} events in {len(exported.files)} files")
     return exported
 
 
@@ -79,7 +84,7 @@ def _export_model(source: str | Path, format: str, out: Path) -> ExportedModel:
 
     folder, record = classifier.find(source)
     exported = write_network(folder, record, format, out)
-    say(
+    logger.info(
         f"{out}: {record.model}, its scores agree with those of Keras to {exported.max_difference:.1g} "
         "on random events"
     )

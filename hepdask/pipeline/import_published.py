@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from glob import glob
@@ -12,22 +13,25 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from hepdask import logs
 from hepdask.analysis.fingerprint import fingerprints
 from hepdask.analysis.scaling import Moments
 from hepdask.analysis.topology.conventions import CONVENTIONS
 from hepdask.config import Config, Dataset
 from hepdask.config.feature_names import HIGH_LEVEL, PARTICLE
-from hepdask.errors import ConfigError, InputError, StoreError
+from hepdask.errors import ConfigError, InputError, InputNotFound, StoreError
 from hepdask.exchange import published_reader
 from hepdask.files.lock import locked
 from hepdask.files.paths import local_path
 from hepdask.input.input_file import InputFile
 from hepdask.pipeline.prepare import Prepared, identity, summary
-from hepdask.progress import say, track
+from hepdask.progress import track
 from hepdask.store import open_store, writer
 from hepdask.store.layout import MANIFEST
 from hepdask.store.manifest import manifest
 from hepdask.store.split import is_test
+
+logger = logging.getLogger(__name__)
 
 
 def import_published(config: Config, files: Sequence[str | Path]) -> Prepared:
@@ -57,6 +61,7 @@ def import_published(config: Config, files: Sequence[str | Path]) -> Prepared:
     StoreError
         There is a store of other events, or another driver is writing it.
     """
+    logs.show()
     begin, cpu = time.monotonic(), time.process_time()
     _check(config)
     paths = _found(files)
@@ -79,7 +84,7 @@ def import_published(config: Config, files: Sequence[str | Path]) -> Prepared:
         )
     store = open_store(path)
     for line in summary(store):
-        say(line)
+        logger.info(line)
     return Prepared(store, made, wall, cpu)
 
 
@@ -102,7 +107,7 @@ def _found(files: Sequence[str | Path]) -> dict[Path, str]:
         matching = sorted(glob(wanted)) or [wanted]
         for path in map(Path, matching):
             if not path.is_file():
-                raise InputError(f"{path}: there is no such file")
+                raise InputNotFound(f"{path}: there is no such file")
             paths[path] = published_reader.identity(path)
     if not paths:
         raise InputError("no file to import is given")

@@ -9,7 +9,7 @@ import uproot
 
 from hepdask.analysis.topology import branches
 from hepdask.config import Topology
-from hepdask.errors import HepdaskError, InputError
+from hepdask.errors import FieldNotFound, HepdaskError, InputError, InputNotFound
 from hepdask.files import atomic
 from hepdask.files.folders import folder
 from hepdask.files.paths import address, split_tree
@@ -75,11 +75,12 @@ def _file(path: str, wanted_tree: str | None = None) -> dict[str, Any]:
                 names = ", ".join(one["name"] for one in found_trees) or "none"
                 found_trees = [one for one in found_trees if one["name"] == wanted_tree]
                 if not found_trees:
-                    raise InputError(f"{path}: no tree is called {wanted_tree}; there are: {names}")
+                    raise FieldNotFound(f"{path}: no tree is called {wanted_tree}; there are: {names}")
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        kind = InputNotFound if isinstance(error, FileNotFoundError) else InputError
+        raise kind(f"{path}: {(error.strerror or str(error)).lower()}") from None
     except Exception as error:
         raise InputError(f"{path}: neither a store, a run nor a readable ROOT file: {error}") from None
     return {"kind": "file", "path": path, "uuid": uuid, "trees": found_trees}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
@@ -18,8 +19,10 @@ from hepdask.input.identity import Identity, file_stamp
 from hepdask.input.input_file import InputFile
 from hepdask.input.lost import Lost
 from hepdask.pipeline import prepare_task
-from hepdask.progress import say, track
+from hepdask.progress import track
 from hepdask.store.layout import INPUTS
+
+logger = logging.getLogger(__name__)
 
 Known = dict[InputFile, FileContent]
 
@@ -30,7 +33,7 @@ def inputs_known(path: Path) -> Known:
     try:
         before = read_sealed(path / INPUTS) or {"files": []}
     except HepdaskError:
-        say(f"{path / INPUTS}: damaged; the input files are opened again")
+        logger.warning(f"{path / INPUTS}: damaged; the input files are opened again")
         before = {"files": []}
     for item in before["files"]:
         file = InputFile(**item["file"] | {"steps": _pairs(item["file"]["steps"])})
@@ -81,10 +84,13 @@ def open_all(
         before = known.get(file)
         if file.path in given_up:
             lost.append(given_up[file.path])
+            logger.debug("%s: given up by an earlier run; --retry-lost tries it again", file)
         elif before and "://" not in file.path and before.stamp == _local_stamp(file.path):
             found.append(before)
+            logger.debug("%s: unchanged since it was last opened", file)
         else:
             unknown.append(file)
+            logger.debug("%s: %s", file, "may have changed since" if before else "not opened before")
     if unknown:
         with track("open files", len(unknown), "files") as tracker:
             tasks = completed(

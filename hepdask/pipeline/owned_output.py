@@ -8,6 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
+from hepdask import logs
 from hepdask.config import Config
 from hepdask.files.lock import locked
 
@@ -29,6 +30,7 @@ def owns_output(
     def decorate(step: Callable[Concatenate[Config, P], T]) -> Callable[Concatenate[Config, P], T]:
         @wraps(step)
         def owner(config: Config, *args: P.args, **kwargs: P.kwargs) -> T:
+            logs.show()
             folder = config.folder.absolute()
             if folder in _held.get():
                 return step(config, *args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from distributed import Client
 
-from hepdask import clusters
+from hepdask import clusters, logs
 from hepdask._version import __version__
 from hepdask.analysis import cutflow, topology
 from hepdask.clusters.task_pool import completed
@@ -33,7 +34,9 @@ from hepdask.models.record import ModelRecord, read_model
 from hepdask.monitoring import metrics
 from hepdask.pipeline import prepare_task
 from hepdask.pipeline.predict_task import Scored, score_chunk
-from hepdask.progress import say, track
+from hepdask.progress import track
+
+logger = logging.getLogger(__name__)
 
 _SUFFIXES: dict[str, Format] = {".root": "root", ".parquet": "parquet"}
 
@@ -110,6 +113,7 @@ def predict(
     ClusterError
         The cluster has no workers for too long.
     """
+    logs.show()
     begin = time.monotonic()
     folder, record = classifier.find(model)
     config = classifier.configuration(folder, record, overrides, code)
@@ -138,7 +142,7 @@ def predict(
     outputs.raise_failures()
     done = Predicted(list(targets.values()), outputs.events, outputs.outcome, time.monotonic() - begin)
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in done.outcome.items() if count)
-    say(f"{out}: {done.events:,} events of {len(inputs)} files ({rejected}) in {done.wall_s:.0f} s")
+    logger.info(f"{out}: {done.events:,} events of {len(inputs)} files ({rejected}) in {done.wall_s:.0f} s")
     return done
 
 

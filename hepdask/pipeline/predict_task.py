@@ -12,6 +12,7 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
+from hepdask import logs
 from hepdask.analysis.topology import branches
 from hepdask.config import Config, Topology
 from hepdask.errors import InputError
@@ -58,6 +59,7 @@ def score_chunk(chunk: Chunk, folder: Path, identity: str, config: Config) -> Sc
     Scored or Lost
         Lost where the entries cannot be read.
     """
+    logs.show()
     analysis, reading = config.analysis, config.input
 
     def attempt(address: str) -> ak.Array:

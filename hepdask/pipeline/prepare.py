@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any
 
 from distributed import Client
 
-from hepdask import clusters
+from hepdask import clusters, logs
 from hepdask.analysis import topology
 from hepdask.clusters.task_pool import completed
 from hepdask.config import Config
@@ -30,11 +31,13 @@ from hepdask.monitoring import metrics
 from hepdask.pipeline import prepare_task
 from hepdask.pipeline.lost_input import Ledger
 from hepdask.pipeline.open_inputs import inputs_known, open_all, refuse_copies
-from hepdask.progress import say, track
+from hepdask.progress import track
 from hepdask.store import Store, open_store, writer
 from hepdask.store.duplicates import Shared, refuse_shared, shared_events
 from hepdask.store.layout import INPUTS, LEDGER, MANIFEST
 from hepdask.store.manifest import manifest
+
+logger = logging.getLogger(__name__)
 
 _KEYS = {"input": ("chunk_events", "chunk_memory"), "store": ("codec", "mantissa_bits")}
 _CHUNKS_OF_A_TASK = 8
@@ -88,6 +91,7 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
     ClusterError
         The cluster has no workers for too long.
     """
+    logs.show()
     begin = time.monotonic()
     path = config.store_path
     files = input_files(config)
@@ -108,6 +112,7 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
         given_up = {item.key: item for item in accepted if item.version}
         absent = [chunk for chunk in plan if chunk.name not in there]
         missing = [chunk for chunk in absent if Lost.chunk(chunk, "").key not in given_up]
+        _explain(plan, there, missing)
         lost = [given_up[key] for chunk in absent if (key := Lost.chunk(chunk, "").key) in given_up]
         ledger = Ledger(config, contents, [*unopened, *lost])
         for chunk in plan:
@@ -134,7 +139,7 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
         cpu = cluster.cpu_seconds()
         if {key: before.get(key) for key in summed} == summed:
             store = open_store(path)
-            say(f"{path}: up to date, {len(store):,} events")
+            logger.info(f"{path}: up to date, {len(store):,} events")
             return Prepared(store, len(missing), time.monotonic() - begin, cpu)
         written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         cost = {"written": written, "wall_s": time.monotonic() - begin, "cpu_s": cpu}
@@ -142,7 +147,7 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
         (path / LEDGER).unlink(missing_ok=True)
     store = open_store(path)
     for line in summary(store):
-        say(line)
+        logger.info(line)
     return Prepared(store, len(missing), time.monotonic() - begin, cpu)
 
 
@@ -151,7 +156,9 @@ def _manifest_before(path: Path) -> dict[str, Any]:
     try:
         return read_sealed(path / MANIFEST) or {}
     except HepdaskError:
-        say(f"{path / MANIFEST}: damaged; it is made again from the parts, and what was lost is tried again")
+        logger.warning(
+            f"{path / MANIFEST}: damaged; it is made again from the parts, and what was lost is tried again"
+        )
         return {}
 
 
@@ -241,6 +248,19 @@ def summary(store: Store) -> list[str]:
     return lines + store.manifest["notes"]
 
 
+def _explain(plan: list[Chunk], there: dict[str, dict[str, Any]], missing: list[Chunk]) -> None:
+    """Say to those who ask which parts are up to date, and why the others are not."""
+    logger.debug("%d of %d parts are up to date", sum(chunk.name in there for chunk in plan), len(plan))
+    unused = len(there.keys() - {chunk.name for chunk in plan})
+    if unused:
+        logger.debug("%d parts are of files that have changed, or are no longer in the fileset", unused)
+    made = {(part["dataset"], part["file"], part["tree"]) for part in there.values()}
+    for chunk in missing:
+        known = (chunk.file.dataset, chunk.file.path, chunk.file.tree) in made
+        why = "other parts of this file are there" if known else "nothing of this file was stored yet"
+        logger.debug("%s: to be made, %s", chunk, why)
+
+
 def _tell_changed(contents: list[FileContent], there: dict[str, dict[str, Any]]) -> None:
     """Say which files have changed since parts were made of them: those parts are no longer used."""
     now = {(content.file.dataset, content.file.path, content.file.tree): content for content in contents}
@@ -251,7 +271,7 @@ def _tell_changed(contents: list[FileContent], there: dict[str, dict[str, Any]])
         and part["version"] != content.identity.version
     }
     for path in sorted(changed):
-        say(f"{path}: changed since its events were stored; they are read again")
+        logger.info(f"{path}: changed since its events were stored; they are read again")
 
 
 def _process(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
+from hepdask import logs
 from hepdask.analysis import histograms
 from hepdask.analysis.bad_events import Dropped, on_usable
 from hepdask.analysis.columns import BadEvent
@@ -28,6 +28,7 @@ from hepdask.input.lost import Lost
 from hepdask.input.opening import final_errors
 from hepdask.input.read_chunk import read
 from hepdask.input.routes import read_with_retries
+from hepdask.prefetch import ahead
 from hepdask.store import writer
 from hepdask.store.split import is_test
 
@@ -53,6 +54,7 @@ def describe(file: InputFile, config: Config, known: Mapping[InputFile, FileCont
     -------
     FileContent or Lost
     """
+    logs.show()
 
     def look(address: str) -> FileContent:
         before = known.get(file)
@@ -86,24 +88,16 @@ def prepare_chunks(chunks: Sequence[Chunk], config: Config, store: Path) -> list
     list of dict or Lost
         For each chunk the attributes of its part, or what could not be read and why.
     """
+    logs.show()
     results: list[dict[str, Any] | Lost] = []
-    for chunk, events in _read_ahead(chunks, config):
+    for chunk, events in ahead(((chunk, _read(chunk, config)) for chunk in chunks), depth=0):
         # a worker that died may have done some of its chunks
         done = writer.part_attributes(store, chunk.name)
         results.append(
             done or (events if isinstance(events, Lost) else _prepare(chunk, events, config, store))
         )
+        del events  # before the next is waited for
     return results
-
-
-def _read_ahead(chunks: Sequence[Chunk], config: Config) -> Iterator[tuple[Chunk, ak.Array | Lost]]:
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-        coming: Future[ak.Array | Lost] | None = None
-        for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
-            events = coming.result() if coming else _read(chunk, config)
-            coming = pool.submit(_read, following, config) if following else None
-            yield chunk, events
-            del events
 
 
 def _read(chunk: Chunk, config: Config) -> ak.Array | Lost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,14 +13,16 @@ from typing import Any
 import awkward as ak
 from distributed import Client
 
-from hepdask import clusters, simulation
+from hepdask import clusters, logs, simulation
 from hepdask.clusters.task_pool import completed
 from hepdask.config import Config, Sample
 from hepdask.errors import ConfigError, InputError
 from hepdask.files.atomic import digest
 from hepdask.files.outputs import require_folder
 from hepdask.files.paths import local_path
-from hepdask.progress import say, track
+from hepdask.progress import track
+
+logger = logging.getLogger(__name__)
 
 _BLOCK_EVENTS = {"ttbar": 200, "wjets": 200, "qcd": 100}
 _WORKER_TIMEOUT = 300.0
@@ -97,6 +100,7 @@ def simulate(
     MissingDependency
         Pythia or FastJet is not installed.
     """
+    logs.show()
     begin = time.monotonic()
     out = local_path(out)
     if process not in simulation.PROCESSES:
@@ -108,7 +112,7 @@ def simulate(
         "block_events": _BLOCK_EVENTS[process], "generation": _GENERATION,
     }  # fmt: skip
     if _is_up_to_date(out, settings):
-        say(f"{out}: up to date, {events:,} {process} events")
+        logger.info(f"{out}: up to date, {events:,} {process} events")
         return Simulated(out, events, False, time.monotonic() - begin, 0.0)
     require_folder(out.parent)
     with clusters.connect(cluster, client) as client:
@@ -117,7 +121,7 @@ def simulate(
             blocks = _blocks(settings, client, tracker)
             written = simulation.write_events(out, blocks, settings, digest(settings))
         cpu = clusters.cpu_seconds(client) - cpu_before
-    say(f"{out}: {written:,} {process} events, {1000 * cpu / written:,.0f} CPU ms each")
+    logger.info(f"{out}: {written:,} {process} events, {1000 * cpu / written:,.0f} CPU ms each")
     return Simulated(out, written, True, time.monotonic() - begin, cpu)
 
 
@@ -188,5 +192,5 @@ def _is_up_to_date(out: Path, settings: dict[str, Any]) -> bool:
             f"{out}: exists and was not made by hepdask simulate; remove it or give another name"
         )
     if provenance != settings:
-        say(f"{out}: was made with other settings, and is made again")
+        logger.info(f"{out}: was made with other settings, and is made again")
     return provenance == settings

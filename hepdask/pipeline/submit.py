@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from hepdask.clusters.settings import BatchSettings
 from hepdask.config import Config
 from hepdask.errors import ClusterError, ConfigError
 from hepdask.files import atomic
-from hepdask.progress import say
+from hepdask.logs import show
+
+logger = logging.getLogger(__name__)
 
 _TICK = 1.0
 
@@ -92,13 +95,14 @@ def logs(config: Config, follow: bool = False) -> Iterator[str]:
 
     As long as it has not begun, a line on standard error says where its job is, and why.
     """
+    show()
     job = _submitted(config)
     settings = _site(config)
     position, asked = 0, -math.inf
     waits: JobStatus | None = None
     over = not follow
     if over and not job.log.exists():
-        say(f"job {job.number}: {driver_status(settings, job.number)}; it has written nothing yet")
+        logger.info(f"job {job.number}: {driver_status(settings, job.number)}; it has written nothing yet")
     while True:
         if job.log.exists():
             with job.log.open(errors="replace") as log:
@@ -114,7 +118,7 @@ def logs(config: Config, follow: bool = False) -> Iterator[str]:
             over = seen.state.is_over
             if not job.log.exists() and seen != waits:
                 waits = seen
-                say(f"job {job.number}: {seen}")
+                logger.info(f"job {job.number}: {seen}")
         else:
             time.sleep(_TICK)
 

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,10 +41,12 @@ from hepdask.pipeline.outcome import Outcome
 from hepdask.pipeline.owned_output import owns_output
 from hepdask.pipeline.prepare import identity, open_prepared
 from hepdask.pipeline.tune import tuned
-from hepdask.progress import Tracker, say, track
+from hepdask.progress import Tracker, track
 from hepdask.store import Store
 from hepdask.training.loop import TrainedModel, environment, train_rank
 from hepdask.tuning.search_space import applied
+
+logger = logging.getLogger(__name__)
 
 #: Settings of training on which the weights depend.
 _DECISIVE = {
@@ -137,8 +140,10 @@ def train(config: Config, model: str | None = None, client: Client | None = None
     found = [load_trained(config, name) for name in names]
     wanted = [training_key(store, config, name) for name in names]
     if all(old and old.record.key == key for old, key in zip(found, wanted, strict=True)):
-        say(f"models: up to date, {', '.join(names)}")
+        logger.info(f"models: up to date, {', '.join(names)}")
         return [old for old in found if old]
+    for name, key, old in zip(names, wanted, found, strict=True):
+        logger.debug("%s: %s", name, _why(old, key, config))
     with clusters.connect(config.cluster, client) as client:
         return [
             old
@@ -146,6 +151,31 @@ def train(config: Config, model: str | None = None, client: Client | None = None
             else _train_one(name, key, store, config, client, studies.get(name))
             for name, key, old in zip(names, wanted, found, strict=True)
         ]
+
+
+def _why(old: Trained | None, key: str, config: Config) -> str:
+    """Say why a model is trained now, or is not."""
+    if old is None:
+        return "not trained yet"
+    if old.record.key == key:
+        return "up to date"
+    settings = models.settings(old.name, config.models).model_dump(mode="json")
+    changed = [
+        *_differing("models." + old.name, old.record.settings, settings),
+        *_differing(
+            "analysis", old.record.analysis.model_dump(mode="json"), config.analysis.model_dump(mode="json")
+        ),
+    ]
+    unkept = (
+        "the events, the split, the source of a function, a library, or a setting of training has changed"
+    )
+    return f"trained again: {', '.join(changed) + ' changed' if changed else unkept}"
+
+
+def _differing(section: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{section}.{key}" for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
+    ]
 
 
 def require_horovod(config: Config) -> None:
@@ -243,7 +273,7 @@ def _train_network(name: str, key: str, store: Store, config: Config, client: Cl
             restarts=training.restarts, min_ranks=training.min_ranks,
             regroup_timeout=training.regroup_timeout, silence_timeout=training.silence_timeout,
             give_up_on=HepdaskError, checkpoint=checkpoint.absolute(),
-            on_output=listener, on_status=lambda line: say(f"{name}: {line}"), log_dir=folder / "logs",
+            on_output=listener, on_status=lambda line: logger.info(f"{name}: {line}"), log_dir=folder / "logs",
         )  # fmt: skip
     trained = results[0]
     assert trained is not None, "rank 0 always returns the model"
@@ -333,7 +363,7 @@ class Listener(AbstractContextManager["Listener"]):
         """Take one line of a rank's output."""
         message = _message(line)
         if message is None:
-            say(f"[{self._name} rank {rank}] {line}")
+            logger.info(f"[{self._name} rank {rank}] {line}")
             return
         if "rank" in message:
             rate, labels = message["events_per_second"], {"model": self._name, "rank": str(message["rank"])}
@@ -354,7 +384,7 @@ class Listener(AbstractContextManager["Listener"]):
             _write_table(self._table, list(self._rows.values()))
             metrics.tell(self._client, self._changes(message))
             watched = f", val_loss {message['val_loss']:.4f}, val_accuracy {message['val_accuracy']:.4f}"
-            say(
+            logger.info(
                 f"{self._name} epoch {message['epoch']}/{message['epochs']}: loss {message['loss']:.4f}, "
                 f"accuracy {message['accuracy']:.4f}{watched if 'val_loss' in message else ''}, "
                 f"{message['events_per_second']:,.0f} events/s"

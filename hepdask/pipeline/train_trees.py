@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,11 @@ from hepdask.models.trees import boosted, devices, fitted, forest
 from hepdask.models.trees.fitted import Fitted
 from hepdask.models.trees.rows import Rows, load_rows, shared_out
 from hepdask.pipeline.outcome import Outcome
-from hepdask.progress import say
 from hepdask.store import Store, open_store
 from hepdask.store.reader import Sample
 from hepdask.training.loop import RankScores
+
+logger = logging.getLogger(__name__)
 
 #: Parts that one task scores.
 _PARTS = 16
@@ -68,8 +70,8 @@ def train(name: str, key: str, store: Store, config: Config, client: Client) -> 
                 training.seed, timeout=training.start_timeout, silence_timeout=training.silence_timeout,
                 port_range=training.port_range, interface=training.interface, restarts=training.restarts,
                 regroup_timeout=training.regroup_timeout, log_dir=config.folder / "models" / name / "logs",
-                on_output=lambda rank, line: say(f"[{name} rank {rank}] {line}"),
-                on_status=lambda line: say(f"{name}: {line}"),
+                on_output=lambda rank, line: logger.info(f"[{name} rank {rank}] {line}"),
+                on_status=lambda line: logger.info(f"{name}: {line}"),
             )  # fmt: skip
     for row in grown.history[-1:]:
         watched = (
@@ -77,7 +79,7 @@ def train(name: str, key: str, store: Store, config: Config, client: Client) -> 
             if "val_loss" in row
             else ""
         )
-        say(
+        logger.info(
             f"{name}: {len(grown.history)} rounds, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}{watched}"
         )
     names = [store.features["hlf"][column] for column in columns]

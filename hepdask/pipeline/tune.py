@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import csv
 import io
+import logging
 import queue
 import threading
 import time
@@ -25,13 +27,15 @@ from hepdask.files import atomic
 from hepdask.kernels.build import KernelMissing, library
 from hepdask.pipeline.owned_output import owns_output
 from hepdask.pipeline.prepare import identity, open_prepared
-from hepdask.progress import say, track
+from hepdask.progress import track
 from hepdask.store import Store
 from hepdask.training.loop import TrainedModel, environment, train_rank
 from hepdask.tuning import search_space
 from hepdask.tuning.page import write_page
 from hepdask.tuning.study import Study, Trial, open_study
 from hepdask.tuning.trial import Tried, reason_of, try_folds
+
+logger = logging.getLogger(__name__)
 
 _POLL = 2.0
 
@@ -110,7 +114,7 @@ def search(config: Config, store: Store, client: Client | None = None) -> Tuned:
     key = _key(config, store)
     with open_study(folder / "study.journal", f"{name}-{key}", tuning, config.training.seed) as study:
         if len(done := study.trials()) >= study.total and all(trial.state != "running" for trial in done):
-            say(f"{folder}: up to date")
+            logger.info(f"{folder}: up to date")
         else:
             with clusters.connect(config.cluster, client) as client, _runner(config, store, client) as runner:
                 _keep_busy(study, config, runner)
@@ -259,7 +263,7 @@ def _runner(config: Config, store: Store, client: Client) -> Iterator[_Runner]:
         yield _InTasks(store, client)
         return
     if missing is not None:
-        say(f"warning: every fold runs in its own process, many times slower: {missing}")
+        logger.warning(f"every fold runs in its own process, many times slower: {missing}")
     ranks = _InRanks(config, store, client)
     try:
         yield ranks
@@ -299,12 +303,12 @@ def _keep_busy(study: Study, config: Config, runner: _Runner) -> None:
         except BaseException as error:  # whatever it is: the others go on
             if isinstance(error, KeyboardInterrupt):
                 raise
-            if type(error).__name__.endswith("CancelledError"):
+            if isinstance(error, concurrent.futures.CancelledError | asyncio.CancelledError):
                 raise ClusterError("tune: a task was cancelled; was the cluster shut down?") from error
             new = Tried([], 0.0, reason_of(error))
         if new.reason:
             study.fail(number, new.reason, before.cpu_s + new.cpu_s)
-            say(f"setting {number} failed: {new.reason}; {_shown(trying.parameters)}")
+            logger.info(f"setting {number} failed: {new.reason}; {_shown(trying.parameters)}")
             return
         tried = Tried([*before.values, *new.values], before.cpu_s + new.cpu_s)
         whole = len(tried.values) == tuning.folds
@@ -348,7 +352,7 @@ def _keep_busy(study: Study, config: Config, runner: _Runner) -> None:
                 if ranked and (best is None or ranked[0].number != best.number):
                     best = ranked[0]
                     about = f"setting {best.number}: {_shown(best.parameters)}"
-                    say(f"best so far: {tuning.metric} {_measured(best)}, {about}")
+                    logger.info(f"best so far: {tuning.metric} {_measured(best)}, {about}")
         finally:
             for future in under_way:
                 future.cancel()
@@ -360,7 +364,7 @@ def _give_up_on_late(study: Study, under_way: dict[_Future, _UnderWay], timeout:
             future.cancel()
             del under_way[future]
             study.fail(trying.number, f"took longer than tuning.trial_timeout ({timeout:g} s)")
-            say(f"setting {trying.number} took longer than tuning.trial_timeout")
+            logger.info(f"setting {trying.number} took longer than tuning.trial_timeout")
 
 
 def _shown(parameters: dict[str, Any]) -> str:
@@ -409,8 +413,10 @@ def _written(study: Study, folder: Path, key: str, events: str, config: Config) 
     title = f"{config.folder.name}: settings of {config.tuning.model}"
     write_page(folder, title, metric, config.tuning.parameters, trials, ranked, study.importances())
     pruned = sum(trial.state == "pruned" for trial in trials)
-    say(f"{len(trials)} settings: {len(ranked)} complete, {pruned} stopped early, {len(failed)} failed")
+    logger.info(
+        f"{len(trials)} settings: {len(ranked)} complete, {pruned} stopped early, {len(failed)} failed"
+    )
     for line in _table(ranked, metric):
-        say(line)
-    say(f"the best: {folder / 'best.json'}; train with it: hepdask train CONFIG --from-study")
+        logger.info(line)
+    logger.info(f"the best: {folder / 'best.json'}; train with it: hepdask train CONFIG --from-study")
     return Tuned(folder, best, trials)

@@ -6,13 +6,13 @@ import json
 import os
 import uuid
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import awkward as ak
 import uproot
 
+from hepdask.files.atomic import renamed_to
 from hepdask.files.outputs import writing
 
 TREE = "Delphes"
@@ -54,16 +54,10 @@ def write_events(
         If the file cannot be written; no partial file is left.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with renamed_to(path) as partial:
         events = _write(partial, blocks, provenance, uuid_seed)
-        with writing(path):
-            with open(partial, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        with writing(path), open(partial, "rb+") as file:
+            os.fsync(file.fileno())
     return events
 
 

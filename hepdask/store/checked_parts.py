@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +60,8 @@ class CheckedParts:
             raise StoreError(f"{place}: this part is missing; {again}") from None
         except BadPart as error:
             known = _shapes(self._manifest, index)
-            where = f"{name}/{error}" if re.split("[:/]", str(error))[0] in known else f"{name}: {error}"
+            of_array = error.member.partition("/")[0] in known
+            where = f"{name}/{error}" if of_array else f"{name}: {error}"
             raise StoreError(f"{where}; remove {place} and {again}") from None
 
     def damaged(self) -> list[str]:
@@ -103,13 +103,13 @@ class CheckedPart:
         """Read an array, and raise a BadPart where it is not what was written."""
         values = self._file.read(name, *self._shapes[name])
         if checksum(values) != self._about["checksums"].get(name):
-            raise BadPart(f"{name}: not what was written")
+            raise BadPart("not what was written", name)
         if name == "offsets":
             particles = self._about["particles"]
             if values[0] != 0 or values[-1] != particles or (values[1:] < values[:-1]).any():
-                raise BadPart(f"{name}: does not divide {particles} particles into events")
+                raise BadPart(f"does not divide {particles} particles into events", name)
             if np.diff(values).max(initial=0) > self._max_particles:
-                raise BadPart(f"{name}: an event has more than {self._max_particles} particles")
+                raise BadPart(f"an event has more than {self._max_particles} particles", name)
         return values
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hepdask.errors import HepdaskError, StoreError
+from hepdask.errors import HepdaskError, StoreError, StoreNotFound
 from hepdask.files.atomic import read_json, unsealed
 from hepdask.files.folders import folder
 from hepdask.store.column_checks import fault
@@ -29,12 +29,14 @@ def open_store(path: str | Path, fold: tuple[int, int] | None = None) -> Store:
 
     Raises
     ------
+    StoreNotFound
+        There is no store.
     StoreError
-        There is no store, it is not complete, or another version wrote it.
+        It is not complete, or another version wrote it.
     """
     path = folder(path)
     if not (path / ROOT).exists():
-        raise StoreError(f"{path}: there is no store; make it with: hepdask prepare CONFIG")
+        raise StoreNotFound(f"{path}: there is no store; make it with: hepdask prepare CONFIG")
     file = path / MANIFEST
     try:
         document = read_json(file)

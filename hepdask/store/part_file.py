@@ -45,7 +45,20 @@ numcodecs.blosc.use_threads = False
 
 
 class BadPart(Exception):
-    """A part is damaged, or is none that hepdask reads; the message begins with what of it."""
+    """A part is damaged, or is none that hepdask reads.
+
+    Attributes
+    ----------
+    member : str
+        What of it: an array, or a file of the archive; empty where that is all of it.
+    """
+
+    def __init__(self, wrong: str, member: str = "") -> None:
+        super().__init__(wrong, member)
+        self.member = member
+
+    def __str__(self) -> str:
+        return f"{self.member}: {self.args[0]}" if self.member else self.args[0]
 
 
 def write_archive(file: BinaryIO, members: Mapping[str, memoryview]) -> None:
@@ -105,7 +118,7 @@ class PartFile(AbstractContextManager["PartFile"]):
         """
         attributes = self._json(_JSON).get("attributes")
         if not isinstance(attributes, dict):
-            raise BadPart(f"{_JSON}: is not what was written")
+            raise BadPart("is not what was written", _JSON)
         return attributes
 
     def read(self, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray:
@@ -136,7 +149,7 @@ class PartFile(AbstractContextManager["PartFile"]):
         chunks = [f"{name}/c/{place}" + "/0" * (len(shape) - 1) for place in range(count)]
         missing = [chunk for chunk in chunks if chunk not in self._members]
         if missing or size > 2 * CHUNK_BYTES:
-            raise BadPart(f"{name}: {f'{missing[0]} is missing' if missing else f'a chunk has {size} bytes'}")
+            raise BadPart(f"{missing[0]} is missing" if missing else f"a chunk has {size} bytes", name)
         found = np.empty((count * rows, *shape[1:]), dtype)
         for place, chunk in enumerate(chunks):
             _decompress(name, self._bytes(chunk), found[place * rows : (place + 1) * rows])
@@ -183,40 +196,40 @@ class PartFile(AbstractContextManager["PartFile"]):
             raise
         except OSError as error:
             raise _unreadable(self._path, error) from None
-        raise BadPart(f"{name}: is not where the archive says")
+        raise BadPart("is not where the archive says", name)
 
     def _json(self, name: str) -> dict[str, Any]:
         if name not in self._members:
-            raise BadPart(f"{name}: is missing")
+            raise BadPart("is missing", name)
         content = self._bytes(name)
         if zlib.crc32(content) != self._members[name].CRC:
-            raise BadPart(f"{name}: is not what was written")
+            raise BadPart("is not what was written", name)
         try:
             value = json.loads(bytes(content))
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict) or value.get("zarr_format") != 3:
-            raise BadPart(f"{name}: is not a description of Zarr 3")
+            raise BadPart("is not a description of Zarr 3", name)
         return value
 
     def _rows(self, name: str, dtype: str, shape: tuple[int, ...]) -> int:
         """Check what an array says of itself; give the rows of a chunk."""
         about = self._json(f"{name}/{_JSON}")
         if about.get("node_type") != "array" or about.get("shape") != list(shape):
-            raise BadPart(f"{name}: has the shape {_short(about.get('shape'))}, not {list(shape)}")
+            raise BadPart(f"has the shape {_short(about.get('shape'))}, not {list(shape)}", name)
         if about.get("data_type") != dtype or dtype not in _NUMBERS:
-            raise BadPart(f"{name}: holds {_short(about.get('data_type'))}, not numbers of the type {dtype}")
+            raise BadPart(f"holds {_short(about.get('data_type'))}, not numbers of the type {dtype}", name)
         codecs = [codec for codec in _list(about.get("codecs")) if isinstance(codec, dict)]
         names = [codec.get("name") for codec in codecs]
         if names != ["bytes", "blosc"] or about.get("storage_transformers"):
-            raise BadPart(f"{name}: is coded with {_short(names)}, and only bytes and blosc are read")
+            raise BadPart(f"is coded with {_short(names)}, and only bytes and blosc are read", name)
         order = _configuration(codecs[0]).get("endian", "little")
         separator = _configuration(about.get("chunk_key_encoding")).get("separator", "/")
         chunk = _list(_configuration(about.get("chunk_grid")).get("chunk_shape"))
         if order != "little" or separator != "/" or len(chunk) != len(shape):
-            raise BadPart(f"{name}: is not laid out as hepdask writes it")
+            raise BadPart("is not laid out as hepdask writes it", name)
         if chunk[1:] != list(shape[1:]) or type(chunk[0]) is not int or chunk[0] < 1:
-            raise BadPart(f"{name}: has chunks of {_short(chunk)}, not of whole rows")
+            raise BadPart(f"has chunks of {_short(chunk)}, not of whole rows", name)
         return chunk[0]
 
 
@@ -276,16 +289,14 @@ class _Remote(io.RawIOBase):
 
 def _decompress(name: str, content: memoryview, into: NDArray) -> None:
     if len(content) < _BLOSC_HEADER.size:
-        raise BadPart(f"{name}: a chunk has no start")
+        raise BadPart("a chunk has no start", name)
     before, _, after = _BLOSC_HEADER.unpack_from(content)
     if (before, after) != (into.nbytes, len(content)):
-        raise BadPart(
-            f"{name}: a chunk of {after} bytes for {before}, not of {len(content)} for {into.nbytes}"
-        )
+        raise BadPart(f"a chunk of {after} bytes for {before}, not of {len(content)} for {into.nbytes}", name)
     try:
         numcodecs.blosc.decompress(content, into.reshape(-1).view(np.uint8))
     except (RuntimeError, ValueError, MemoryError) as error:
-        raise BadPart(f"{name}: cannot be decompressed ({error})") from None
+        raise BadPart(f"cannot be decompressed ({error})", name) from None
 
 
 def _configuration(named: Any) -> dict[str, Any]:

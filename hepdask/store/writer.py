@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
-import uuid
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,12 +16,11 @@ import zarr.storage
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from hepdask.errors import HepdaskError, StoreError
-from hepdask.files.atomic import read_json, sealed, unsealed, write_json, write_sealed
+from hepdask.errors import HepdaskError, OutputError, StoreError
+from hepdask.files.atomic import TEMPORARY, read_json, renamed_to, sealed, unsealed, write_json, write_sealed
 from hepdask.files.folders import is_local
 from hepdask.files.lock import LOCKS
 from hepdask.files.outputs import writing
-from hepdask.progress import say
 from hepdask.store.layout import (
     DTYPES,
     IMPORTED_DTYPES,
@@ -37,8 +35,9 @@ from hepdask.store.layout import (
 )
 from hepdask.store.part_file import CHUNK_BYTES, BadPart, PartFile, write_archive
 
+logger = logging.getLogger(__name__)
+
 _ZSTD_BLOCK = 1 << 20
-_TEMPORARY = ".writing-"
 _READERS = 16
 
 
@@ -69,7 +68,7 @@ def tidy(path: Path) -> None:
     """Remove what tasks that died have left; one that only seemed dead finds that its file is gone, and says so."""
     if not is_local(path):
         return
-    for leftover in (path / PARTS).glob(_TEMPORARY + "*"):
+    for leftover in (path / PARTS).glob(TEMPORARY + "*"):
         with suppress(FileNotFoundError):
             leftover.unlink()
 
@@ -129,15 +128,18 @@ def parts(path: Path) -> dict[str, dict[str, Any]]:
     names = sorted(
         part.name.removesuffix(SUFFIX)
         for part in folder.iterdir()
-        if part.name.endswith(SUFFIX) and not part.name.startswith(_TEMPORARY)
+        if part.name.endswith(SUFFIX) and not part.name.startswith(TEMPORARY)
     )
     with ThreadPoolExecutor(_READERS) as pool:
-        found = zip(names, pool.map(lambda name: part_attributes(path, name), names), strict=True)
+        found = zip(names, pool.map(lambda name: part_attributes(path, name, tell=True), names), strict=True)
         return {name: attributes for name, attributes in found if attributes is not None}
 
 
-def part_attributes(path: Path, name: str) -> dict[str, Any] | None:
-    """Read what a part says of itself; None where it is not there, or damaged, which is told: it will be made again."""
+def part_attributes(path: Path, name: str, tell: bool = False) -> dict[str, Any] | None:
+    """Read what a part says of itself; None where it is not there, or damaged, and has to be made again.
+
+    The driver will `tell` the person of damage; workers, which look again, need not.
+    """
     place = part_file(path, name)
     try:
         with PartFile(place) as part:
@@ -148,7 +150,8 @@ def part_attributes(path: Path, name: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except BadPart as error:
-        say(f"{place}: {error}; it is made again")
+        if tell:
+            logger.warning(f"{place}: {error}; it is made again")
         return None
 
 
@@ -194,19 +197,15 @@ def write_part(
         write_archive(content, members)
         place.write_bytes(content.getvalue())
         return written
-    temporary = place.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
     with writing(place):
         place.parent.mkdir(exist_ok=True)
         try:
-            with temporary.open("xb") as file:
+            with renamed_to(place) as temporary, temporary.open("xb") as file:
                 write_archive(file, members)
-            try:
-                os.replace(temporary, place)
-            except FileNotFoundError:
-                raise StoreError(f"{temporary}: removed by another driver while it was written") from None
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        except OutputError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            raise StoreError(f"{place}: removed by another driver while it was written") from None
     return written
 
 

@@ -6,6 +6,7 @@ Runs in a process of its own, started by `hepdask.distributed`; imports TensorFl
 from __future__ import annotations
 
 import json
+import logging
 import math
 import tempfile
 import time
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hepdask import models
+from hepdask import logs, models
 from hepdask.batches.batch import Batch, Batches
 from hepdask.batches.reading import Reading
 from hepdask.config import Config
@@ -28,6 +29,8 @@ from hepdask.errors import TrainingError
 from hepdask.kernels.optimizer_rules import OptimizerRule
 from hepdask.models.record import ModelRecord
 from hepdask.store import Store, open_store
+
+logger = logging.getLogger(__name__)
 
 _PROGRESS_EVERY = 0.5
 
@@ -135,6 +138,7 @@ def train_rank(
     )
     from hepdask.engines.optimizers import keras_optimizer
 
+    logs.show_in_rank()
     rank, size = collective.rank(), collective.size()
     store = open_store(store_path, fold)
     settings, training = models.settings(name, config.models), config.training
@@ -185,8 +189,7 @@ def train_rank(
     progress = None
     if rank == 0:
         progress = _Progress(name, len(fit.reading) * settings.epochs, len(fit.reading) * len(history))
-    if progress:
-        progress.say(f"{name}: {len(fit.reading):,} events, {engine_name}")
+        logger.info(f"{name}: {len(fit.reading):,} events, {engine_name}")
 
     def total(results: Iterator[Result], events: int, report: _Progress | None) -> tuple[float, float]:
         """Mean loss and accuracy over all events of all ranks."""
@@ -285,6 +288,7 @@ def score_rank(keras_file: bytes, record: ModelRecord, store_path: Path) -> Rank
     from hepdask.inference import importance
     from hepdask.inference.network_scorer import NetworkScorer
 
+    logs.show_in_rank()
     rank, size = collective.rank(), collective.size()
     store = open_store(store_path)
     network = NetworkScorer(keras_file, record, record.file)
@@ -310,7 +314,7 @@ def _signs_of_life(batches: Iterable[Batch], sample: str) -> Iterator[Batch]:
         done += batch.size
         if time.monotonic() > told + _SCORING_EVERY:
             told = time.monotonic()
-            print(f"scored {done:,} events ({sample})", flush=True)
+            logger.info(f"scored {done:,} events ({sample})")
 
 
 def _policy(precision: str) -> str:
@@ -392,13 +396,10 @@ class _TensorBoard:
 
 
 class _Progress:
-    """Tells the driver how far training is, as JSON lines on standard output."""
+    """Tells the driver how far training is, in messages."""
 
     def __init__(self, name: str, total: int, done: int) -> None:
         self._name, self._total, self._done, self._last = name, total, done, 0.0
-
-    def say(self, message: str) -> None:
-        print(message, flush=True)
 
     def advance(self, events: int) -> None:
         self._done += events

@@ -212,24 +212,37 @@ def open_study(path: Path, name: str, tuning: Tuning, seed: int) -> Iterator[Stu
         from optuna.storages.journal import JournalFileBackend
     except ImportError:
         raise MissingDependency("Optuna is not installed: pip install 'hepdask[tune]'") from None
-    optuna.logging.set_verbosity(logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    with locked(path.parent, "working on this study"), path.open("a+b") as journal:
+    with locked(path.parent, "working on this study"), path.open("a+b") as journal, _quiet(optuna):
         _mend(journal)
         path.with_name(path.name + ".lock").unlink(missing_ok=True)  # of a driver that was killed
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
-        samplers = optuna.samplers
         study = optuna.create_study(
             storage=storage, study_name=name, load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(_BEFORE_PRUNING, 0),
             direction="minimize" if tuning.metric == "loss" else "maximize",
         )  # fmt: skip
         seed += len(study.get_trials(deepcopy=False))  # one that goes on does not draw the same again
-        tpe = tuning.sampler == "tpe"
-        study.sampler = (
-            samplers.TPESampler(seed=seed, constant_liar=True) if tpe else samplers.RandomSampler(seed)
-        )
+        study.sampler = _sampler(optuna, tuning, seed)
         yield Study(study, tuning)
+
+
+@contextmanager
+def _quiet(optuna: Any) -> Iterator[None]:
+    """Let Optuna say nothing but errors for the block; afterwards it says what it said before."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _sampler(optuna: Any, tuning: Tuning, seed: int) -> Any:
+    if tuning.sampler != "tpe":
+        return optuna.samplers.RandomSampler(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `constant_liar`
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
 
 def _mend(journal: Any) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hepdask import load_config, progress
+from hepdask import load_config, logs
 from hepdask.cli import cli
 from hepdask.clusters import HTCondor, Slurm, load_cluster
 from hepdask.config import Config
@@ -104,12 +105,15 @@ def in_words(load, source, *names):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    package = logging.getLogger("hepdask")
+    before = list(package.handlers), package.level, package.propagate
     place = tmp_path_factory.mktemp("fuzz")
     (place / "analysis.py").write_text("def mine(events): ...\n")
     assert in_words(Config.model_validate, example(place)), "the example itself is right"
     yield place
-    progress.set_quiet(False)  # options of the command lines that are tried hold for the whole process
-    progress.set_json(False)
+    # options of the command lines that are tried hold for the whole process
+    package.handlers[:], package.level, package.propagate = before
+    os.environ.pop(logs.VARIABLE, None)
 
 
 @FUZZ

@@ -108,10 +108,10 @@ def no_flock(request, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
 
 
-def test_without_flock_a_renewed_file_stands_for_it(no_flock, tmp_path, capsys):
+def test_without_flock_a_renewed_file_stands_for_it(no_flock, tmp_path, caplog):
     folder = tmp_path / "new" / "output"
     with locked(folder, "training in this output"):
-        assert f"{folder / LOCK}: " in capsys.readouterr().err
+        assert f"{folder / LOCK}: " in caplog.text
         with (
             pytest.raises(HepdaskError, match=f"process {os.getpid()} .* is training in this output"),
             locked(folder, ""),

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import fsspec
 import pytest
 from distributed import Client, LocalCluster
 from helpers.requirements import require
@@ -15,7 +16,9 @@ from helpers.servers import free_port, new_key, xrootd_server
 from helpers.stores import assert_equal, paths_below
 
 from hepdask import open_store, prepare
+from hepdask.config import XRootD
 from hepdask.errors import InputError
+from hepdask.input import xrootd as client
 from hepdask.input.fileset import input_files
 
 pytestmark = pytest.mark.timeout(240)
@@ -144,6 +147,23 @@ class TestFaults:
         kept = whole[whole.label != 0]
         assert left.entry.tolist() == kept.entry.tolist()
         assert left.particles.Pt.tolist() == kept.particles.Pt.tolist()
+
+
+def test_what_the_client_tells_in_its_text_only(xrootd):
+    """fsspec-xrootd and the client have no other sign of these: here are their real errors."""
+    client.set_bounds(XRootD(**BOUNDS))
+    files, path = fsspec.core.url_to_fs(f"{xrootd.url}/nowhere.root")
+    with pytest.raises(OSError) as gone:  # noqa: PT011
+        files.open(path)
+    assert client.is_not_found(gone.value)
+    assert client.is_final(gone.value)
+    files, path = fsspec.core.url_to_fs(f"{xrootd.url}/ttbar.root")
+    opened = files.open(path)
+    opened._myFile.close()  # as a lost connection does
+    with pytest.raises(ValueError) as closed:  # noqa: PT011
+        opened._fetch_range(0, 100)
+    assert client.is_of_closed_file(closed.value)
+    assert not client.is_of_closed_file(gone.value)
 
 
 class TestServer:

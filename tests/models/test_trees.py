@@ -21,7 +21,7 @@ from hepdask.config.feature_names import HIGH_LEVEL
 from hepdask.distributed import RankFailed
 from hepdask.distributed.gpu_claims import NoDriver, host_devices
 from hepdask.errors import ConfigError, TrainingError
-from hepdask.models.trees import load_rows, load_trees
+from hepdask.models.trees import boosted, load_rows, load_trees
 from hepdask.models.trees.boosted import boost_over
 from hepdask.models.trees.devices import require_cuml, require_xgboost
 from hepdask.models.trees.rows import Rows, shared_out
@@ -312,3 +312,21 @@ def test_a_forest_on_a_gpu_goes_where_nothing_is_missing():
         TrainingError, match=r"cuML cannot be used on worker tcp://one: no GPU; or set it to cpu"
     ):
         require_cuml({"tcp://one": "no GPU"})
+
+
+def test_xgboost_tells_a_lost_rank_in_its_text_only():
+    """Its errors have one class: where one came from is read from the text, here from real ones."""
+    xgb = pytest.importorskip("xgboost")
+    with pytest.raises(xgb.core.XGBoostError) as lost:
+        xgb.collective.init(
+            dmlc_tracker_uri="127.0.0.1", dmlc_tracker_port=1, dmlc_timeout=1, dmlc_retry=1, dmlc_task_id="0"
+        )
+    assert boosted._is_of_lost_rank(lost.value)
+    data = xgb.DMatrix(np.zeros((4, 1)), label=[0, 1, 0, 1])
+    with pytest.raises(xgb.core.XGBoostError) as wrong:
+        xgb.train({"max_depth": -3}, data, 1)
+    assert not boosted._is_of_lost_rank(wrong.value)
+    with pytest.raises(TrainingError, match="XGBoost: "), boosted._said():
+        xgb.train({"max_depth": -3}, data, 1)
+    with pytest.raises(xgb.core.XGBoostError), boosted._said():
+        raise lost.value

@@ -1,13 +1,11 @@
-"""Monitoring: the metrics that Prometheus scrapes, the panels that draw them, performance reports and logs."""
+"""Monitoring: the metrics that Prometheus scrapes, the panels that draw them, and performance reports."""
 
 import contextlib
-import datetime
 import json
 import re
 import shutil
 import socket
 import subprocess
-import sys
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -18,7 +16,6 @@ from helpers.requirements import require
 from helpers.waiting import until
 
 import hepdask
-from hepdask import progress
 from hepdask.input import read_bytes
 from hepdask.monitoring import metrics, performance_report
 
@@ -116,36 +113,6 @@ def test_documentation_names_every_metric():
     text = (MONITORING.parent / "monitoring.md").read_text()
     for name, metric in metrics.METRICS.items():
         assert f"`{name}{'_total' if metric.kind == 'counter' else ''}`" in text
-
-
-def test_logs_as_json_lines(tmp_path):
-    """Whatever a command says on its standard error, failures too, is one JSON document a line."""
-    words = [sys.executable, "-m", "hepdask"]
-    out = tmp_path / "ttbar.root"
-    made = subprocess.run(
-        [*words, "simulate", "--process", "ttbar", "--events", "5", "--out", str(out), "--log-json",
-         "--cluster", "tcp://127.0.0.1:1"],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    lines = [json.loads(line) for line in made.stderr.splitlines()]
-    assert made.returncode == 1
-    assert lines[-1]["level"] == "error"
-    assert "tcp://127.0.0.1:1" in lines[-1]["message"]
-    assert datetime.datetime.fromisoformat(lines[-1]["time"]).tzinfo is not None
-
-
-def test_progress_as_json_lines(capfd, monkeypatch):
-    monkeypatch.setattr(progress, "_LINE_EVERY", 0.0)
-    progress.set_json(True)
-    try:
-        progress.say("warning: a [bold] word")
-        with progress.track("prepare", 100, "events") as tracker:
-            tracker.advance(40)
-    finally:
-        progress.set_json(False)
-    warning, step = (json.loads(line) for line in capfd.readouterr().err.splitlines())
-    assert (warning["level"], warning["message"]) == ("warning", "a [bold] word")
-    assert (step["step"], step["done"], step["total"], step["unit"]) == ("prepare", 40, 100, "events")
 
 
 def test_performance_report_begins_with_the_recording(client, tmp_path):

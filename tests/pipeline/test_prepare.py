@@ -250,7 +250,7 @@ def test_balance_and_validation_can_be_changed_without_new_parts(make_config, cl
     assert len(other.store.labels("train")) > len(balanced.labels("train"))
 
 
-def test_a_part_that_is_gone_is_made_again(make_config, client, capsys):
+def test_a_part_that_is_gone_is_made_again(make_config, client, caplog):
     config = make_config()
     before = prepare(config, client).store
     gone = part_file(config.store_path, before.parts[1]["name"])
@@ -258,7 +258,7 @@ def test_a_part_that_is_gone_is_made_again(make_config, client, capsys):
     again = prepare(config, client)
     assert again.tasks == 1
     assert again.store.fingerprint == before.fingerprint
-    assert f"{gone}: is not a complete archive" in capsys.readouterr().err
+    assert f"{gone}: is not a complete archive" in caplog.text
 
 
 def test_damaged_data_are_not_used(make_config, client):

@@ -174,7 +174,7 @@ def test_other_numbers_are_noticed_whoever_asks_first(original, store, column, a
         assert repr(found) == repr(ask(original))
 
 
-def test_what_prepare_finds_damaged_is_made_again(original, tmp_path, client, capsys):
+def test_what_prepare_finds_damaged_is_made_again(original, tmp_path, client, caplog):
     config = configuration(tmp_path)
     before = prepare(config, client).store
     path = config.store_path
@@ -185,9 +185,9 @@ def test_what_prepare_finds_damaged_is_made_again(original, tmp_path, client, ca
     first.write_bytes(content[: len(content) // 2])
     place = second.read_bytes().rindex(b'"uuid"') + 10  # what it says of itself
     second.write_bytes(second.read_bytes()[:place] + b"?" + second.read_bytes()[place + 1 :])
-    capsys.readouterr()
+    caplog.clear()
     again = prepare(config, client)
-    said = capsys.readouterr().err
+    said = caplog.text
     assert again.tasks == 2
     assert_equal(again.store, original)
     assert again.store.fingerprint == before.fingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,13 +15,15 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from hepdask import distributed
+from hepdask import distributed, logs
 from hepdask.config import Forest, XGBoost
 from hepdask.distributed import rank_addresses
 from hepdask.errors import HepdaskError, TrainingError
 from hepdask.models.trees import devices
 from hepdask.models.trees.fitted import Fitted, xgboost
 from hepdask.models.trees.rows import Rows
+
+logger = logging.getLogger(__name__)
 
 _LOSS, _ERROR = "mlogloss", "merror"
 _TELL = 2.0  # seconds between two lines about the rounds
@@ -151,6 +154,7 @@ def _boost_rank(
     patience: int | None,
 ) -> Fitted:
     """Load this rank's events, and train with all other ranks; all return the same trees."""
+    logs.show_in_rank()
     xgb = xgboost()
     begin = time.process_time()
     rank = rank_addresses.rank()
@@ -212,7 +216,7 @@ def _sign_of_life(xgb: Any, rounds: int) -> Any:
             nonlocal told
             if rank_addresses.rank() == 0 and time.monotonic() > told + _TELL:
                 told = time.monotonic()
-                print(f"round {epoch + 1} of {rounds}")
+                logger.info(f"round {epoch + 1} of {rounds}")
             return False
 
     return Tell()
@@ -235,10 +239,15 @@ def _said() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__name__ != "XGBoostError" or "src/collective/" in str(error):
+        if not isinstance(error, xgboost().core.XGBoostError) or _is_of_lost_rank(error):
             raise
         words = str(error).split("Stack trace")[0].strip().splitlines()[-1]
         raise TrainingError(f"XGBoost: {words.rpartition(': ')[2]}") from error
+
+
+def _is_of_lost_rank(error: Exception) -> bool:
+    """Whether XGBoost lost another rank: it has one class of errors, and only the text tells where one came from."""
+    return "src/collective/" in str(error)
 
 
 def _fitted(booster: Any, curves: Mapping[str, Any], features: int, engine_name: str, cpu_s: float) -> Fitted:
