@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hepdask import clusters, distributed
 from hepdask._version import versions
 from hepdask.analysis import histograms
 from hepdask.config import Config
-from hepdask.errors import HepdaskError, TrainingError
+from hepdask.errors import TrainingError
 from hepdask.files import atomic
 from hepdask.models import TREES
 from hepdask.models.record import read_model
@@ -25,7 +25,9 @@ from hepdask.monitoring.performance_report import Recording
 from hepdask.pipeline import train_trees
 from hepdask.pipeline.owned_output import owns_output
 from hepdask.pipeline.prepare import identity, open_prepared
-from hepdask.pipeline.train import Trained, load_trained, training_key
+from hepdask.pipeline.rank_options import rank_options
+from hepdask.pipeline.train import Trained, load_trained
+from hepdask.pipeline.training_key import training_key
 from hepdask.progress import say
 from hepdask.report import ModelResult, RunFacts, write_report
 from hepdask.store import Store
@@ -153,14 +155,13 @@ def _score(model: Trained, store: Store, config: Config, client: Client) -> Rank
     content = read_model(model.folder, model.record)
     if model.name in TREES:
         return train_trees.score(content, model.record, store, config, client)
-    training = config.training
+    options = replace(
+        rank_options(config.training), env=ENVIRONMENT, restarts=0,
+        on_output=lambda rank, line: say(f"[{model.name} rank {rank}] {line}"),
+    )  # fmt: skip
     shares: list[RankScores] = distributed.run(
         score_rank, content, model.record, store.path.absolute(),
-        client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
-        gpus_per_rank=training.gpus_per_rank, interface=training.interface,
-        timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
-        silence_timeout=training.silence_timeout, give_up_on=HepdaskError,
-        on_output=lambda rank, line: say(f"[{model.name} rank {rank}] {line}"),
+        client=client, ranks=config.training.ranks, options=options,
     )  # fmt: skip
     importances: dict[str, float] = {}
     for share in shares:
