@@ -177,7 +177,7 @@ class Attempt:
 
     def _request(self) -> Request:
         fewest = self.fewest if time.monotonic() >= self.regroup_at else self.wanted
-        options = self.options.without_the_drivers()
+        options = self.options.for_cluster()
         return Request(self.name, self.client.id, self.wanted, fewest, options, tuple(self.avoid))
 
     def _missing(self, answer: Refused) -> str:
@@ -205,7 +205,7 @@ class Attempt:
     def _start(self, call: bytes, rendezvous: Address | None) -> None:
         """Submit one task per rank, to the worker of its slot and to no other."""
         wait = max(self.deadline - time.monotonic(), 0.0) + GRACE
-        job = Job(self.name, rendezvous, wait, self.options.without_the_drivers())
+        job = Job(self.name, rendezvous, wait, self.options.for_cluster())
         shared = self._share(call)
         self.futures = [
             self.client.submit(

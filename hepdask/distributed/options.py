@@ -132,7 +132,7 @@ class RankOptions:
                 "checkpoint needs Horovod's collectives; under tf.distribute use tf.train.Checkpoint"
             )
 
-    def without_the_drivers(self) -> RankOptions:
+    def for_cluster(self) -> RankOptions:
         """Return what scheduler and workers may know: callbacks, types and folders of the driver stay there."""
         return replace(
             self,

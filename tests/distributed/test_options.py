@@ -116,7 +116,7 @@ def test_callbacks_types_and_folders_stay_with_the_driver(client, stub, mark, tm
 
     assert run(talk, client=client, ranks=2, options=options) == [None, None]
     assert sorted(lines) == [(0, "checkpoint"), (1, "checkpoint")]
-    sent = pickle.loads(pickle.dumps(options.without_the_drivers()))
+    sent = pickle.loads(pickle.dumps(options.for_cluster()))
     kept = {"env", "cores_per_rank", "port_range"}
     for field in fields(RankOptions):
         expected = getattr(options if field.name in kept else RankOptions(), field.name)
