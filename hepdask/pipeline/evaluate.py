@@ -39,7 +39,7 @@ _PACKAGES = (
     "scikit-learn", "tensorflow-cpu", "uproot", "xgboost-cpu", "zarr",
 )  # fmt: skip
 
-#: Raised whenever the same scores give another report than before.
+#: Raised whenever the same scores make another report than before.
 _REPORT = 4
 
 
@@ -129,7 +129,7 @@ def evaluate_recorded(config: Config, client: Client | None, recording: Recordin
 
 
 def score_test_split(config: Config, name: str, client: Client) -> tuple[Store, NDArray[np.float32]]:
-    """Score the test split with one trained model, on ranks; give the store and the scores in its order."""
+    """Score the test split with one trained model, on ranks; return the store and the scores in its order."""
     store = open_prepared(config)
     return store, _score(_require(config, store, name), store, config, client).test
 

@@ -86,7 +86,7 @@ def tune(config: Config, client: Client | None = None) -> Tuned:
     StoreError
         There is no complete store.
     TrainingError
-        No setting was finished; the message gives the reason of the last that failed.
+        No setting was finished; the message is the reason of the last that failed.
     ClusterError
         No worker was there for `tuning.worker_timeout`.
 
@@ -157,7 +157,7 @@ class _Runner(Protocol):
         """Give how many may be under way."""
 
     def submit(self, config: Config, folds: list[int]) -> _Future:
-        """Begin to try a setting on some folds; the future gives a `Tried`."""
+        """Begin to try a setting on some folds; the future is of a `Tried`."""
 
 
 class _InTasks:
