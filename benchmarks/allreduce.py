@@ -20,7 +20,7 @@ import numpy as np
 from distributed import Client, LocalCluster
 from measure import Row
 
-from hepdask.distributed import run
+from hepdask.distributed import RankOptions, run
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,18 @@ def main() -> None:
             for name, function in ((OURS, horovod_ring), (PEER, tensorflow_ring), (ARRAYS, sums_of_arrays)):
                 backend = PEER if name == PEER else OURS
                 ranks = run(
-                    function, numbers, repeats, client=client, ranks=options.ranks, backend=backend,
-                    interface=options.interface, env={"TF_CPP_MIN_LOG_LEVEL": "3"}, timeout=600,
-                )  # fmt: skip
+                    function,
+                    numbers,
+                    repeats,
+                    client=client,
+                    ranks=options.ranks,
+                    options=RankOptions(
+                        backend=backend,
+                        interface=options.interface,
+                        env={"TF_CPP_MIN_LOG_LEVEL": "3"},
+                        timeout=600,
+                    ),
+                )
                 for n in numbers:
                     taken[name][n].append(max(one[n] for one in ranks))
     rows = []

@@ -247,7 +247,7 @@ def _two_ranks(measured: Measured) -> Iterator[Row]:
     """Time whole epochs on the wall, with one rank and with two, in turns."""
     from distributed import Client, LocalCluster
 
-    from hepdask.distributed import run
+    from hepdask.distributed import RankOptions, run
 
     _say("two ranks")
     store = _store(measured.folder, 200, measured.size, 3.0)
@@ -263,9 +263,16 @@ def _two_ranks(measured: Measured) -> Iterator[Row]:
             for name, (ranks, batch) in set_ups.items():
                 config = _config("inclusive", 3, batch_size=batch)
                 trained = run(
-                    train_rank, "inclusive", config, store.path, client=client, ranks=ranks,
-                    env=environment("inclusive", config), on_output=lambda rank, line: None,
-                )[0]  # fmt: skip
+                    train_rank,
+                    "inclusive",
+                    config,
+                    store.path,
+                    client=client,
+                    ranks=ranks,
+                    options=RankOptions(
+                        env=environment("inclusive", config), on_output=lambda rank, line: None
+                    ),
+                )[0]
                 rates[name] += [row["events_per_second"] for row in trained.history[1:]]
     one, shared, each = (statistics.median(found) for found in rates.values())
     for name, two in ((f"a batch of {BATCH} for both", shared), (f"{BATCH} events each", each)):

@@ -14,7 +14,7 @@ from distributed import Client, LocalCluster
 from hepdask.clusters import GPU
 from hepdask.clusters.preflight import check
 from hepdask.config import Forest, XGBoost
-from hepdask.distributed import run
+from hepdask.distributed import RankOptions, run
 from hepdask.distributed.gpu_claims import NoDriver, host_devices, visible
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -72,7 +72,7 @@ def test_each_rank_has_a_gpu_of_its_own(tensorflow, gpus):
         Client(cluster) as client,
     ):
         backend = "horovod" if ranks == 1 else "tf.distribute"  # which needs no build
-        found = run(what_a_rank_has, client=client, ranks=ranks, backend=backend)
+        found = run(what_a_rank_has, client=client, ranks=ranks, options=RankOptions(backend=backend))
     assert all(len(mine) == seen == 1 for mine, seen in found)
     assert len({mine[0] for mine, _ in found}) == ranks
 

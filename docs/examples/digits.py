@@ -20,7 +20,7 @@ import numpy as np
 from dask.distributed import Client, LocalCluster
 from sklearn.datasets import load_digits
 
-from hepdask.distributed import Checkpoint, RankFailed, run
+from hepdask.distributed import Checkpoint, RankFailed, RankOptions, run
 
 BATCH = 64  # images a step, over all ranks
 
@@ -124,11 +124,13 @@ def main() -> None:
                 options.epochs,
                 client=client,
                 ranks=options.ranks,
-                checkpoint=options.checkpoint or folder,
-                restarts=3,  # at most so many failures ...
-                min_ranks=1,  # ... and fewer ranks rather than none
-                timeout=600,
-                env={"TF_CPP_MIN_LOG_LEVEL": "3"},
+                options=RankOptions(
+                    checkpoint=options.checkpoint or folder,
+                    restarts=3,  # at most so many failures ...
+                    min_ranks=1,  # ... and fewer ranks rather than none
+                    timeout=600,
+                    env={"TF_CPP_MIN_LOG_LEVEL": "3"},
+                ),
             )
         except RankFailed as failure:
             raise SystemExit(f"given up: {failure}") from None

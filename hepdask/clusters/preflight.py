@@ -26,7 +26,7 @@ from hepdask.clusters.ports import free_port
 from hepdask.clusters.settings import GPU, BatchSettings
 from hepdask.clusters.tls import make_folder
 from hepdask.clusters.version_check import differences
-from hepdask.distributed import NotEnoughSlots, RankFailed, run
+from hepdask.distributed import NotEnoughSlots, RankFailed, RankOptions, run
 from hepdask.errors import ClusterError, HepdaskError
 from hepdask.monitoring.answers import answer
 
@@ -254,8 +254,11 @@ def _gpus(client: Client, wanted: int) -> Iterator[Check]:
     fix = "see the reason; workers have to offer the resource GPU (gpus in the cluster's file does this)"
     try:
         (wrong,) = run(
-            local_gpu.seen_by_rank, client=client, ranks=1, gpus_per_rank=1, timeout=_RANK_SECONDS,
-            silence_timeout=_RANK_SECONDS, on_output=lambda rank, line: None, on_status=lambda line: None,
+            local_gpu.seen_by_rank, client=client, ranks=1,
+            options=RankOptions(
+                gpus_per_rank=1, timeout=_RANK_SECONDS, silence_timeout=_RANK_SECONDS,
+                on_output=lambda rank, line: None, on_status=lambda line: None,
+            ),
         )  # fmt: skip
     except (NotEnoughSlots, RankFailed) as error:
         yield Check("a rank with its own GPU", False, str(error), fix)

@@ -1,9 +1,9 @@
 """Run any function as the ranks of a Horovod job on the workers of a Dask cluster.
 
-:func:`run` is all that a driver needs, or :func:`submit` to leave it running; a :class:`Checkpoint` lets a run
-go on after a failure. Inside the ranks, :mod:`hepdask.distributed.keras` makes a Keras 3 optimizer average its
-gradients, and :mod:`hepdask.distributed.collective` holds the few collectives that work the same with one rank
-and no Horovod at all.
+:func:`run` is all that a driver needs, or :func:`submit` to leave it running; :class:`RankOptions` says how, and a
+:class:`Checkpoint` lets a run go on after a failure. Inside the ranks, :mod:`hepdask.distributed.keras` makes a Keras 3
+optimizer average its gradients, and :mod:`hepdask.distributed.collective` holds the few collectives that work the same
+with one rank and no Horovod at all.
 """
 
 from hepdask.distributed.checkpoint import Checkpoint, Saved
@@ -18,6 +18,7 @@ from hepdask.distributed.errors import (
 )
 from hepdask.distributed.future import RunFuture
 from hepdask.distributed.launch import run, submit
+from hepdask.distributed.options import RankOptions
 
 __all__ = [
     "CannotListen",
@@ -28,6 +29,7 @@ __all__ = [
     "NotEnoughSlots",
     "NotSynchronised",
     "RankFailed",
+    "RankOptions",
     "RunFuture",
     "Saved",
     "run",

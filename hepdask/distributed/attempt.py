@@ -7,15 +7,15 @@ import concurrent.futures
 import contextlib
 import logging
 import os
+import pickle
 import queue
-import signal
 import sys
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,8 +26,11 @@ from distributed.scheduler import KilledWorker
 
 from hepdask.distributed.errors import HorovodMissing, NotEnoughSlots, RankFailed
 from hepdask.distributed.lease import Granted, Refused, Request, end_lease, take_lease
+from hepdask.distributed.options import RankOptions
 from hepdask.distributed.placement import Slot
-from hepdask.distributed.rank_task import LAST_LINES, Backend, Job, run_rank
+from hepdask.distributed.rank_events import Ended, Event, Failure, Printed, Started, WorkerLost
+from hepdask.distributed.rank_process import HOROVOD_NOT_FOUND
+from hepdask.distributed.rank_task import LAST_LINES, Job, run_rank
 from hepdask.distributed.rendezvous import Address
 
 logger = logging.getLogger(__name__)
@@ -40,70 +43,12 @@ GRACE = 10.0  # seconds in which all ranks must have ended after a failure
 SETTLE = 0.5  # seconds to wait, after a failure, for one that came before it
 SETTLE_CONSEQUENCE = 3.0  # the same after a failure that must have a cause elsewhere
 
-SILENCE = 3600.0  # seconds in which no rank prints a line, by default, until one of them is said to hang
-
 SHOWN = 6  # workers named when slots are missing
-
-# What a rank says when a peer has gone.
-CONSEQUENCES = (
-    "HorovodInternalError",
-    "NeighbourLost",
-    "Horovod has been shut down",
-    "gloo/transport",
-    "Connection closed by peer",
-    "Collective ops is aborted",
-    "were not ready within",
-    "src/collective/",  # XGBoost's
-    "Another worker is running into error",
-)
 
 MISSING = (
     "Horovod cannot be imported on {host}: {reason}. More than one rank needs it, built for the installed "
     "TensorFlow; that takes a C++ compiler, cmake and make. `make horovod` builds and installs it"
 )
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """What is known about a rank that failed; ``facts`` are those of the ``ended`` event."""
-
-    rank: int
-    time: float
-    facts: dict[str, Any]
-
-    def is_consequence(self) -> bool:
-        """Whether something else must have failed first."""
-        if self.facts.get("ended_here"):
-            return True
-        text = self.facts.get("traceback") or ""
-        ended_itself = self.facts.get("signal") == signal.SIGABRT or self.facts.get("exit_status")
-        if ended_itself and not text:
-            text += "\n".join(self.facts.get("last_lines", ()))
-        return any(sign in text for sign in CONSEQUENCES)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a run asks for; :func:`hepdask.distributed.run` says what each of these means."""
-
-    ranks: int
-    timeout: float
-    cores_per_rank: int = 1
-    gpus_per_rank: int | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-    interface: str | None = None
-    port_range: tuple[int, int] | None = None
-    backend: Backend = "horovod"
-    silence_timeout: float = SILENCE
-
-
-@dataclass(frozen=True)
-class Reporter:
-    """Whom the driver tells what: ``line`` takes what a rank prints, ``status`` a sentence about the run."""
-
-    line: Callable[[int, str], None]
-    status: Callable[[str], None]
-    log_dir: Path | None = None
 
 
 class Attempt:
@@ -113,16 +58,14 @@ class Attempt:
     ----------
     client : distributed.Client
         A connected, synchronous client.
-    wanted : Wanted
-        What the run asks for.
-    reporter : Reporter
-        Whom to tell.
+    ranks : int
+        How many to start.
+    options : RankOptions
+        How.
     stop : threading.Event
         Ends the attempt when it is set.
     fewest : int, optional
-        Go on with as few ranks as this once ``regroup`` seconds have passed; by default with all or none.
-    regroup : float
-        Seconds to wait for the full number.
+        As few ranks as this will do once ``options.regroup_timeout`` is over; by default all or none.
     avoid : sequence of str
         Identities of workers that do not answer.
 
@@ -135,32 +78,31 @@ class Attempt:
     def __init__(
         self,
         client: Client,
-        wanted: Wanted,
-        reporter: Reporter,
+        ranks: int,
+        options: RankOptions,
         stop: threading.Event,
         fewest: int | None = None,
-        regroup: float = 0.0,
         avoid: Sequence[str] = (),
     ) -> None:
         self.client = client
-        self.wanted = wanted
-        self.ranks = wanted.ranks  # until the slots are there
-        self.fewest = fewest or wanted.ranks
-        self.begin = time.monotonic()
-        self.regroup_at = self.begin + regroup
-        self.deadline = self.begin + wanted.timeout
+        self.options = options
+        self.wanted = ranks
+        self.fewest = fewest or ranks
+        self.size = ranks  # until there are slots, perhaps for fewer
+        begin = time.monotonic()
+        self.regroup_at = begin + options.regroup_timeout
+        self.deadline = begin + options.timeout
         self.avoid = avoid
         self.unresponsive: list[str] = []
-        self.reporter = reporter
-        self.on_line = reporter.line
+        self.on_output = options.on_output
         self.stop = stop
         self.name = f"ranks-{uuid.uuid4().hex}"
         self.slots: list[Slot] = []
         self.futures: list[Future] = []
-        self.events: queue.Queue[tuple[float, dict[str, Any]]] = queue.Queue()
+        self.events: queue.Queue[tuple[float, bytes]] = queue.Queue()
         self.started: set[int] = set()
         self.ended: set[int] = set()
-        self.failures: list[_Failure] = []
+        self.failures: list[_Failed] = []
         self.failed_at = 0.0  # when the first failure became known
         self.checked_at = 0.0  # when the futures were last looked at
         self.stopping = False
@@ -221,40 +163,30 @@ class Attempt:
                 return answer.rendezvous
             missing = self._missing(answer)
             if missing != said:
-                self.reporter.status(f"waiting for slots: {missing}")
+                self.options.on_status(f"waiting for slots: {missing}")
                 said = missing
             left = self.deadline - time.monotonic()
             if left <= 0:
-                message = f"not enough slots after {self.wanted.timeout:g} s: {missing}"
+                message = f"not enough slots after {self.options.timeout:g} s: {missing}"
                 raise NotEnoughSlots(
-                    message, self.ranks, sum(answer.free.values()), sum(answer.taken.values())
+                    message, self.wanted, sum(answer.free.values()), sum(answer.taken.values())
                 )
             self.stop.wait(min(pause, left))
             self._raise_if_stopped()
             pause = min(1.5 * pause, PATIENCE)
 
     def _request(self) -> Request:
-        wanted = self.wanted
-        fewest = self.fewest if time.monotonic() >= self.regroup_at else wanted.ranks
-        return Request(
-            self.name,
-            self.client.id,
-            wanted.ranks,
-            fewest,
-            wanted.cores_per_rank,
-            wanted.gpus_per_rank,
-            wanted.interface,
-            wanted.port_range,
-            tuple(self.avoid),
-        )
+        fewest = self.fewest if time.monotonic() >= self.regroup_at else self.wanted
+        options = self.options.for_cluster()
+        return Request(self.name, self.client.id, self.wanted, fewest, options, tuple(self.avoid))
 
     def _missing(self, answer: Refused) -> str:
         """Say which slots are there and how many are not."""
         free, taken = sum(answer.free.values()), sum(answer.taken.values())
-        gpus = f" and {self.wanted.gpus_per_rank} GPU(s)" if self.wanted.gpus_per_rank else ""
+        gpus = f" and {self.options.gpus_per_rank} GPU(s)" if self.options.gpus_per_rank else ""
         text = (
-            f"{self.wanted.ranks} of {self.wanted.cores_per_rank} core(s){gpus} each are wanted, {free} are free, "
-            f"{self.wanted.ranks - free} are missing; {taken} more are on workers of other runs"
+            f"{self.wanted} of {self.options.cores_per_rank} core(s){gpus} each are wanted, {free} are free, "
+            f"{self.wanted - free} are missing; {taken} more are on workers of other runs"
         )
         for what, slots in (("free", answer.free), ("of other runs", answer.taken)):
             if slots:
@@ -264,20 +196,16 @@ class Attempt:
         return text
 
     def _use(self, slots: list[Slot]) -> None:
-        self.slots, self.ranks = slots, len(slots)
+        self.slots, self.size = slots, len(slots)
         self.last_lines = [deque[str](maxlen=LAST_LINES) for _ in slots]
         self.heard_at = [0.0] * len(slots)
-        if self.reporter.log_dir is not None:
-            self.logs = [_log(self.reporter.log_dir / f"rank-{slot.rank}.log") for slot in slots]
+        if self.options.log_dir is not None:
+            self.logs = [_log(Path(self.options.log_dir) / f"rank-{slot.rank}.log") for slot in slots]
 
     def _start(self, call: bytes, rendezvous: Address | None) -> None:
-        """Submit one task a rank, to the worker of its slot and to no other."""
+        """Submit one task per rank, to the worker of its slot and to no other."""
         wait = max(self.deadline - time.monotonic(), 0.0) + GRACE
-        wanted = self.wanted
-        job = Job(
-            self.name, rendezvous, wanted.cores_per_rank, wait, dict(wanted.env), wanted.interface,
-            wanted.port_range, wanted.backend,
-        )  # fmt: skip
+        job = Job(self.name, rendezvous, wait, self.options.for_cluster())
         shared = self._share(call)
         self.futures = [
             self.client.submit(
@@ -322,13 +250,14 @@ class Attempt:
 
     def _wait_for_all(self) -> None:
         """Return when all ranks have succeeded; raise for the first cause if one has failed."""
-        while len(self.ended) < self.ranks:
+        while len(self.ended) < self.size:
             self._listen(TICK)
             if self.failures:
-                settle = SETTLE_CONSEQUENCE if all(f.is_consequence() for f in self.failures) else SETTLE
+                only_consequences = all(failed.failure.is_consequence() for failed in self.failures)
+                settle = SETTLE_CONSEQUENCE if only_consequences else SETTLE
                 if time.monotonic() > self.failed_at + settle:
                     break
-            elif len(self.started) < self.ranks and time.monotonic() > self.deadline:
+            elif len(self.started) < self.size and time.monotonic() > self.deadline:
                 self._raise_not_started()
             elif self._silent():
                 self._raise_hanging()
@@ -337,13 +266,13 @@ class Attempt:
     def _results(self) -> list[Any]:
         """Fetch the results."""
         coming = self._on_loop(self.client.gather(self.futures, asynchronous=True))
-        give_up = time.monotonic() + self.wanted.silence_timeout
+        limit = self.options.silence_timeout
+        give_up = time.monotonic() + limit
         try:
             while not coming.done():
                 self._listen(TICK / 10)
                 self._raise_failure()  # a worker was lost with its result
                 if time.monotonic() > give_up:
-                    limit = self.wanted.silence_timeout
                     raise concurrent.futures.CancelledError(f"the results did not come within {limit:g} s")
             return [cloudpickle.loads(result) for result in coming.result()]
         finally:
@@ -352,34 +281,43 @@ class Attempt:
     def _listen(self, wait: float) -> None:
         """Take one event, waiting a moment for it; now and then, look at what sends none."""
         self._raise_if_stopped()
-        try:
-            self._take(*self.events.get(timeout=wait))
-            quiet = False
-        except queue.Empty:
-            quiet = True
+        quiet = not self._take_one(wait)
         if quiet or time.monotonic() > self.checked_at + CHECK:
             self.checked_at = time.monotonic()
             self._check_futures()
 
-    def _take(self, stamp: float, event: dict[str, Any]) -> None:
-        kind, rank = event["kind"], event.get("rank", -1)
-        if rank >= 0:
-            self.heard_at[rank] = time.monotonic()
-        if kind == "started":
-            self.started.add(rank)
-        elif kind == "lines":
-            self._print(rank, event["lines"])
-        elif kind == "ended":
-            self.ended.add(rank)
-            if event["failure"] is not None:
-                self._fail(rank, event["time"], event["failure"])
-        elif kind == "lost":
-            for slot in self.slots:
-                if slot.address == event["worker"]:
-                    self.ended.add(slot.rank)
-                    reason = "was lost: its Dask worker left the cluster"
-                    last_lines = list(self.last_lines[slot.rank])
-                    self._fail(slot.rank, stamp, {"reason": reason, "last_lines": last_lines})
+    def _take_one(self, wait: float) -> bool:
+        """Take one event if it comes in time; return whether one did."""
+        try:
+            stamp, event = self.events.get(timeout=wait)
+        except queue.Empty:
+            return False
+        self._take(stamp, pickle.loads(event))
+        return True
+
+    def _take(self, stamp: float, event: Event) -> None:
+        match event:
+            case Started(rank):
+                self._hear_of(rank)
+                self.started.add(rank)
+            case Printed(rank, lines):
+                self._hear_of(rank)
+                self._print(rank, lines)
+            case Ended(rank, when, failure):
+                self._hear_of(rank)
+                self.ended.add(rank)
+                if failure is not None:
+                    self._fail(rank, when, failure)
+            case WorkerLost(worker):
+                for slot in self.slots:
+                    if slot.address == worker:
+                        self.ended.add(slot.rank)
+                        reason = "was lost: its Dask worker left the cluster"
+                        last_lines = tuple(self.last_lines[slot.rank])
+                        self._fail(slot.rank, stamp, Failure(reason, last_lines=last_lines))
+
+    def _hear_of(self, rank: int) -> None:
+        self.heard_at[rank] = time.monotonic()
 
     def _print(self, rank: int, lines: list[str]) -> None:
         self.last_lines[rank].extend(lines)
@@ -388,17 +326,17 @@ class Attempt:
                 self.logs[rank].writelines(f"{line}\n" for line in lines)
                 self.logs[rank].flush()
             except OSError as error:  # the ranks need not die of it
-                self.reporter.status(
+                self.options.on_status(
                     f"{self.logs[rank].name} cannot be written, no log is kept any more: {error}"
                 )
                 self._close_logs()
         for line in lines:
-            self.on_line(rank, line)
+            self.on_output(rank, line)
 
-    def _fail(self, rank: int, when: float, facts: dict[str, Any]) -> None:
+    def _fail(self, rank: int, when: float, failure: Failure) -> None:
         if not self.stopping:
             self.failed_at = self.failed_at or time.monotonic()
-            self.failures.append(_Failure(rank, when, facts))
+            self.failures.append(_Failed(rank, when, failure))
 
     def _check_futures(self) -> None:
         if self.client.status != "running":
@@ -416,13 +354,12 @@ class Attempt:
     def _stop(self) -> None:
         """End all ranks, and return when they are gone or GRACE is over."""
         self.stopping = True
-        self.on_line = _ignore
+        self.on_output = _ignore
         if self.futures and self.client.status == "running":
             self.client.cancel(self.futures, force=True)
         give_up = time.monotonic() + GRACE
         while self.started - self.ended and time.monotonic() < give_up and self.client.status == "running":
-            with contextlib.suppress(queue.Empty):
-                self._take(*self.events.get(timeout=TICK))
+            self._take_one(TICK)
         if left := sorted(self.started - self.ended):
             self.unresponsive = [self.slots[rank].identity for rank in left]
             logger.warning("ranks %s did not confirm within %.0f s that they have ended", left, GRACE)
@@ -435,9 +372,9 @@ class Attempt:
         waiting = [slot for slot in self.slots if slot.rank not in self.started]
         where = ", ".join(sorted({slot.address for slot in waiting}))
         raise NotEnoughSlots(
-            f"{len(waiting)} of {self.ranks} ranks did not start within {self.wanted.timeout:g} s: their workers "
+            f"{len(waiting)} of {self.size} ranks did not start within {self.options.timeout:g} s: their workers "
             f"({where}) are busy with other tasks, or do not answer",
-            self.ranks,
+            self.size,
             len(self.started),
             len(waiting),
         )
@@ -445,56 +382,56 @@ class Attempt:
     def _raise_failure(self) -> None:
         if not self.failures:
             return
-        first = min(self.failures, key=lambda failure: (failure.is_consequence(), failure.time))
-        silent = sorted(set(range(self.ranks)) - self.ended)
-        if first.is_consequence() and silent:
+        first = min(self.failures, key=lambda failed: (failed.failure.is_consequence(), failed.time))
+        failure = first.failure
+        silent = sorted(set(range(self.size)) - self.ended)
+        if failure.is_consequence() and silent:
             self._raise_silent(silent[0], first)
-        slot, facts = self.slots[first.rank], first.facts
-        if facts.get("missing"):
-            raise HorovodMissing(MISSING.format(host=slot.host, reason=facts["reason"]))
+        raised = failure.raised[0] if failure.raised else None
+        if raised and raised.name == HOROVOD_NOT_FOUND:
+            raise HorovodMissing(MISSING.format(host=self.slots[first.rank].host, reason=raised.message))
         cause = None
         # An error of TensorFlow would load TensorFlow here: it is left as text where that is not loaded anyway.
-        if facts.get("exception") and facts["package"] in sys.modules:
+        if raised and failure.exception and raised.package in sys.modules:
             with contextlib.suppress(Exception):  # its class may be unknown here
-                cause = cloudpickle.loads(facts["exception"])
-        raise RankFailed(
-            slot.rank,
-            self.ranks,
-            slot.host,
-            slot.address,
-            facts["reason"],
-            facts.get("exit_status"),
-            facts.get("signal"),
-            facts.get("traceback") or "",
-            tuple(facts.get("last_lines", ())),
-        ) from cause
+                cause = cloudpickle.loads(failure.exception)
+        raise self._error(first.rank, failure) from cause
+
+    def _error(self, rank: int, failure: Failure) -> RankFailed:
+        slot = self.slots[rank]
+        return RankFailed(
+            rank, self.size, slot.host, slot.address, failure.reason, failure.exit_status, failure.signal,
+            failure.traceback, failure.last_lines,
+        )  # fmt: skip
 
     def _silent(self) -> bool:
         """Whether all ranks have been silent for too long."""
-        limit = self.wanted.silence_timeout
-        started = len(self.started) == self.ranks
-        return started and time.monotonic() > max(self.heard_at) + limit
+        started = len(self.started) == self.size
+        return started and time.monotonic() > max(self.heard_at) + self.options.silence_timeout
 
     def _raise_hanging(self) -> None:
         """Blame the rank that was heard of least recently among those that still run."""
-        rank = min(set(range(self.ranks)) - self.ended, key=lambda number: self.heard_at[number])
-        slot = self.slots[rank]
-        reason = f"printed nothing for {self.wanted.silence_timeout:g} s, nor did any other rank: one of them hangs"
-        lines = tuple(self.last_lines[rank])
-        raise RankFailed(rank, self.ranks, slot.host, slot.address, reason, last_lines=lines)
+        rank = min(set(range(self.size)) - self.ended, key=lambda number: self.heard_at[number])
+        limit = self.options.silence_timeout
+        reason = f"printed nothing for {limit:g} s, nor did any other rank: one of them hangs"
+        raise self._error(rank, Failure(reason, last_lines=tuple(self.last_lines[rank])))
 
-    def _raise_silent(self, rank: int, consequence: _Failure) -> None:
+    def _raise_silent(self, rank: int, consequence: _Failed) -> None:
         """Blame a rank that neither failed nor ended when others lost touch with it."""
-        slot = self.slots[rank]
-        raise RankFailed(
-            rank,
-            self.ranks,
-            slot.host,
-            slot.address,
+        reason = (
             "stopped answering the other ranks: it hangs, or its host cannot be reached "
-            f"(because of it, rank {consequence.rank} {consequence.facts['reason']})",
-            last_lines=tuple(self.last_lines[rank]),
+            f"(because of it, rank {consequence.rank} {consequence.failure.reason})"
         )
+        raise self._error(rank, Failure(reason, last_lines=tuple(self.last_lines[rank])))
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """Which rank failed, when, and how."""
+
+    rank: int
+    time: float
+    failure: Failure
 
 
 def _log(path: Path) -> TextIO:

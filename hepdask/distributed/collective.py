@@ -23,7 +23,7 @@ def _horovod() -> Any:
     Raises
     ------
     RuntimeError
-        This is one of several ranks, and Horovod is not up: without a word, each would go on alone.
+        This is one of several ranks, and Horovod is not up: without a word, each would go on by itself.
     """
     hvd = sys.modules.get("horovod.tensorflow")
     if hvd is not None and hvd.is_initialized():
@@ -67,7 +67,7 @@ def allreduce(tensor: Any, op: Reduction = "average", name: str | None = None) -
     ----------
     tensor : tensor or array
         Of the same shape and type on all ranks. Small arrays of ranks that are all on one host go from one to the
-        other directly (`neighbours`); all others, and tensors, by Horovod's ring.
+        other directly (`local_allreduce`); all others, and tensors, by Horovod's ring.
     op : "average" or "sum"
         How to combine.
     name : str, optional

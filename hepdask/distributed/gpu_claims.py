@@ -65,7 +65,7 @@ def visible(host: Sequence[Sequence[str]], environment: Mapping[str, str]) -> di
     Parameters
     ----------
     host : sequence of sequence of str
-        As `host_devices` gives them; empty where the driver cannot be asked.
+        As `host_devices` returns them; empty where the driver cannot be asked.
     environment : mapping of str
         Of the process; ``CUDA_VISIBLE_DEVICES`` is read as CUDA does, up to the first name that is no GPU here.
 
@@ -114,7 +114,7 @@ def taken(count: int | None, turn: int = 0, wait: float = 0.0) -> Iterator[list[
     turn : int
         How many others of this process take as many: they start to look where these end.
     wait : float
-        How long to wait for those that others have [s]: a rank that is being ended gives its own back in a moment.
+        How long to wait for those that others have [s]: a rank that is being ended frees its own in a moment.
 
     Yields
     ------
@@ -152,7 +152,7 @@ def taken(count: int | None, turn: int = 0, wait: float = 0.0) -> Iterator[list[
             raise ValueError(
                 f"a rank takes {count} GPU(s), and of those that its worker sees "
                 f"({', '.join(name for name, _ in seen) or 'none'}{driver}) {len(mine)} are free: start workers with "
-                "the resource GPU set to the GPUs that are theirs alone"
+                "the resource GPU set to the GPUs that only they use"
             )
         yield mine
 

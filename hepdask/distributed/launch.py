@@ -1,47 +1,29 @@
-"""The driver's side of a run: what a caller can ask for, and starting again after a failure."""
+"""`run` and `submit`: a function as ranks, started again after a failure."""
 
 from __future__ import annotations
 
-import math
-import sys
 import threading
-from collections.abc import Callable, Mapping
-from numbers import Integral, Real
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import cloudpickle
 from distributed import Client
 
-from hepdask.distributed.attempt import SILENCE, Attempt, Reporter, Wanted
+from hepdask.distributed.attempt import Attempt
 from hepdask.distributed.checkpoint import Checkpoint
 from hepdask.distributed.errors import RankFailed
 from hepdask.distributed.future import RunFuture
-from hepdask.distributed.rank_task import Backend
+from hepdask.distributed.options import DEFAULTS, RankOptions, require_whole
 
 
 def run(
     fn: Callable[..., Any],
+    /,
     *args: Any,
     client: Client,
     ranks: int,
-    timeout: float = 300.0,
-    env: Mapping[str, str] | None = None,
-    cores_per_rank: int = 1,
-    gpus_per_rank: int | None = None,
-    interface: str | None = None,
-    port_range: tuple[int, int] | None = None,
-    backend: Backend = "horovod",
-    silence_timeout: float = SILENCE,
-    on_output: Callable[[int, str], None] | None = None,
-    on_status: Callable[[str], None] | None = None,
-    log_dir: str | Path | None = None,
-    checkpoint: str | Path | None = None,
-    restarts: int = 0,
-    min_ranks: int | None = None,
-    regroup_timeout: float = 30.0,
-    give_up_on: type[BaseException] | tuple[type[BaseException], ...] = (),
-    stop: threading.Event | None = None,
+    options: RankOptions = DEFAULTS,
     **kwargs: Any,
 ) -> list[Any]:
     """Run a function as the ranks of one Horovod job on the workers of a Dask cluster.
@@ -55,58 +37,13 @@ def run(
     fn : callable
         What each rank runs; anything that cloudpickle can carry. It learns which rank it is from Horovod.
     *args, **kwargs
-        Its arguments, the same on every rank; a keyword that this function has itself cannot be passed on,
-        use :func:`functools.partial`.
+        Its arguments, the same on every rank. All keywords but ``client``, ``ranks`` and ``options`` are its own.
     client : distributed.Client
         A connected, synchronous client.
     ranks : int
         Number of ranks.
-    timeout : float
-        Seconds in which the slots must become free and all ranks must have started. How long ``fn`` takes is
-        not limited.
-    env : mapping of str to str, optional
-        Environment variables of the ranks.
-    cores_per_rank : int
-        Threads of a worker that each rank uses up; a worker with *t* threads offers ``t // cores_per_rank``
-        slots.
-    gpus_per_rank : int, optional
-        GPUs of each rank, by the Dask resource ``GPU`` of the workers; a rank sees its own ones only
-        (``CUDA_VISIBLE_DEVICES``), none if 0. By default one on workers that offer any; on others a rank sees what
-        its worker sees.
-    interface : str, optional
-        Network interface, on all hosts and the scheduler's, over which ranks talk to each other and to the
-        rendezvous; by default the one that has the Dask worker's or the scheduler's address.
-    port_range : (int, int), optional
-        First and last port on which the rendezvous may listen, on the scheduler's host; with ``tf.distribute``
-        also the ranks on theirs.
-    backend : "horovod" or "tf.distribute"
-        What the ranks find prepared: Horovod, initialised; or the environment variable ``TF_CONFIG``, from which
-        ``tf.distribute.MultiWorkerMirroredStrategy()`` learns of the others.
-    silence_timeout : float
-        Most seconds in which no rank prints a line, the imports at the start included; then one of them hangs,
-        and the run fails. By default an hour; there is no run without a bound.
-    on_output : callable, optional
-        Called with ``(rank, line)`` for each line a rank prints, in the thread that called this function. By
-        default lines are printed with the rank in front.
-    on_status : callable, optional
-        Called with a sentence about the run itself: which slots it waits for, that it starts again. By default
-        these are printed to standard error.
-    log_dir : path, optional
-        Folder for ``rank-0.log`` and so on, written by the caller's process.
-    checkpoint : path, optional
-        Folder on a file system that driver and workers share. ``fn`` is then given a
-        :class:`~hepdask.distributed.Checkpoint` on it as keyword argument ``checkpoint``. What is in the
-        folder from an earlier run is gone on from.
-    restarts : int
-        How many times to start all ranks again after one has failed.
-    min_ranks : int, optional
-        After a failure, go on with as few ranks as this; by default with ``ranks`` or not at all.
-    regroup_timeout : float
-        After a failure, seconds to wait for the full number of slots before fewer will do.
-    give_up_on : type or tuple of types
-        Exceptions of ``fn`` after which starting again is of no use.
-    stop : threading.Event, optional
-        Ends the run when another thread sets it, as Ctrl-C does.
+    options : RankOptions
+        How they are placed, bounded, restarted and reported.
 
     Returns
     -------
@@ -118,66 +55,35 @@ def run(
     TypeError, ValueError
         At once, if an argument is of no use; nothing was started.
     RankFailed
-        If a rank raises, exits, is killed, or loses its worker, once more than ``restarts`` allows. All others
-        have been ended.
+        If a rank raises, exits, is killed, or loses its worker, once more than ``options.restarts`` allows. All
+        others have been ended.
     NotEnoughSlots
-        If not all ranks could be started within ``timeout``.
+        If not all ranks could be started within ``options.timeout``.
     HorovodMissing
         If Horovod cannot be imported on a worker and there is more than one rank.
     CannotListen
-        If no port of ``port_range`` is free on the scheduler's host, or it has no such ``interface``.
+        If no port of ``options.port_range`` is free on the scheduler's host, or it has no such interface.
     concurrent.futures.CancelledError
-        If the tasks were cancelled, the connection to the scheduler was lost, or ``stop`` was set.
+        If the tasks were cancelled, or the connection to the scheduler was lost.
     """
-    fewest = ranks if min_ranks is None else min_ranks
-    if not callable(fn):
-        raise TypeError(f"fn must be callable, not {fn!r}")
-    wanted = Wanted(
-        ranks,
-        timeout,
-        cores_per_rank,
-        gpus_per_rank,
-        dict(env or {}),
-        interface,
-        port_range,
-        backend,
-        silence_timeout,
-    )
-    _check(client, wanted, fewest, restarts)
-    if checkpoint is not None:
-        if backend != "horovod":
-            raise ValueError(
-                "checkpoint needs Horovod's collectives; under tf.distribute use tf.train.Checkpoint"
-            )
-        Path(checkpoint).mkdir(parents=True, exist_ok=True)
-        kwargs = {**kwargs, "checkpoint": Checkpoint(checkpoint)}
-    call = cloudpickle.dumps((fn, args, kwargs))
-    reporter = Reporter(on_output or _print, on_status or _tell, _fresh(log_dir))
-    stop = stop or threading.Event()
-    avoid: list[str] = []
-    attempt = Attempt(client, wanted, reporter, stop)
-    for left in range(restarts, -1, -1):
-        try:
-            with attempt:
-                return attempt.carry_out(call)
-        except RankFailed as failure:
-            if left == 0 or isinstance(failure.__cause__, give_up_on):
-                raise
-            reporter.status(f"{failure.headline}; starting again ({left} restart(s) left)")
-            avoid += attempt.unresponsive
-            attempt = Attempt(client, wanted, reporter, stop, fewest, regroup_timeout, avoid)
-    raise AssertionError("the last attempt returns or raises")
+    return run_until(threading.Event(), fn, args, kwargs, client, ranks, options)
 
 
 def submit(
-    fn: Callable[..., Any], *args: Any, client: Client, ranks: int, **options: Any
+    fn: Callable[..., Any],
+    /,
+    *args: Any,
+    client: Client,
+    ranks: int,
+    options: RankOptions = DEFAULTS,
+    **kwargs: Any,
 ) -> RunFuture[list[Any]]:
     """Start :func:`run` in the background and return at once.
 
     Parameters
     ----------
-    fn, *args, client, ranks, **options
-        As for :func:`run`; ``on_output`` and ``on_status`` are called in another thread.
+    fn, *args, client, ranks, options, **kwargs
+        As for :func:`run`; ``options.on_output`` and ``options.on_status`` are called in another thread.
 
     Returns
     -------
@@ -186,77 +92,67 @@ def submit(
         the driver lives.
     """
     stop = threading.Event()
-
-    def body() -> list[Any]:
-        return run(fn, *args, client=client, ranks=ranks, stop=stop, **options)
-
-    return RunFuture(body, stop)
+    return RunFuture(lambda: run_until(stop, fn, args, kwargs, client, ranks, options), stop)
 
 
-def _check(client: Client, wanted: Wanted, fewest: int, restarts: int) -> None:
-    ranks, cores_per_rank = wanted.ranks, wanted.cores_per_rank
+def run_until(
+    stop: threading.Event,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    client: Client,
+    ranks: int,
+    options: RankOptions,
+) -> list[Any]:
+    """Do what :func:`run` does, until another thread sets ``stop``: then all ranks are ended, as on Ctrl-C.
+
+    Raises
+    ------
+    concurrent.futures.CancelledError
+        If ``stop`` was set, too.
+    """
+    _check(fn, client, ranks, options)
+    if options.checkpoint is not None:
+        if "checkpoint" in kwargs:
+            raise TypeError(
+                "fn is given its keyword checkpoint twice: by the caller, and because options.checkpoint is set"
+            )
+        Path(options.checkpoint).mkdir(parents=True, exist_ok=True)
+        kwargs = {**kwargs, "checkpoint": Checkpoint(options.checkpoint)}
+    call = cloudpickle.dumps((fn, args, kwargs))
+    if options.log_dir is not None:
+        _make_empty(Path(options.log_dir))
+    avoid: list[str] = []
+    attempt = Attempt(client, ranks, options, stop)
+    for left in range(options.restarts, -1, -1):
+        try:
+            with attempt:
+                return attempt.carry_out(call)
+        except RankFailed as failure:
+            if left == 0 or isinstance(failure.__cause__, options.give_up_on):
+                raise
+            options.on_status(f"{failure.headline}; starting again ({left} restart(s) left)")
+            avoid += attempt.unresponsive
+            attempt = Attempt(client, ranks, options, stop, options.min_ranks, avoid)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _check(fn: Any, client: Any, ranks: Any, options: Any) -> None:
+    if not callable(fn):
+        raise TypeError(f"fn must be callable, not {fn!r}")
+    if not isinstance(options, RankOptions):
+        raise TypeError(f"options must be RankOptions, not {options!r}")
     if not isinstance(client, Client) or client.asynchronous:
         raise TypeError(f"run needs a synchronous client, distributed.Client(address), not {client!r}")
     if client.status != "running":
         raise ValueError(f"the client is not connected: its status is {client.status!r}")
-    whole = {"ranks": ranks, "cores_per_rank": cores_per_rank, "min_ranks": fewest, "restarts": restarts}
-    if wanted.gpus_per_rank is not None:
-        whole["gpus_per_rank"] = wanted.gpus_per_rank
-    for name, value in whole.items():
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if ranks < 1 or cores_per_rank < 1:
-        raise ValueError(f"ranks and cores_per_rank must be at least 1, not {ranks} and {cores_per_rank}")
-    if wanted.gpus_per_rank is not None and wanted.gpus_per_rank < 0:
-        raise ValueError(f"gpus_per_rank must be at least 0, not {wanted.gpus_per_rank}")
-    if wanted.backend not in get_args(Backend):
-        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, not {wanted.backend!r}")
-    if not wanted.timeout >= 0:
-        raise ValueError(f"timeout must be at least 0, not {wanted.timeout}")
-    if not _is_bound(wanted.silence_timeout):
-        raise ValueError(
-            f"silence_timeout must be a number of seconds above 0 and finite, not {wanted.silence_timeout!r}: a rank "
-            "that hangs would never be noticed"
-        )
-    if not 1 <= fewest <= ranks:
-        raise ValueError(f"min_ranks must be from 1 to ranks ({ranks}), not {fewest}")
-    if restarts < 0:
-        raise ValueError(f"restarts must be at least 0, not {restarts}")
-    if wanted.port_range is not None and not _are_ports(wanted.port_range):
-        raise ValueError(
-            f"port_range must be first and last port, from 1 to 65535, not {wanted.port_range!r}"
-        )
-    for name, text in wanted.env.items():
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise TypeError(f"env must map str to str; it has {name!r}: {text!r}")
+    require_whole("ranks", ranks, 1)
+    if options.min_ranks is not None and options.min_ranks > ranks:
+        raise ValueError(f"min_ranks must be from 1 to ranks ({ranks}), not {options.min_ranks}")
 
 
-def _is_bound(seconds: Any) -> bool:
-    return isinstance(seconds, Real) and 0 < float(seconds) < math.inf
-
-
-def _are_ports(given: Any) -> bool:
-    try:
-        first, last = given
-        return bool(1 <= first <= last <= 65_535)
-    except (TypeError, ValueError):
-        return False
-
-
-def _fresh(log_dir: str | Path | None) -> Path | None:
+def _make_empty(log_dir: Path) -> None:
     """Make the folder of the logs, without those of an earlier run."""
-    if log_dir is None:
-        return None
-    folder = Path(log_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("rank-*.log"):
+    log_dir.mkdir(parents=True, exist_ok=True)
+    for old in log_dir.glob("rank-*.log"):
         old.unlink()
-    return folder
-
-
-def _print(rank: int, line: str) -> None:
-    print(f"[{rank}] {line}", flush=True)
-
-
-def _tell(sentence: str) -> None:
-    print(f"[ranks] {sentence}", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ so that nothing stays locked or listening after a driver was killed.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ from distributed.comm.addressing import get_address_host
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from hepdask.distributed.network import address_of
+from hepdask.distributed.options import RankOptions
 from hepdask.distributed.placement import Offer, Slot, place
+from hepdask.distributed.rank_events import WorkerLost
 from hepdask.distributed.rendezvous import Address, Rendezvous
 
 
@@ -47,12 +50,8 @@ class Request:
         Identity of the client that owns it.
     ranks, fewest : int
         As many slots as the first if there are, at least as many as the second.
-    cores_per_rank, gpus_per_rank : int
-        Threads and GPUs of a worker that a slot takes; None for one GPU where the worker has any.
-    interface : str or None
-        Network interface of the scheduler's host on which the rendezvous listens; None for the scheduler's address.
-    port_range : (int, int) or None
-        Ports the rendezvous may use.
+    options : RankOptions
+        Say which threads and GPUs of a worker a slot takes, and where the rendezvous listens.
     avoid : tuple of str
         Identities of workers that are not to be used.
     """
@@ -61,10 +60,7 @@ class Request:
     client: str
     ranks: int
     fewest: int
-    cores_per_rank: int
-    gpus_per_rank: int | None
-    interface: str | None
-    port_range: tuple[int, int] | None
+    options: RankOptions
     avoid: tuple[str, ...] = ()
 
 
@@ -85,7 +81,7 @@ class Lease(SchedulerPlugin):
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """Tell the driver that a worker of the run is gone."""
         if worker in self.workers:
-            scheduler.log_event(self.name, {"kind": "lost", "worker": worker})
+            scheduler.log_event(self.name, pickle.dumps(WorkerLost(worker)))
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """End with the driver."""
@@ -136,10 +132,11 @@ async def take_lease(request: Request, dask_scheduler: Scheduler) -> Granted | R
         if offer.identity not in request.avoid:
             (taken if locks.locks.get(worker.address) else free).append(offer)
     sizes = range(request.ranks, request.fewest - 1, -1)
-    each = (request.cores_per_rank, request.gpus_per_rank)
+    options = request.options
+    each = (options.cores_per_rank, options.gpus_per_rank)
     slots = next((found for size in sizes if (found := place(free, size, *each))), None)
     if slots is None:
-        return Refused(_count(free, request), _count(taken, request))
+        return Refused(_count(free, *each), _count(taken, *each))
 
     # Nothing was awaited since the locks were looked at, so they are still free.
     run, client = request.run, request.client
@@ -154,17 +151,16 @@ async def take_lease(request: Request, dask_scheduler: Scheduler) -> Granted | R
     if len(slots) == 1:
         return Granted(slots, None)
     try:
-        lease.rendezvous = Rendezvous(_host(scheduler, request.interface), request.port_range)
+        lease.rendezvous = Rendezvous(_host(scheduler, options.interface), options.port_range)
     except BaseException:
         lease.end()
         raise
     return Granted(slots, lease.rendezvous.address)
 
 
-def _count(offers: Sequence[Offer], request: Request) -> dict[str, int]:
+def _count(offers: Sequence[Offer], cores_per_rank: int, gpus_per_rank: int | None) -> dict[str, int]:
     """Return the slots of each worker that has any."""
-    each = (request.cores_per_rank, request.gpus_per_rank)
-    return {offer.address: slots for offer in offers if (slots := offer.slots(*each))}
+    return {offer.address: slots for offer in offers if (slots := offer.slots(cores_per_rank, gpus_per_rank))}
 
 
 def _host(scheduler: Scheduler, interface: str | None) -> str:

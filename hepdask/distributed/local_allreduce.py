@@ -2,11 +2,11 @@
 
 What Horovod does for an allreduce of a network's gradients takes one to three milliseconds on cores that compute: its
 threads must wake each other in turns, on all ranks, to agree on what comes next. Ranks that take the same steps in
-the same order need no agreement. Rank 0 gathers, adds in the order of the ranks, and gives the sum to all: bit for bit
+the same order need no agreement. Rank 0 gathers, adds in the order of the ranks, and sends the sum to all: bit for bit
 the same everywhere.
 
-The sockets have names in Linux' abstract namespace: no file and no port, gone with the processes, reachable from this
-host alone. A rank must belong to the same user and know a secret that came by Horovod.
+The sockets have names in Linux' abstract namespace: no file and no port, gone with the processes, reachable only from
+this host. A rank must belong to the same user and know a secret that came by Horovod.
 """
 
 from __future__ import annotations

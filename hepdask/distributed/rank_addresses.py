@@ -30,7 +30,7 @@ def addresses() -> list[str]:
         return json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
     except KeyError:
         raise RuntimeError(
-            'ranks know the addresses of the others with backend="tf.distribute" alone'
+            'ranks know the addresses of the others only with backend="tf.distribute"'
         ) from None
 
 
@@ -42,7 +42,7 @@ def barrier(name: str, timeout: float = float("inf")) -> None:
     name : str
         Letters and digits.
     timeout : float
-        Most seconds to wait; by default the driver alone ends it, when another rank fails or is silent for too long.
+        Most seconds to wait; by default only the driver ends it, when another rank fails or is silent for too long.
 
     Raises
     ------

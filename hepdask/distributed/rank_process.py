@@ -1,4 +1,4 @@
-"""The process of one rank: ``python -P rank.py CALL_FD REPLY_FD``, started by ``task.py``.
+"""The process of one rank: ``python -P rank_process.py CALL_FD REPLY_FD``, started by ``rank_task.py``.
 
 Standard input is a lifeline: nothing is written to it, and when its other end closes, the Dask worker is gone
 and the rank must go too. The call is read from one inherited file, the reply written to another; standard
@@ -27,9 +27,13 @@ from typing import Any
 
 WATCH = 0.1  # seconds between two looks at the child
 SWEEP = 5.0  # most seconds to end what a rank has started
-LONGEST_SUMMARY = 1000  # characters of an exception's first line
+LONGEST_MESSAGE = 10_000  # characters of what an exception says
+MOST_RAISED = 10  # exceptions that led to one another
 LONGEST_TRACEBACK = 100_000  # characters
 ADOPT = 36  # PR_SET_CHILD_SUBREAPER of Linux's prctl
+
+MODULE = "hepdask.distributed.rank_process"  # what this file is called where it is imported and not run
+HOROVOD_NOT_FOUND = f"{MODULE}.HorovodNotFound"
 
 
 def guard() -> None:
@@ -122,8 +126,16 @@ def main(call_fd: int, reply_fd: int) -> int:
     return status
 
 
-class Missing(ImportError):
+class HorovodNotFound(ImportError):
     """Horovod cannot be imported and there is more than one rank."""
+
+    __module__ = MODULE
+
+
+class OthersMissing(TimeoutError):
+    """Not all ranks came to a meeting in time."""
+
+    __module__ = MODULE
 
 
 @contextlib.contextmanager
@@ -137,7 +149,7 @@ def horovod_running(wait: float) -> Iterator[None]:
         import horovod.tensorflow as hvd
     except ImportError as error:
         if size > 1:
-            raise Missing(str(error)) from error
+            raise HorovodNotFound(str(error)) from error
         yield
         return
     if size > 1:
@@ -154,7 +166,8 @@ def rest_on_one_host(size: int) -> None:
     """Set Horovod's cycle time to ``HEPDASK_CYCLE_TIME_ON_ONE_HOST`` [ms], if given, where all ranks are on one host.
 
     A thread of Horovod asks those of the other ranks for work once in a cycle, by default each millisecond, and takes
-    time from ranks that compute on all cores and talk through ``neighbours.py``. Ranks with a GPU talk through Horovod.
+    time from ranks that compute on all cores and talk through ``local_allreduce.py``. Ranks with a GPU talk through
+    Horovod.
     """
     cycle = os.environ.get("HEPDASK_CYCLE_TIME_ON_ONE_HOST")
     on_cpus = not os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -215,7 +228,7 @@ def free_port(port_range: tuple[int, int] | None) -> socket.socket:
 
 
 def meet(where: str, rank: int, size: int, wait: float) -> None:
-    """Return when all ranks have called this; TimeoutError after ``wait`` seconds.
+    """Return when all ranks have called this; OthersMissing after ``wait`` seconds.
 
     At the start: imports take seconds here and a minute on another host. Waiting for them before Horovod starts
     lets its own time-out be short.
@@ -225,13 +238,13 @@ def meet(where: str, rank: int, size: int, wait: float) -> None:
         ask("PUT", f"{where}/{rank}")
         while ask("GET", f"{where}/all")[0] == 404:
             if time.monotonic() > give_up:
-                raise TimeoutError(f"the other ranks were not {where} within {wait:.0f} s")
+                raise OthersMissing(f"the other ranks were not {where} within {wait:.0f} s")
         return
     missing = set(range(1, size))
     while missing:
         missing -= {other for other in sorted(missing) if ask("GET", f"{where}/{other}")[0] == 200}
         if missing and time.monotonic() > give_up:
-            raise TimeoutError(f"ranks {sorted(missing)} were not {where} within {wait:.0f} s")
+            raise OthersMissing(f"ranks {sorted(missing)} were not {where} within {wait:.0f} s")
     ask("PUT", f"{where}/all")
 
 
@@ -264,23 +277,39 @@ def describe(error: BaseException) -> dict[str, Any]:
         cloudpickle.loads(exception)
     except Exception:
         exception = None
-    try:
-        first_line = str(error).partition("\n")[0][:LONGEST_SUMMARY]
-    except Exception:  # the user's class may fail at this, too
-        first_line = ""
-    name = type(error).__name__
     return {
-        "summary": f"{name}: {first_line}" if first_line else name,
-        "traceback": shortened("".join(traceback.format_exception(error))),
+        "raised": [(name_of(type(one)), message_of(one)) for one in leading_to(error)],
+        "traceback": shortened("".join(traceback.format_exception(error)), LONGEST_TRACEBACK),
         "exception": exception,
-        "package": type(error).__module__.partition(".")[0],
-        "missing": isinstance(error, Missing),
     }
 
 
-def shortened(text: str) -> str:
+def leading_to(error: BaseException) -> list[BaseException]:
+    """Return an exception, the one it was raised because of or while handling, and so on."""
+    found: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and len(found) < MOST_RAISED:
+        found.append(one)
+        one = one.__cause__ or one.__context__
+    return found
+
+
+def name_of(kind: type) -> str:
+    """Return the qualified name of a class."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def message_of(error: BaseException) -> str:
+    """Return what an exception says; nothing if its class fails at this, too."""
+    try:
+        return shortened(str(error), LONGEST_MESSAGE)
+    except Exception:
+        return ""
+
+
+def shortened(text: str, longest: int) -> str:
     """Leave out the middle of what is too long."""
-    half = LONGEST_TRACEBACK // 2
+    half = longest // 2
     left_out = len(text) - 2 * half
     return text if left_out <= 0 else f"{text[:half]}\n[{left_out} characters left out]\n{text[-half:]}"
 

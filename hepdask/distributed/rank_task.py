@@ -1,12 +1,7 @@
 """The Dask task that runs one rank: starts its process, passes on what it prints, and ends it when it must.
 
-Everything the driver needs to know while the task runs goes out as events under the run's topic::
-
-    {"kind": "started", "rank": 0}
-    {"kind": "lines", "rank": 0, "lines": ["epoch 1", …]}
-    {"kind": "ended", "rank": 0, "failure": None or {…}, "time": …}
-
-The last is sent when the process is gone, whether it succeeded, failed or was ended.
+Everything the driver needs to know while the task runs goes out as `rank_events` under the name of the run. `Ended` is
+sent when the process is gone, whether it succeeded, failed or was ended.
 """
 
 from __future__ import annotations
@@ -22,9 +17,10 @@ import tempfile
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from distributed import Worker, get_worker
 from distributed.comm.addressing import get_address_host
@@ -33,7 +29,9 @@ from distributed.core import Status
 from hepdask.distributed import gpu_claims
 from hepdask.distributed.errors import signal_name
 from hepdask.distributed.network import address_of, interface_of
+from hepdask.distributed.options import RankOptions
 from hepdask.distributed.placement import Slot
+from hepdask.distributed.rank_events import Ended, Event, Failure, Printed, Raised, Started
 from hepdask.distributed.rendezvous import Address
 
 WATCH = 0.1  # seconds between two looks at the process
@@ -43,21 +41,26 @@ GENTLE = 2.0  # seconds between SIGTERM and SIGKILL
 LARGEST_EXCEPTION = 1 << 20  # bytes; a larger one is reported by its traceback only
 
 
-Backend = Literal["horovod", "tf.distribute"]
-
-
 @dataclass(frozen=True)
 class Job:
-    """What all ranks of a run have in common."""
+    """What all ranks of a run have in common.
 
-    topic: str
+    Attributes
+    ----------
+    run : str
+        Name of the run, under which its events go.
+    rendezvous : Address or None
+        Where the ranks meet; None for a single one.
+    wait : float
+        Most seconds in which all ranks must be there.
+    options : RankOptions
+        What was asked for.
+    """
+
+    run: str
     rendezvous: Address | None
-    cores_per_rank: int
     wait: float
-    env: dict[str, str] = field(default_factory=dict)
-    interface: str | None = None
-    port_range: tuple[int, int] | None = None
-    backend: Backend = "horovod"
+    options: RankOptions
 
 
 def run_rank(slot: Slot, job: Job, call: bytes) -> bytes | None:
@@ -75,13 +78,13 @@ def run_rank(slot: Slot, job: Job, call: bytes) -> bytes | None:
     Returns
     -------
     bytes or None
-        The pickled result, None if there is none: then the ``ended`` event said why.
+        The pickled result, None if there is none: then the event `Ended` said why.
     """
     worker = get_worker()
     key = worker.get_current_task()
 
-    def tell(kind: str, **facts: Any) -> None:
-        worker.log_event(job.topic, {"kind": kind, "rank": slot.rank, **facts})
+    def tell(event: Event) -> None:
+        worker.log_event(job.run, pickle.dumps(event))
 
     def unwanted() -> bool:
         """Whether the task was cancelled (also: its client is gone), or the worker is going down."""
@@ -89,34 +92,40 @@ def run_rank(slot: Slot, job: Job, call: bytes) -> bytes | None:
         executing = task is not None and task.state in ("executing", "long-running")
         return not executing or worker.status in (Status.closing, Status.closed, Status.failed)
 
-    failure: dict[str, Any] | None = {"reason": "was not started"}
+    failure: Failure | None = Failure("was not started")
     result = None
-    tell("started")
+    tell(Started(slot.rank))
     try:
         if worker.id != slot.identity:
-            failure = {
-                "reason": f"was sent to another worker than the one it was meant for: {worker.address}"
-            }
+            failure = Failure(f"was sent to another worker than the one it was meant for: {worker.address}")
         elif not unwanted():
             result, failure = _run_process(worker, slot, job, call, tell, unwanted)
     except Exception as error:
-        failure = {"reason": f"could not be run: {type(error).__name__}: {error}"}
+        failure = Failure(f"could not be run: {type(error).__name__}: {error}")
     finally:
-        tell("ended", failure=failure, time=time.time())
+        tell(Ended(slot.rank, time.time(), failure))
     return result
 
 
 def _run_process(
-    worker: Worker, slot: Slot, job: Job, call: bytes, tell: Any, unwanted: Any
-) -> tuple[bytes | None, dict[str, Any] | None]:
+    worker: Worker,
+    slot: Slot,
+    job: Job,
+    call: bytes,
+    tell: Callable[[Event], None],
+    unwanted: Callable[[], bool],
+) -> tuple[bytes | None, Failure | None]:
     """Return the result, or what is known about the failure."""
-    interface = job.interface or interface_of(get_address_host(worker.address))
+    options = job.options
+    interface = options.interface or interface_of(get_address_host(worker.address))
     meeting = None
-    if job.backend == "tf.distribute":  # there each rank listens by itself, where the others can reach it
-        host = get_address_host(worker.address) if job.interface is None else address_of(job.interface)
-        meeting = (host, job.port_range)
-    elif job.interface is not None:
-        address_of(job.interface)  # or say which there are
+    if options.backend == "tf.distribute":  # there each rank listens by itself, where the others can reach it
+        host = (
+            get_address_host(worker.address) if options.interface is None else address_of(options.interface)
+        )
+        meeting = (host, options.port_range)
+    elif options.interface is not None:
+        address_of(options.interface)  # or say which there are
     with (
         gpu_claims.taken(slot.gpus, slot.worker_rank, job.wait) as gpus,
         tempfile.TemporaryFile() as request,
@@ -138,17 +147,17 @@ def _run_process(
         assert process.stdout is not None
         last: deque[str] = deque(maxlen=LAST_LINES)
         output = _Lines(process.stdout)
-        ended_here = False
+        was_ended = False
 
         def pass_on() -> None:
             if lines := output.take():
                 last.extend(lines)
-                tell("lines", lines=lines)
+                tell(Printed(slot.rank, lines))
 
         try:
             while process.poll() is None:
                 if unwanted():
-                    ended_here = True
+                    was_ended = True
                     break
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(WATCH)
@@ -163,37 +172,35 @@ def _run_process(
             process.stdin.close()
         reply.seek(0)
         try:
-            said = pickle.load(reply)
+            answer = pickle.load(reply)
         except Exception:
-            said = {}
-    if "result" in said:
-        return said["result"], None
-    return None, _failure(process.returncode, said, list(last), ended_here)
+            answer = {}
+    if "result" in answer:
+        return answer["result"], None
+    return None, _failure(process.returncode, answer, tuple(last), was_ended)
 
 
-def _failure(code: int, said: dict[str, Any], last: list[str], ended_here: bool) -> dict[str, Any]:
-    exception = said.get("exception")
-    facts = {
-        "exit_status": code if code >= 0 else None,
-        "signal": -code if code < 0 else None,
-        "traceback": said.get("traceback", ""),
-        "missing": said.get("missing", False),
-        "exception": exception if exception and len(exception) <= LARGEST_EXCEPTION else None,
-        "package": said.get("package", ""),
-        "last_lines": last,
-        "ended_here": ended_here,
-    }
-    if facts["missing"]:
-        reason = said["summary"].removeprefix("Missing: ")
-    elif ended_here:
+def _failure(code: int, answer: dict[str, Any], last_lines: tuple[str, ...], was_ended: bool) -> Failure:
+    raised = tuple(Raised(*one) for one in answer.get("raised", ()))
+    exception = answer.get("exception")
+    if was_ended:
         reason = "was ended because its task was cancelled or its Dask worker is closing"
-    elif "summary" in said:
-        reason = f"raised {said['summary']}"
+    elif raised:
+        reason = f"raised {raised[0].headline}"
     elif code < 0:
         reason = f"was killed by {signal_name(-code)}"
     else:
         reason = f"exited with status {code} before its function returned"
-    return {"reason": reason, **facts}
+    return Failure(
+        reason,
+        exit_status=code if code >= 0 else None,
+        signal=-code if code < 0 else None,
+        raised=raised,
+        exception=exception if exception and len(exception) <= LARGEST_EXCEPTION else None,
+        traceback=answer.get("traceback", ""),
+        last_lines=last_lines,
+        was_ended=was_ended,
+    )
 
 
 def rank_environment(
@@ -201,10 +208,10 @@ def rank_environment(
 ) -> dict[str, str]:
     """Return the environment of a rank.
 
-    What the caller gave in ``env`` comes before what is set here to be quiet and modest, and after what tells
+    What the caller set in ``env`` comes before what is set here to be quiet and modest, and after what tells
     Horovod where it is. Horovod variables of the worker itself are not passed on.
     """
-    cores = str(job.cores_per_rank)
+    cores = str(job.options.cores_per_rank)
     env = {name: value for name, value in inherited.items() if not name.startswith("HOROVOD_")}
     env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     env |= {"OMP_NUM_THREADS": cores, "TF_NUM_INTRAOP_THREADS": cores, "OMP_WAIT_POLICY": "passive"}
@@ -213,7 +220,7 @@ def rank_environment(
         env |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "CUDA_DEVICE_ORDER": gpu_claims.ORDER}
     if interface is not None:
         env["HOROVOD_GLOO_IFACE"] = interface
-    env |= job.env
+    env |= job.options.env
     env |= {"HOROVOD_CONTROLLER": "gloo", "HOROVOD_CPU_OPERATIONS": "gloo"}
     env |= slot.environment()
     if job.rendezvous is not None:

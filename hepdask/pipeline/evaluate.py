@@ -6,7 +6,7 @@ import hashlib
 import logging
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hepdask import clusters, distributed
 from hepdask._version import versions
 from hepdask.analysis import histograms
 from hepdask.config import Config
-from hepdask.errors import HepdaskError, TrainingError
+from hepdask.errors import TrainingError
 from hepdask.files import atomic
 from hepdask.models import TREES
 from hepdask.models.record import read_model
@@ -26,7 +26,9 @@ from hepdask.monitoring.performance_report import Recording
 from hepdask.pipeline import train_trees
 from hepdask.pipeline.owned_output import owns_output
 from hepdask.pipeline.prepare import identity, open_prepared
-from hepdask.pipeline.train import Trained, load_trained, training_key
+from hepdask.pipeline.rank_options import rank_options
+from hepdask.pipeline.train import Trained, load_trained
+from hepdask.pipeline.training_key import training_key
 from hepdask.report import ModelResult, RunFacts, write_report
 from hepdask.store import Store
 from hepdask.training.loop import ENVIRONMENT, RankScores, score_rank
@@ -39,7 +41,7 @@ _PACKAGES = (
     "scikit-learn", "tensorflow-cpu", "uproot", "xgboost-cpu", "zarr",
 )  # fmt: skip
 
-#: Raised whenever the same scores give another report than before.
+#: Raised whenever the same scores make another report than before.
 _REPORT = 4
 
 
@@ -137,7 +139,7 @@ def evaluate_recorded(config: Config, client: Client | None, recording: Recordin
 
 
 def score_test_split(config: Config, name: str, client: Client) -> tuple[Store, NDArray[np.float32]]:
-    """Score the test split with one trained model, on ranks; give the store and the scores in its order."""
+    """Score the test split with one trained model, on ranks; return the store and the scores in its order."""
     store = open_prepared(config)
     return store, _score(_require(config, store, name), store, config, client).test
 
@@ -163,14 +165,13 @@ def _score(model: Trained, store: Store, config: Config, client: Client) -> Rank
     content = read_model(model.folder, model.record)
     if model.name in TREES:
         return train_trees.score(content, model.record, store, config, client)
-    training = config.training
+    options = replace(
+        rank_options(config.training), env=ENVIRONMENT, restarts=0,
+        on_output=lambda rank, line: logger.info(f"[{model.name} rank {rank}] {line}"),
+    )  # fmt: skip
     shares: list[RankScores] = distributed.run(
         score_rank, content, model.record, store.path.absolute(),
-        client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
-        gpus_per_rank=training.gpus_per_rank, interface=training.interface,
-        timeout=training.start_timeout, port_range=training.port_range, env=ENVIRONMENT,
-        silence_timeout=training.silence_timeout, give_up_on=HepdaskError,
-        on_output=lambda rank, line: logger.info(f"[{model.name} rank {rank}] {line}"),
+        client=client, ranks=config.training.ranks, options=options,
     )  # fmt: skip
     importances: dict[str, float] = {}
     for share in shares:

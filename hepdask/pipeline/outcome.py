@@ -1,4 +1,4 @@
-"""What training a model gives, whatever kind it is."""
+"""What training a model results in, whatever kind it is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Outcome:
     file_name, file : str, bytes
         The model's file.
     history : list of dict
-        One entry an epoch, or a round of boosting.
+        One entry per epoch, or per round of boosting.
     facts : dict
         Lines of the report.
     importances : dict of float

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import io
-import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +16,9 @@ import numpy as np
 from distributed import Client
 
 from hepdask import clusters, distributed, models
-from hepdask._version import versions
 from hepdask.config import Config, Topology
 from hepdask.config.user_functions import codes
-from hepdask.errors import HepdaskError, MissingDependency, TrainingError
+from hepdask.errors import MissingDependency, TrainingError
 from hepdask.files import atomic
 from hepdask.models.record import (
     CODE,
@@ -35,34 +31,20 @@ from hepdask.models.record import (
     read_record,
     write_model,
 )
-from hepdask.monitoring import metrics
 from hepdask.pipeline import train_trees
+from hepdask.pipeline.history_table import write_table
 from hepdask.pipeline.outcome import Outcome
 from hepdask.pipeline.owned_output import owns_output
-from hepdask.pipeline.prepare import identity, open_prepared
+from hepdask.pipeline.prepare import open_prepared
+from hepdask.pipeline.rank_options import rank_options
+from hepdask.pipeline.training_key import training_key
+from hepdask.pipeline.training_listener import TrainingListener
 from hepdask.pipeline.tune import tuned
-from hepdask.progress import Tracker, track
 from hepdask.store import Store
 from hepdask.training.loop import TrainedModel, environment, train_rank
 from hepdask.tuning.search_space import applied
 
 logger = logging.getLogger(__name__)
-
-#: Settings of training on which the weights depend.
-_DECISIVE = {
-    "ranks", "seed", "memory_gib", "window", "class_weights", "early_stopping", "rate_per_rank", "precision",
-}  # fmt: skip
-
-#: ... those of trees; settings of the model say the rest.
-_DECISIVE_OF_TREES = {"seed", "class_weights"}
-
-#: Raised whenever the same events and settings give another model than before, or checkpoints hold something else.
-_TRAINING = 1
-
-#: What trains, and what a checkpoint of it is made for.
-_LIBRARIES = {
-    "networks": ("keras", "tensorflow-cpu", "tensorflow"), "trees": ("xgboost-cpu", "xgboost", "scikit-learn"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,7 +84,7 @@ def train(config: Config, model: str | None = None, client: Client | None = None
     config : Config
         Uses `store`, `models`, `training` and `cluster`.
     model : str, optional
-        Train this one alone; by default all of `training.models`.
+        Train only this one; by default all of `training.models`.
     client : distributed.Client, optional
         Where the ranks run; by default on `config.cluster`.
 
@@ -263,21 +245,20 @@ def _train_network(name: str, key: str, store: Store, config: Config, client: Cl
         shutil.rmtree(folder / "logs" / "tensorboard", ignore_errors=True)
     with (
         clusters.reserved(client, training.ranks, training.cores_per_rank, training.gpus_per_rank),
-        Listener(name, table, client) as listener,
+        TrainingListener(name, table, client) as listener,
     ):
+        options = replace(
+            rank_options(training), env=environment(name, config), min_ranks=training.min_ranks,
+            checkpoint=checkpoint.absolute(), log_dir=folder / "logs",
+            on_output=listener, on_status=lambda line: logger.info(f"{name}: {line}"),
+        )  # fmt: skip
         results: list[TrainedModel | None] = distributed.run(
             train_rank, name, config, store.path.absolute(), folder.absolute() / "logs" / "tensorboard",
-            client=client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
-            gpus_per_rank=training.gpus_per_rank, interface=training.interface,
-            timeout=training.start_timeout, port_range=training.port_range, env=environment(name, config),
-            restarts=training.restarts, min_ranks=training.min_ranks,
-            regroup_timeout=training.regroup_timeout, silence_timeout=training.silence_timeout,
-            give_up_on=HepdaskError, checkpoint=checkpoint.absolute(),
-            on_output=listener, on_status=lambda line: logger.info(f"{name}: {line}"), log_dir=folder / "logs",
+            client=client, ranks=training.ranks, options=options,
         )  # fmt: skip
     trained = results[0]
     assert trained is not None, "rank 0 always returns the model"
-    _write_table(table, trained.history)  # a driver may have been killed between a checkpoint and its line
+    write_table(table, trained.history)  # a driver may have been killed between a checkpoint and its line
     facts = {
         "parameters": trained.parameters,
         "ranks": training.ranks,
@@ -287,24 +268,6 @@ def _train_network(name: str, key: str, store: Store, config: Config, client: Cl
         "computed by": trained.engine_name,
     }
     return Outcome("model.keras", trained.keras_file, trained.history, facts)
-
-
-def training_key(store: Store, config: Config, name: str) -> str:
-    """Digest of everything a trained model depends on."""
-    trees_alone = name in models.TREES
-    return atomic.digest(
-        [
-            _TRAINING,
-            versions(_LIBRARIES["trees" if trees_alone else "networks"]),
-            store.fingerprint,
-            identity(config),  # the split, and the user's functions by their source
-            config.split.model_dump(mode="json"),
-            list(store.features["hlf"]),
-            store.classes,
-            models.settings(name, config.models).model_dump(mode="json"),
-            config.training.model_dump(mode="json", include=_DECISIVE_OF_TREES if trees_alone else _DECISIVE),
-        ]
-    )
 
 
 def _check(store: Store, config: Config, names: Sequence[str]) -> None:
@@ -333,94 +296,3 @@ def _with_datasets(classes: Sequence[str], config: Config) -> list[str]:
         datasets = [key for key, dataset in config.fileset.items() if dataset.metadata["label"] == name]
         found.append(f"class {name} ({'dataset ' + ', '.join(datasets) if datasets else 'no dataset'})")
     return found
-
-
-class Listener(AbstractContextManager["Listener"]):
-    """Shows what rank 0 tells of itself, writes its epochs into a table, and passes other output on.
-
-    Parameters
-    ----------
-    name : str
-        The model.
-    table : Path
-        A CSV file, one line an epoch as it ends. Epochs that are in it stay, unless they are done again.
-    client : distributed.Client
-        Whose scheduler is told of the epochs.
-    """
-
-    def __init__(self, name: str, table: Path, client: Client) -> None:
-        self._name = name
-        self._client = client
-        metrics.serve(client)
-        metrics.tell(client, [("hepdask_training_epoch", 0, {"model": name})])
-        self._table = table
-        self._rows = {int(row["epoch"]): row for row in _read_table(table)}
-        self._tracker: Tracker | None = None
-        self._shown: AbstractContextManager[Tracker] | None = None
-        self._done = 0
-
-    def __call__(self, rank: int, line: str) -> None:
-        """Take one line of a rank's output."""
-        message = _message(line)
-        if message is None:
-            logger.info(f"[{self._name} rank {rank}] {line}")
-            return
-        if "rank" in message:
-            rate, labels = message["events_per_second"], {"model": self._name, "rank": str(message["rank"])}
-            metrics.tell(self._client, [("hepdask_training_events_per_second", rate, labels)])
-            return
-        if self._shown is None:
-            self._shown = track(f"train {self._name}", message["total"], "events")
-            self._tracker = self._shown.__enter__()
-        assert self._tracker is not None
-        self._tracker.advance(message["done"] - self._done)
-        self._done = message["done"]
-        if "epoch" in message:
-            self._rows[message["epoch"]] = {
-                key: value
-                for key, value in message.items()
-                if key not in ("model", "done", "total", "epochs")
-            }
-            _write_table(self._table, list(self._rows.values()))
-            metrics.tell(self._client, self._changes(message))
-            watched = f", val_loss {message['val_loss']:.4f}, val_accuracy {message['val_accuracy']:.4f}"
-            logger.info(
-                f"{self._name} epoch {message['epoch']}/{message['epochs']}: loss {message['loss']:.4f}, "
-                f"accuracy {message['accuracy']:.4f}{watched if 'val_loss' in message else ''}, "
-                f"{message['events_per_second']:,.0f} events/s"
-            )
-
-    def _changes(self, message: dict[str, Any]) -> Iterator[tuple[str, float, dict[str, str]]]:
-        yield "hepdask_training_epoch", message["epoch"], {"model": self._name}
-        for sample, key in (("fit", "loss"), ("validation", "val_loss")):
-            if key in message:
-                yield "hepdask_training_loss", message[key], {"model": self._name, "sample": sample}
-
-    def __exit__(self, *error: object) -> None:
-        if self._shown is not None:
-            self._shown.__exit__(None, None, None)
-
-
-def _read_table(table: Path) -> list[dict[str, str]]:
-    if not table.exists():
-        return []
-    with table.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _write_table(table: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table of epochs, the whole of it at once, so that whoever looks never sees half a line."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic.write_bytes(table, text.getvalue().encode())
-
-
-def _message(line: str) -> dict[str, Any] | None:
-    if not line.startswith('{"hepdask"'):
-        return None
-    try:
-        return json.loads(line)["hepdask"]
-    except (ValueError, KeyError):
-        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from hepdask.models.trees import boosted, devices, fitted, forest
 from hepdask.models.trees.fitted import Fitted
 from hepdask.models.trees.rows import Rows, load_rows, shared_out
 from hepdask.pipeline.outcome import Outcome
+from hepdask.pipeline.rank_options import rank_options
 from hepdask.store import Store, open_store
 from hepdask.store.reader import Sample
 from hepdask.training.loop import RankScores
@@ -65,13 +67,14 @@ def train(name: str, key: str, store: Store, config: Config, client: Client) -> 
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
             counts = {"fit": store.counts("fit"), "validation": store.counts("validation")}
             runs = {sample: shared_out(count, workers) for sample, count in counts.items()}
-            grown = boosted.boost_over(
-                client, partial(_load, store.path.absolute(), columns, weights), runs, len(store.classes), settings,
-                training.seed, timeout=training.start_timeout, silence_timeout=training.silence_timeout,
-                port_range=training.port_range, interface=training.interface, restarts=training.restarts,
-                regroup_timeout=training.regroup_timeout, log_dir=config.folder / "models" / name / "logs",
+            options = replace(
+                rank_options(training), log_dir=config.folder / "models" / name / "logs",
                 on_output=lambda rank, line: logger.info(f"[{name} rank {rank}] {line}"),
                 on_status=lambda line: logger.info(f"{name}: {line}"),
+            )  # fmt: skip
+            grown = boosted.boost_over(
+                client, partial(_load, store.path.absolute(), columns, weights), runs, len(store.classes), settings,
+                training.seed, options,
             )  # fmt: skip
     for row in grown.history[-1:]:
         watched = (

@@ -12,21 +12,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from distributed import Client
 
-from hepdask import clusters, distributed, models
+from hepdask import clusters, models
 from hepdask.config import Config
 from hepdask.distributed.future import RunFuture
-from hepdask.errors import ClusterError, ConfigError, HepdaskError, TrainingError
+from hepdask.distributed.launch import run_until
+from hepdask.errors import ClusterError, ConfigError, TrainingError
 from hepdask.files import atomic
 from hepdask.kernels.build import KernelMissing, library
 from hepdask.pipeline.owned_output import owns_output
-from hepdask.pipeline.prepare import identity, open_prepared
+from hepdask.pipeline.prepare import open_prepared
+from hepdask.pipeline.rank_options import rank_options
+from hepdask.pipeline.training_key import events_key, study_key
 from hepdask.progress import track
 from hepdask.store import Store
 from hepdask.training.loop import TrainedModel, environment, train_rank
@@ -44,11 +47,6 @@ _ENDING = 20.0
 
 #: Settings in the table of the best.
 _SHOWN = 5
-
-#: Keys of `training` on which what a setting gives depends, beside the model's own.
-_DECISIVE = {
-    "seed", "class_weights", "early_stopping", "ranks", "window", "memory_gib", "rate_per_rank", "precision",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def tune(config: Config, client: Client | None = None) -> Tuned:
     StoreError
         There is no complete store.
     TrainingError
-        No setting was finished; the message gives the reason of the last that failed.
+        No setting was finished; the message is the reason of the last that failed.
     ClusterError
         No worker was there for `tuning.worker_timeout`.
 
@@ -111,14 +109,14 @@ def search(config: Config, store: Store, client: Client | None = None) -> Tuned:
     tuning, name = config.tuning, config.tuning.model
     models.inputs(name, config.models, store.features["hlf"])
     folder = config.folder / "tuning" / name
-    key = _key(config, store)
+    key = study_key(store, config)
     with open_study(folder / "study.journal", f"{name}-{key}", tuning, config.training.seed) as study:
         if len(done := study.trials()) >= study.total and all(trial.state != "running" for trial in done):
             logger.info(f"{folder}: up to date")
         else:
             with clusters.connect(config.cluster, client) as client, _runner(config, store, client) as runner:
                 _keep_busy(study, config, runner)
-        return _written(study, folder, key, _events(config, store), config)
+        return _written(study, folder, key, events_key(store, config), config)
 
 
 def tuned(config: Config, store: Store, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -137,7 +135,7 @@ def tuned(config: Config, store: Store, names: Sequence[str]) -> dict[str, dict[
         best = atomic.read_sealed(file)
         if best is None:
             continue
-        if best.get("events") != _events(config, store):
+        if best.get("events") != events_key(store, config):
             raise ConfigError(
                 f"{file}: found on other events than are in {store.path} now (files, selection, features or split have "
                 "changed); run: hepdask tune CONFIG"
@@ -148,24 +146,6 @@ def tuned(config: Config, store: Store, names: Sequence[str]) -> dict[str, dict[
             f"{config.folder / 'tuning'}: no study of {' or '.join(names)} is complete; run: hepdask tune CONFIG"
         )
     return found
-
-
-def _key(config: Config, store: Store) -> str:
-    """Digest of all that a fold's value depends on, and of what is searched; not of how, or how much."""
-    tuning = config.tuning.model_dump(mode="json", include={"model", "parameters", "folds", "metric"})
-    settings = models.settings(config.tuning.model, config.models).model_dump(
-        mode="json", exclude=set(tuning["parameters"])
-    )
-    training = config.training.model_dump(mode="json", include=_DECISIVE)
-    return atomic.digest([_events(config, store), settings, training, tuning])[:16]
-
-
-def _events(config: Config, store: Store) -> str:
-    """Digest of what is searched on: the events, what was selected and computed by which functions, and the split."""
-    split = config.split.model_dump(mode="json")
-    return atomic.digest(
-        [store.fingerprint, list(store.features["hlf"]), store.classes, identity(config), split]
-    )
 
 
 class _Future(Protocol):
@@ -181,7 +161,7 @@ class _Runner(Protocol):
         """Give how many may be under way."""
 
     def submit(self, config: Config, folds: list[int]) -> _Future:
-        """Begin to try a setting on some folds; the future gives a `Tried`."""
+        """Begin to try a setting on some folds; the future is of a `Tried`."""
 
 
 class _InTasks:
@@ -230,16 +210,13 @@ class _InRanks:
 
     def _try(self, config: Config, folds: list[int], stop: threading.Event) -> Tried:
         values, cpu, training = [], 0.0, self._training
+        env = environment(config.tuning.model, config)
+        options = replace(rank_options(training), env=env, on_output=lambda rank, line: None)
         for fold in folds:
-            results: list[TrainedModel | None] = distributed.run(
-                train_rank, config.tuning.model, config, self._store.path.absolute(), None,
-                fold=(fold, config.tuning.folds),
-                client=self._client, ranks=training.ranks, cores_per_rank=training.cores_per_rank,
-                gpus_per_rank=training.gpus_per_rank, interface=training.interface,
-                timeout=training.start_timeout, port_range=training.port_range,
-                env=environment(config.tuning.model, config),
-                restarts=training.restarts, silence_timeout=training.silence_timeout,
-                give_up_on=HepdaskError, on_output=lambda rank, line: None, stop=stop,
+            arguments = (config.tuning.model, config, self._store.path.absolute())
+            results: list[TrainedModel | None] = run_until(
+                stop, train_rank, arguments, {"fold": (fold, config.tuning.folds)},
+                self._client, training.ranks, options,
             )  # fmt: skip
             trained = results[0]
             assert trained is not None, "rank 0 always returns the model"

@@ -5,7 +5,6 @@ Runs in a process of its own, started by `hepdask.distributed`; imports TensorFl
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import tempfile
@@ -29,6 +28,7 @@ from hepdask.errors import TrainingError
 from hepdask.kernels.optimizer_rules import OptimizerRule
 from hepdask.models.record import ModelRecord
 from hepdask.store import Store, open_store
+from hepdask.training.messages import EpochDone, Message, Progress, RankRate, Started, line_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ _CYCLE_MS = 20
 
 
 def environment(name: str, config: Config) -> dict[str, str]:
-    """Give the environment of ranks that train a model.
+    """Return the environment of ranks that train a model.
 
     Where the compiled kernels train, Horovod has nothing to do in a step as long as all ranks are on one host.
     """
@@ -67,14 +67,14 @@ def environment(name: str, config: Config) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model as rank 0 gives it back.
+    """A trained model as rank 0 returns it.
 
     Attributes
     ----------
     keras_file : bytes
         Contents of the ``.keras`` file.
     history : list of dict
-        One entry an epoch: epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, events_per_second, seconds.
+        One entry per epoch: epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, events_per_second, seconds.
     parameters : int
         Trainable numbers.
     cpu_s : float
@@ -186,12 +186,12 @@ def train_rank(
         model, optimizer, _particles(inputs, store), training.kernel, training.cores_per_rank,
         long=len(fit) * settings.epochs > _LONG,
     )  # fmt: skip
-    progress = None
-    if rank == 0:
-        progress = _Progress(name, len(fit.reading) * settings.epochs, len(fit.reading) * len(history))
-        logger.info(f"{name}: {len(fit.reading):,} events, {engine_name}")
+    events, done = len(fit.reading), len(fit.reading) * len(history)
+    progress = _Counter(done) if rank == 0 else None
+    if progress:
+        _tell(Started(events, events * settings.epochs, done, engine_name))
 
-    def total(results: Iterator[Result], events: int, report: _Progress | None) -> tuple[float, float]:
+    def total(results: Iterator[Result], events: int, report: _Counter | None) -> tuple[float, float]:
         """Mean loss and accuracy over all events of all ranks."""
         sums = np.zeros(2)
         for result in results:
@@ -211,23 +211,22 @@ def train_rank(
             rate = settings.rate(epoch + 1) * (size if training.rate_per_rank else 1)
             optimizer.learning_rate.assign(rate)
             _reseed(model, training.seed, epoch, rank)
-            loss, accuracy = total(engine.train(fit, training.seed, epoch), len(fit.reading), progress)
+            loss, accuracy = total(engine.train(fit, training.seed, epoch), events, progress)
             seconds = time.monotonic() - begin
             assert_synchronised(state)
-            row = {"epoch": epoch + 1, "loss": loss, "accuracy": accuracy}
+            watched: tuple[float | None, float | None] = (None, None)
             if len(validation.reading):
                 watched = total(engine.validate(validation), len(validation.reading), None)
-                row |= dict(zip(("val_loss", "val_accuracy"), watched, strict=True))
-            row |= {
-                "learning_rate": rate,
-                "events_per_second": len(fit.reading) / seconds,
-                "seconds": seconds,
-            }
-            history.append(row)
-            board.write(row)
+            summary = EpochDone(
+                epochs=settings.epochs, epoch=epoch + 1, loss=loss, accuracy=accuracy, val_loss=watched[0],
+                val_accuracy=watched[1], learning_rate=rate, events_per_second=events / seconds, seconds=seconds,
+            )  # fmt: skip
+            history.append(summary.row())
+            board.write(summary.row())
             if progress:
-                progress.epoch(row, settings.epochs)
-            _tell({"rank": rank, "events_per_second": row["events_per_second"] / size})
+                progress.tell()
+                _tell(summary)
+            _tell(RankRate(rank, summary.events_per_second / size))
             if patience and _waited(history) == 0:
                 best = model.get_weights()
             if checkpoint:
@@ -240,7 +239,7 @@ def train_rank(
         return None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
-        # in single precision, and because a engine may have used the model's layers in another one, after which
+        # in single precision, and because an engine may have used the model's layers in another one, after which
         # Keras cannot save it
         saved = models.build(name, config.models, inputs, len(store.classes))
         saved.set_weights(model.get_weights())
@@ -395,21 +394,21 @@ class _TensorBoard:
             self._writer.close()
 
 
-class _Progress:
-    """Tells the driver how far training is, in messages."""
+class _Counter:
+    """Tells the driver now and then how many events have been learned from."""
 
-    def __init__(self, name: str, total: int, done: int) -> None:
-        self._name, self._total, self._done, self._last = name, total, done, 0.0
+    def __init__(self, done: int) -> None:
+        self._done, self._told = done, 0.0
 
     def advance(self, events: int) -> None:
         self._done += events
-        if time.monotonic() - self._last > _PROGRESS_EVERY:
-            self._last = time.monotonic()
-            _tell({"model": self._name, "done": self._done, "total": self._total})
+        if time.monotonic() - self._told > _PROGRESS_EVERY:
+            self.tell()
 
-    def epoch(self, row: dict[str, float], epochs: int) -> None:
-        _tell({"model": self._name, "done": self._done, "total": self._total, "epochs": epochs, **row})
+    def tell(self) -> None:
+        self._told = time.monotonic()
+        _tell(Progress(self._done))
 
 
-def _tell(message: dict[str, Any]) -> None:
-    print(json.dumps({"hepdask": message}), flush=True)
+def _tell(message: Message) -> None:
+    print(line_of(message), flush=True)

@@ -23,7 +23,7 @@ from hepdask import clusters
 from hepdask.clusters import connection_file
 from hepdask.clusters.batch_cluster import BatchCluster, job_script
 from hepdask.clusters.tls import remove_certificate, write_certificate
-from hepdask.distributed import local_allreduce, run
+from hepdask.distributed import RankOptions, local_allreduce, run
 from hepdask.errors import ClusterError
 
 NOBODY = 65534
@@ -185,7 +185,7 @@ def test_no_folder_that_others_can_enter_is_used(monkeypatch, tmp_path, capfd):
 def test_certificates_and_logs_are_for_their_owner_alone(client, mark, stub, tmp_path):
     path = write_certificate(tmp_path / "jobs")
     logs = tmp_path / "logs"
-    run(print, "a figure", client=client, ranks=1, env=stub | mark, log_dir=logs)
+    run(print, "a figure", client=client, ranks=1, options=RankOptions(env=stub | mark, log_dir=logs))
     for one in (path, path.parent, path.parent.parent, logs / "rank-0.log"):
         assert stat.S_IMODE(one.stat().st_mode) & 0o077 == 0, one
         assert subprocess.run(["cat", str(one)], user=NOBODY, group=NOBODY, extra_groups=[]).returncode == 1

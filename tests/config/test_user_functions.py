@@ -17,7 +17,7 @@ from hepdask.errors import ConfigError, StoreError
 from hepdask.files import atomic
 from hepdask.pipeline import tune as steps_tune
 from hepdask.pipeline.prepare import identity, open_prepared
-from hepdask.pipeline.train import training_key
+from hepdask.pipeline.training_key import events_key, study_key, training_key
 
 ANALYSIS = """
 from __future__ import annotations
@@ -171,9 +171,9 @@ def test_studies_and_trainings_are_of_the_events_they_were_made_with(project, ma
         return config, prepare(config, client).store
 
     config, store = prepared("first")
-    key, training = steps_tune._key(config, store), training_key(store, config, "forest")
+    key, training = study_key(store, config), training_key(store, config, "forest")
     best = config.folder / "tuning" / "forest" / "best.json"
-    atomic.write_sealed(best, {"events": steps_tune._events(config, store), "parameters": {"trees": 7}})
+    atomic.write_sealed(best, {"events": events_key(store, config), "parameters": {"trees": 7}})
     assert steps_tune.tuned(config, store, ["forest"]) == {"forest": {"trees": 7}}
     others = [
         prepared("cut", lepton_min_pt=23.5),
@@ -182,7 +182,7 @@ def test_studies_and_trainings_are_of_the_events_they_were_made_with(project, ma
     edit(project, "analysis.py")
     others.append(prepared("edited"))
     for other, made_of in others:
-        assert steps_tune._key(other, made_of) != key
+        assert study_key(made_of, other) != key
         assert training_key(made_of, other, "forest") != training
         atomic.write_bytes(other.folder / "tuning" / "forest" / "best.json", best.read_bytes())
         with pytest.raises(ConfigError, match=r"best\.json: found on other events.*run: hepdask tune"):

@@ -34,7 +34,15 @@ from helpers.waiting import until
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hepdask.distributed import HorovodMissing, NotEnoughSlots, NotSynchronised, RankFailed, run, submit
+from hepdask.distributed import (
+    HorovodMissing,
+    NotEnoughSlots,
+    NotSynchronised,
+    RankFailed,
+    RankOptions,
+    run,
+    submit,
+)
 from hepdask.distributed.placement import Offer, place
 from hepdask.distributed.rank_task import Job, rank_environment
 from hepdask.distributed.rendezvous import Rendezvous
@@ -142,7 +150,8 @@ def test_placement_is_horovods(room, data):
 def test_environment_order():
     slot = place([Offer("w", "i", "10.0.0.7", 4)], 1)[0]
     inherited = {"HOROVOD_RANK": "9", "HOROVOD_FUSION_THRESHOLD": "0", "OMP_NUM_THREADS": "1", "HOME": "/h"}
-    job = Job("t", None, 2, 1.0, {"OMP_WAIT_POLICY": "active", "HOROVOD_SIZE": "7"})
+    given = {"OMP_WAIT_POLICY": "active", "HOROVOD_SIZE": "7"}
+    job = Job("t", None, 1.0, RankOptions(cores_per_rank=2, env=given))
     env = rank_environment(inherited, slot, job, "eth0")
     assert env["HOROVOD_RANK"] == "0"
     assert env["HOROVOD_SIZE"] == "1"
@@ -214,7 +223,7 @@ def test_rendezvous_ports():
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_order_and_environment(client, stub, mark, ranks):
-    found = run(where, client=client, ranks=ranks, env=stub | mark)
+    found = run(where, client=client, ranks=ranks, options=RankOptions(env=stub | mark))
     assert [int(f["HOROVOD_RANK"]) for f in found] == list(range(ranks))
     assert [int(f["HOROVOD_LOCAL_RANK"]) for f in found] == list(range(ranks))
     assert {f["HOROVOD_SIZE"] for f in found} == {f["HOROVOD_LOCAL_SIZE"] for f in found} == {str(ranks)}
@@ -225,7 +234,7 @@ def test_order_and_environment(client, stub, mark, ranks):
 
 
 def test_one_rank_a_worker(client, stub, mark):
-    found = run(where, client=client, ranks=2, cores_per_rank=2, env=stub | mark)
+    found = run(where, client=client, ranks=2, options=RankOptions(cores_per_rank=2, env=stub | mark))
     assert len({f["parent"] for f in found}) == 2
     assert {f["OMP_NUM_THREADS"] for f in found} == {"2"}
 
@@ -233,7 +242,12 @@ def test_one_rank_a_worker(client, stub, mark):
 def test_big_arguments_and_results(client, stub, mark):
     data = np.random.default_rng(1).bytes(50_000_000)
     same, other = run(
-        lambda first, *, second: (first, second), data, second=4, client=client, ranks=2, env=stub | mark
+        lambda first, *, second: (first, second),
+        data,
+        second=4,
+        client=client,
+        ranks=2,
+        options=RankOptions(env=stub | mark),
     )
     assert same == other == (data, 4)
 
@@ -250,16 +264,18 @@ def test_output(client, stub, mark, tmp_path, capsys):
         talk,
         client=client,
         ranks=2,
-        env=stub | mark,
-        log_dir=tmp_path / "logs",
-        on_output=lambda rank, line: lines.append((rank, line)),
+        options=RankOptions(
+            env=stub | mark,
+            log_dir=tmp_path / "logs",
+            on_output=lambda rank, line: lines.append((rank, line)),
+        ),
     )
     assert found == [b"", b""]
     expected = ["out", "err", "100%", "bad \ufffd byte", "no end"]
     for number in (0, 1):
         assert [line for rank, line in lines if rank == number] == expected
         assert (tmp_path / "logs" / f"rank-{number}.log").read_text().splitlines() == expected
-    run(talk, client=client, ranks=1, env=stub | mark)
+    run(talk, client=client, ranks=1, options=RankOptions(env=stub | mark))
     assert "[0] out\n[0] err\n" in capsys.readouterr().out
 
 
@@ -270,8 +286,7 @@ def test_much_output(client, stub, mark):
         lambda: print("\n".join(map(str, range(count)))),
         client=client,
         ranks=1,
-        env=stub | mark,
-        on_output=lambda rank, line: lines.append(line),
+        options=RankOptions(env=stub | mark, on_output=lambda rank, line: lines.append(line)),
     )
     assert lines == [str(i) for i in range(count)]
 
@@ -283,7 +298,10 @@ def test_two_at_once_and_a_third(client, stub, mark):
         return begin, time.time(), psutil.Process().parent().ppid()
 
     with ThreadPoolExecutor(3) as pool:
-        runs = [pool.submit(run, stay, client=client, ranks=2, env=stub | mark) for _ in range(3)]
+        runs = [
+            pool.submit(run, stay, client=client, ranks=2, options=RankOptions(env=stub | mark))
+            for _ in range(3)
+        ]
         first, second, third = sorted(r.result()[0] for r in runs)
     assert second[0] < first[1]
     assert first[2] != second[2]
@@ -295,7 +313,7 @@ def test_threads_of_the_driver_as_workers(stub):
         LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
-        assert run(rank, client=client, ranks=2, env=stub) == [0, 1]
+        assert run(rank, client=client, ranks=2, options=RankOptions(env=stub)) == [0, 1]
 
 
 # Too little room
@@ -303,12 +321,12 @@ def test_threads_of_the_driver_as_workers(stub):
 
 def test_not_enough_slots(client, stub, mark):
     with pytest.raises(NotEnoughSlots, match=r"5 of 1 core.* 4 are free, 1 are missing") as caught:
-        run(rank, client=client, ranks=5, env=stub | mark, timeout=0.5)
+        run(rank, client=client, ranks=5, options=RankOptions(env=stub | mark, timeout=0.5))
     assert (caught.value.wanted, caught.value.free, caught.value.taken) == (5, 4, 0)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     with pytest.raises(NotEnoughSlots, match="0 are free"):
-        run(rank, client=client, ranks=1, cores_per_rank=3, env=stub | mark, timeout=0.5)
-    assert run(rank, client=client, ranks=4, env=stub | mark) == [0, 1, 2, 3]
+        run(rank, client=client, ranks=1, options=RankOptions(cores_per_rank=3, env=stub | mark, timeout=0.5))
+    assert run(rank, client=client, ranks=4, options=RankOptions(env=stub | mark)) == [0, 1, 2, 3]
 
 
 def test_slots_that_come_later(stub):
@@ -317,15 +335,15 @@ def test_slots_that_come_later(stub):
         Client(cluster) as client,
     ):
         threading.Timer(1, cluster.scale, [2]).start()
-        assert run(rank, client=client, ranks=2, env=stub, timeout=60) == [0, 1]
+        assert run(rank, client=client, ranks=2, options=RankOptions(env=stub, timeout=60)) == [0, 1]
 
 
 def test_busy_workers(client, stub, mark):
     busy = client.map(lambda _: time.sleep(4), range(4), pure=False)
     until(lambda: sum(map(len, client.processing().values())) == 4, 5)
     with pytest.raises(NotEnoughSlots, match="busy with other tasks"):
-        run(rank, client=client, ranks=2, env=stub | mark, timeout=1)
-    assert run(rank, client=client, ranks=2, env=stub | mark) == [0, 1]
+        run(rank, client=client, ranks=2, options=RankOptions(env=stub | mark, timeout=1))
+    assert run(rank, client=client, ranks=2, options=RankOptions(env=stub | mark)) == [0, 1]
     client.gather(busy)
 
 
@@ -336,33 +354,17 @@ def test_port_range_full(client, stub, mark):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match="no free port for the rendezvous"):
-            run(rank, client=client, ranks=2, env=stub | mark, port_range=(port, port))
+            run(rank, client=client, ranks=2, options=RankOptions(env=stub | mark, port_range=(port, port)))
     for _ in range(2):
-        assert run(rank, client=client, ranks=2, env=stub | mark, port_range=(port, port)) == [0, 1]
+        assert run(
+            rank, client=client, ranks=2, options=RankOptions(env=stub | mark, port_range=(port, port))
+        ) == [0, 1]
 
 
-@pytest.mark.parametrize("wrong", [{"ranks": 0}, {"ranks": 1, "cores_per_rank": 0}])
-def test_wrong_numbers(client, wrong):
-    with pytest.raises(ValueError, match="at least 1"):
-        run(rank, client=client, **wrong)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "error"),
-    [
-        ({"ranks": True}, TypeError),
-        ({"ranks": 2.0}, TypeError),
-        ({"restarts": True}, TypeError),
-        ({"env": {"A": 1}}, TypeError),
-        ({"timeout": float("nan")}, ValueError),
-        ({"port_range": (20, 10)}, ValueError),
-        ({"port_range": (65_000, 65_536)}, ValueError),
-        ({"port_range": 10_000}, ValueError),
-    ],
-)
-def test_wrong_arguments_are_said_at_once(client, wrong, error):
-    with pytest.raises(error, match=next(iter(wrong))):
-        run(rank, client=client, **({"ranks": 1} | wrong))
+@pytest.mark.parametrize(("ranks", "error"), [(0, ValueError), (True, TypeError), (2.0, TypeError)])
+def test_wrong_numbers_of_ranks(client, ranks, error):
+    with pytest.raises(error, match="ranks must be"):
+        run(rank, client=client, ranks=ranks)
 
 
 def test_wrong_client_and_function(client, cluster):
@@ -374,6 +376,8 @@ def test_wrong_client_and_function(client, cluster):
         run(rank, client=None, ranks=1)
     with pytest.raises(TypeError, match="callable"):
         run(5, client=client, ranks=1)
+    with pytest.raises(TypeError, match="options must be RankOptions"):
+        run(rank, client=client, ranks=1, options={"restarts": 1})
 
 
 # Ranks that fail
@@ -395,7 +399,7 @@ def test_exception(client, stub, mark, capsys):
     with pytest.raises(
         RankFailed, match=r"rank 1 of 3 on 127.0.0.1 .* raised Trouble: no such branch"
     ) as caught:
-        run(fail_on_one, client=client, ranks=3, env=stub | mark)
+        run(fail_on_one, client=client, ranks=3, options=RankOptions(env=stub | mark))
     print(f"RankFailed after {time.monotonic() - start:.2f} s, start of the ranks included")
     assert time.monotonic() - start < BOUND
     error = caught.value
@@ -406,7 +410,7 @@ def test_exception(client, stub, mark, capsys):
     assert isinstance(error.__cause__, Trouble)
     assert "in fail_on_one" in str(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
-    assert run(rank, client=client, ranks=4, env=stub | mark) == [0, 1, 2, 3]
+    assert run(rank, client=client, ranks=4, options=RankOptions(env=stub | mark)) == [0, 1, 2, 3]
 
 
 def test_exception_of_a_package_the_driver_has_not_loaded(client, stub, mark):
@@ -416,7 +420,7 @@ def test_exception_of_a_package_the_driver_has_not_loaded(client, stub, mark):
         raise mailbox.NoSuchMailboxError("inbox")
 
     with pytest.raises(RankFailed, match="raised NoSuchMailboxError: inbox") as caught:
-        run(fail, client=client, ranks=1, env=stub | mark)
+        run(fail, client=client, ranks=1, options=RankOptions(env=stub | mark))
     assert caught.value.__cause__ is None
     assert "mailbox" not in sys.modules
 
@@ -427,12 +431,12 @@ def test_first_of_two(client, stub, mark):
         raise Trouble(f"on {rank()}")
 
     with pytest.raises(RankFailed, match="rank 2 of 3"):
-        run(both, client=client, ranks=3, env=stub | mark)
+        run(both, client=client, ranks=3, options=RankOptions(env=stub | mark))
 
 
 def test_result_that_cannot_be_pickled(client, stub, mark):
     with pytest.raises(RankFailed, match="raised TypeError: cannot pickle"):
-        run(threading.Lock, client=client, ranks=1, env=stub | mark)
+        run(threading.Lock, client=client, ranks=1, options=RankOptions(env=stub | mark))
 
 
 def test_exception_that_cannot_be_pickled(client, stub, mark):
@@ -442,7 +446,7 @@ def test_exception_that_cannot_be_pickled(client, stub, mark):
         raise error
 
     with pytest.raises(RankFailed, match="raised RuntimeError: plain") as caught:
-        run(fail, client=client, ranks=1, env=stub | mark)
+        run(fail, client=client, ranks=1, options=RankOptions(env=stub | mark))
     assert caught.value.__cause__ is None
 
 
@@ -464,7 +468,7 @@ def test_ends(client, stub, mark, end, status, number, reason):
         time.sleep(600)
 
     with pytest.raises(RankFailed, match=reason) as caught:
-        run(on_one, client=client, ranks=2, env=stub | mark)
+        run(on_one, client=client, ranks=2, options=RankOptions(env=stub | mark))
     assert (caught.value.rank, caught.value.exit_status, caught.value.signal) == (1, status, number)
 
 
@@ -479,7 +483,7 @@ def test_what_a_rank_started_ends_with_it(client, stub, mark):
         subprocess.run(["sleep", "600"], check=False)
 
     with pytest.raises(RankFailed, match="rank 1 of 2"):
-        run(start, client=client, ranks=2, env=stub | mark)
+        run(start, client=client, ranks=2, options=RankOptions(env=stub | mark))
 
 
 @pytest.mark.faults
@@ -495,9 +499,9 @@ def test_what_left_the_ranks_session_ends_with_it(client, stub, mark, fails):
 
     if fails:
         with pytest.raises(RankFailed, match="rank 1 of 2"):
-            run(start, client=client, ranks=2, env=stub | mark)
+            run(start, client=client, ranks=2, options=RankOptions(env=stub | mark))
     else:
-        assert run(start, client=client, ranks=2, env=stub | mark) == ["done", "done"]
+        assert run(start, client=client, ranks=2, options=RankOptions(env=stub | mark)) == ["done", "done"]
 
 
 def test_threads_that_never_end(client, stub, mark):
@@ -506,7 +510,7 @@ def test_threads_that_never_end(client, stub, mark):
         sys.stdout.close()
         return rank()
 
-    assert run(start, client=client, ranks=2, env=stub | mark) == [0, 1]
+    assert run(start, client=client, ranks=2, options=RankOptions(env=stub | mark)) == [0, 1]
 
 
 class Unspeakable(Exception):
@@ -519,10 +523,10 @@ def test_exceptions_that_cannot_be_told(client, stub, mark):
         raise error
 
     with pytest.raises(RankFailed, match="raised Unspeakable") as caught:
-        run(fail, Unspeakable(), client=client, ranks=1, env=stub | mark)
+        run(fail, Unspeakable(), client=client, ranks=1, options=RankOptions(env=stub | mark))
     assert "in fail" in caught.value.remote_traceback
     with pytest.raises(RankFailed, match="raised Trouble: ooo") as caught:
-        run(fail, Trouble("o" * 3_000_000), client=client, ranks=1, env=stub | mark)
+        run(fail, Trouble("o" * 3_000_000), client=client, ranks=1, options=RankOptions(env=stub | mark))
     assert len(str(caught.value)) < 200_000
 
 
@@ -538,9 +542,13 @@ def test_a_full_disk_costs_the_logs_and_not_the_run(client, stub, mark, tmp_path
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         found = run(
-            talk, client=client, ranks=2, env=stub | mark, log_dir=tmp_path, on_output=lambda *_: None,
-            on_status=said.append,
-        )  # fmt: skip
+            talk,
+            client=client,
+            ranks=2,
+            options=RankOptions(
+                env=stub | mark, log_dir=tmp_path, on_output=lambda *_: None, on_status=said.append
+            ),
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert found == [0, 1]
@@ -555,21 +563,27 @@ def test_worker_that_answers_no_more_at_the_start(client, stub, mark):
     os.kill(process, signal.SIGSTOP)
     try:
         with pytest.raises(NotEnoughSlots, match="do not answer"):
-            run(rank, bytes(20_000_000), client=client, ranks=4, env=stub | mark, timeout=2)
-        future = submit(rank, bytes(20_000_000), client=client, ranks=4, env=stub | mark)
+            run(
+                rank,
+                bytes(20_000_000),
+                client=client,
+                ranks=4,
+                options=RankOptions(env=stub | mark, timeout=2),
+            )
+        future = submit(rank, bytes(20_000_000), client=client, ranks=4, options=RankOptions(env=stub | mark))
         time.sleep(1)
         future.cancel()
         with pytest.raises(CancelledError):
             future.result(BOUND)
     finally:
         os.kill(process, signal.SIGCONT)
-    assert run(rank, client=client, ranks=4, env=stub | mark) == [0, 1, 2, 3]
+    assert run(rank, client=client, ranks=4, options=RankOptions(env=stub | mark)) == [0, 1, 2, 3]
 
 
 def test_no_horovod(client, no_horovod, mark):
     with pytest.raises(HorovodMissing, match=r"127.0.0.1.*not built for TensorFlow.*make horovod"):
-        run(rank, client=client, ranks=2, env=no_horovod | mark)
-    assert run(rank, client=client, ranks=1, env=no_horovod | mark) == [0]
+        run(rank, client=client, ranks=2, options=RankOptions(env=no_horovod | mark))
+    assert run(rank, client=client, ranks=1, options=RankOptions(env=no_horovod | mark)) == [0]
 
 
 def test_callback_that_fails(client, stub, mark):
@@ -581,7 +595,7 @@ def test_callback_that_fails(client, stub, mark):
         raise Trouble("in the callback")
 
     with pytest.raises(Trouble, match="in the callback"):
-        run(talk, client=client, ranks=2, env=stub | mark, on_output=fail)
+        run(talk, client=client, ranks=2, options=RankOptions(env=stub | mark, on_output=fail))
 
 
 # Cancellation
@@ -589,7 +603,9 @@ def test_callback_that_fails(client, stub, mark):
 
 @pytest.mark.faults
 def test_cancelled_tasks(client, stub, mark, tmp_path):
-    clock = Clock(lambda: run(sleep_for_ever, tmp_path, client=client, ranks=3, env=stub | mark))
+    clock = Clock(
+        lambda: run(sleep_for_ever, tmp_path, client=client, ranks=3, options=RankOptions(env=stub | mark))
+    )
     pids(tmp_path, 3)
     start = time.monotonic()
     (key,) = [key for key in client.futures if key.startswith("ranks-") and key.endswith("-2")]
@@ -600,7 +616,7 @@ def test_cancelled_tasks(client, stub, mark, tmp_path):
 DRIVER = """
     import pathlib, signal, sys
     from distributed import Client
-    from hepdask.distributed import run
+    from hepdask.distributed import RankOptions, run
 
     def sleep_for_ever(ready):
         import os, time
@@ -610,8 +626,8 @@ DRIVER = """
     if __name__ == "__main__":
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         with Client(sys.argv[1]) as client:
-            env = {"PYTHONPATH": sys.argv[3], "TEST_MARK": sys.argv[4]}
-            run(sleep_for_ever, pathlib.Path(sys.argv[2]), client=client, ranks=3, env=env)
+            options = RankOptions(env={"PYTHONPATH": sys.argv[3], "TEST_MARK": sys.argv[4]})
+            run(sleep_for_ever, pathlib.Path(sys.argv[2]), client=client, ranks=3, options=options)
 """
 
 
@@ -639,7 +655,7 @@ def test_driver_goes(client, stub, mark, tmp_path, how):
     error = driver.communicate(timeout=BOUND)[1].decode()
     assert (how == signal.SIGINT) == ("KeyboardInterrupt" in error)
     until(lambda: held(client) == (0, 0, 0), BOUND)
-    assert run(rank, client=client, ranks=4, env=stub | mark) == [0, 1, 2, 3]
+    assert run(rank, client=client, ranks=4, options=RankOptions(env=stub | mark)) == [0, 1, 2, 3]
 
 
 @pytest.mark.faults
@@ -650,7 +666,9 @@ def test_scheduler_goes(stub, tmp_path):
         LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
-        clock = Clock(lambda: run(sleep_for_ever, tmp_path, client=client, ranks=2, env=env))
+        clock = Clock(
+            lambda: run(sleep_for_ever, tmp_path, client=client, ranks=2, options=RankOptions(env=env))
+        )
         pids(tmp_path, 2)
         start = time.monotonic()
         cluster.close()
@@ -660,7 +678,11 @@ def test_scheduler_goes(stub, tmp_path):
 
 @pytest.mark.faults
 def test_worker_killed_while_ranks_hold_the_interpreter(client, stub, mark, tmp_path):
-    clock = Clock(lambda: run(hold_the_interpreter, tmp_path, client=client, ranks=3, env=stub | mark))
+    clock = Clock(
+        lambda: run(
+            hold_the_interpreter, tmp_path, client=client, ranks=3, options=RankOptions(env=stub | mark)
+        )
+    )
     pids(tmp_path, 3)
     address, process = worker_of(client, 2)
     start = time.monotonic()
@@ -669,12 +691,14 @@ def test_worker_killed_while_ranks_hold_the_interpreter(client, stub, mark, tmp_
     assert (clock.error.rank, clock.error.worker) == (2, address)
     assert "its Dask worker left the cluster" in str(clock.error)
     until(lambda: not marked(mark["TEST_MARK"]), BOUND)
-    assert run(rank, client=client, ranks=4, env=stub | mark, timeout=60) == [0, 1, 2, 3]
+    assert run(rank, client=client, ranks=4, options=RankOptions(env=stub | mark, timeout=60)) == [0, 1, 2, 3]
 
 
 @pytest.mark.faults
 def test_worker_restarted(client, stub, mark, tmp_path):
-    clock = Clock(lambda: run(sleep_for_ever, tmp_path, client=client, ranks=1, env=stub | mark))
+    clock = Clock(
+        lambda: run(sleep_for_ever, tmp_path, client=client, ranks=1, options=RankOptions(env=stub | mark))
+    )
     pids(tmp_path, 1)
     address, _ = worker_of(client, 0)
     start = time.monotonic()
@@ -713,7 +737,7 @@ def collectives():
 
 @pytest.mark.parametrize("ranks", [1, 4])  # 2 and 3 in the tests below
 def test_horovod_collectives(horovod, client, mark, ranks):
-    found = run(collectives, client=client, ranks=ranks, env=mark)
+    found = run(collectives, client=client, ranks=ranks, options=RankOptions(env=mark))
     for number, one in enumerate(found):
         assert one["coordinates"] == (number, ranks, number, ranks, 1)
         assert one["facade"] == (number, ranks, number)
@@ -725,19 +749,25 @@ def test_horovod_collectives(horovod, client, mark, ranks):
 
 @pytest.mark.faults
 def test_horovod_rank_killed_mid_step(horovod, client, stub, mark, tmp_path):
-    clock = Clock(lambda: run(reduce_for_ever, tmp_path, client=client, ranks=3, env=mark))
+    clock = Clock(
+        lambda: run(reduce_for_ever, tmp_path, client=client, ranks=3, options=RankOptions(env=mark))
+    )
     victim = pids(tmp_path, 3)[1]
     start = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     assert isinstance(clock.error_since(start), RankFailed)
     assert (clock.error.rank, clock.error.signal) == (1, signal.SIGKILL)
     assert clock.error.last_lines == ("sum 6.0", "step 20")
-    assert run(rank, client=client, ranks=4, env=stub | mark) == [0, 1, 2, 3]
+    assert run(rank, client=client, ranks=4, options=RankOptions(env=stub | mark)) == [0, 1, 2, 3]
 
 
 @pytest.mark.faults
 def test_horovod_worker_killed_mid_step(horovod, client, stub, mark, tmp_path):
-    clock = Clock(lambda: run(reduce_for_ever, tmp_path, client=client, ranks=2, cores_per_rank=2, env=mark))
+    clock = Clock(
+        lambda: run(
+            reduce_for_ever, tmp_path, client=client, ranks=2, options=RankOptions(cores_per_rank=2, env=mark)
+        )
+    )
     pids(tmp_path, 2)
     address, process = worker_of(client, 1)
     start = time.monotonic()
@@ -745,7 +775,7 @@ def test_horovod_worker_killed_mid_step(horovod, client, stub, mark, tmp_path):
     assert isinstance(clock.error_since(start), RankFailed)
     assert (clock.error.rank, clock.error.worker) == (1, address)
     until(lambda: not marked(mark["TEST_MARK"]), 2)
-    assert run(rank, client=client, ranks=4, env=stub | mark, timeout=60) == [0, 1, 2, 3]
+    assert run(rank, client=client, ranks=4, options=RankOptions(env=stub | mark, timeout=60)) == [0, 1, 2, 3]
 
 
 def train(steps, folder):
@@ -825,7 +855,7 @@ def test_horovod_keras(horovod, client, mark, tmp_path):
     import keras
 
     alone = train(25, tmp_path)
-    both = run(train, 25, tmp_path, client=client, ranks=2, env=mark)
+    both = run(train, 25, tmp_path, client=client, ranks=2, options=RankOptions(env=mark))
     for key in ("fit", "by hand"):
         for one, first, second in zip(alone[key], both[0][key], both[1][key], strict=True):
             np.testing.assert_array_equal(first, second)

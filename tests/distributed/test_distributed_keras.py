@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
-from hepdask.distributed import NotSynchronised, run
+from hepdask.distributed import NotSynchronised, RankOptions, run
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -125,7 +125,7 @@ def test_accumulated_batches_are_one_batch(alone):
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_horovod_ranks_train_as_one_does(horovod, client, mark, alone, ranks):
-    together = run(train, client=client, ranks=ranks, env=mark)
+    together = run(train, client=client, ranks=ranks, options=RankOptions(env=mark))
     for name in ("sgd", "adam", "clipped", "accumulated", "fit"):
         for one in together:
             assert one[name][1] == alone[name][1]

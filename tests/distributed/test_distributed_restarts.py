@@ -23,7 +23,7 @@ from distributed import Client, LocalCluster
 from helpers.ranks import BOUND, marked, pids, rank
 from helpers.waiting import until
 
-from hepdask.distributed import Checkpoint, CheckpointDamaged, RankFailed, run, submit
+from hepdask.distributed import Checkpoint, CheckpointDamaged, RankFailed, RankOptions, run, submit
 from hepdask.distributed import checkpoint as checkpoints
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -196,9 +196,13 @@ def test_restarts(client, stub, mark, tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "rank-7.log").write_text("of an earlier run")
     found = run(
-        fail_at_first, tmp_path, 2, client=client, ranks=3, env=stub | mark, restarts=2,
-        log_dir=tmp_path / "logs", on_status=said.append,
-    )  # fmt: skip
+        fail_at_first,
+        tmp_path,
+        2,
+        client=client,
+        ranks=3,
+        options=RankOptions(env=stub | mark, restarts=2, log_dir=tmp_path / "logs", on_status=said.append),
+    )
     assert found == [(0, 2), (1, 2), (2, 2)]
     assert len(said) == 2
     assert all("rank 1 of 3" in line and "killed by SIGKILL; starting again" in line for line in said)
@@ -208,7 +212,14 @@ def test_restarts(client, stub, mark, tmp_path):
 
 def test_restarts_are_used_up(client, stub, mark, tmp_path):
     with pytest.raises(RankFailed, match=r"rank 1 of 2 .* killed by SIGKILL"):
-        run(fail_at_first, tmp_path, 9, client=client, ranks=2, env=stub | mark, restarts=1)
+        run(
+            fail_at_first,
+            tmp_path,
+            9,
+            client=client,
+            ranks=2,
+            options=RankOptions(env=stub | mark, restarts=1),
+        )
     assert len(list(tmp_path.glob("start-*-1"))) == 2
 
 
@@ -219,7 +230,13 @@ def test_some_failures_are_final(client, stub, mark, tmp_path):
 
     for error, starts in ((KeyError, 1), ((OSError, LookupError), 2), (OSError, 5)):
         with pytest.raises(RankFailed, match="a bug"):
-            run(fail, tmp_path, client=client, ranks=1, env=stub | mark, restarts=2, give_up_on=error)
+            run(
+                fail,
+                tmp_path,
+                client=client,
+                ranks=1,
+                options=RankOptions(env=stub | mark, restarts=2, give_up_on=error),
+            )
         assert len(list(tmp_path.glob("start-*-0"))) == starts
 
 
@@ -241,19 +258,23 @@ def test_going_on_with_fewer(stub, mark, tmp_path):
         threading.Thread(target=lose_one).start()
         said = []
         found = run(
-            stay_if_first, tmp_path, client=client, ranks=3, env=stub | mark, restarts=1, min_ranks=2,
-            regroup_timeout=1, on_status=said.append,
-        )  # fmt: skip
+            stay_if_first,
+            tmp_path,
+            client=client,
+            ranks=3,
+            options=RankOptions(
+                env=stub | mark, restarts=1, min_ranks=2, regroup_timeout=1, on_status=said.append
+            ),
+        )
     assert found == [0, 1]
     assert {path.read_text() for path in tmp_path.glob("start-1-*")} <= {"2", "3"}
     assert any("its Dask worker left the cluster; starting again" in line for line in said)
     assert any("3 of 1 core(s) each are wanted, 2 are free, 1 are missing" in line for line in said)
 
 
-@pytest.mark.parametrize("wrong", [{"min_ranks": 3}, {"min_ranks": 0}, {"restarts": -1}])
-def test_wrong_restarts(client, wrong):
-    with pytest.raises(ValueError, match="must be"):
-        run(rank, client=client, ranks=2, **wrong)
+def test_no_more_ranks_can_be_required_than_there_are(client):
+    with pytest.raises(ValueError, match=r"min_ranks must be from 1 to ranks \(2\), not 3"):
+        run(rank, client=client, ranks=2, options=RankOptions(min_ranks=3))
 
 
 # In the background
@@ -271,7 +292,7 @@ def test_submit(client, stub, mark, tmp_path):
         return rank() + 10
 
     called = []
-    future = submit(both, tmp_path, client=client, ranks=2, env=stub | mark)
+    future = submit(both, tmp_path, client=client, ranks=2, options=RankOptions(env=stub | mark))
     future.add_done_callback(called.append)
     until(lambda: len(list(tmp_path.iterdir())) == 2, 60)
     assert (future.done(), future.running(), future.cancelled(), future.status) == (
@@ -290,7 +311,9 @@ def test_submit(client, stub, mark, tmp_path):
 
 def test_submit_in_a_coroutine(client, stub, mark):
     async def both():
-        futures = [submit(rank, client=client, ranks=2, env=stub | mark) for _ in range(2)]
+        futures = [
+            submit(rank, client=client, ranks=2, options=RankOptions(env=stub | mark)) for _ in range(2)
+        ]
         return await asyncio.gather(*futures)
 
     assert asyncio.run(both()) == [[0, 1], [0, 1]]
@@ -300,7 +323,7 @@ def test_submit_that_fails(client, stub, mark):
     def fail():
         raise KeyError("lost")
 
-    future = submit(fail, client=client, ranks=2, env=stub | mark)
+    future = submit(fail, client=client, ranks=2, options=RankOptions(env=stub | mark))
     assert isinstance(future.exception(60), RankFailed)
     assert isinstance(submit(rank, client=client, ranks=0).exception(60), ValueError)
     assert future.status == "error"
@@ -308,7 +331,7 @@ def test_submit_that_fails(client, stub, mark):
 
 @pytest.mark.faults
 def test_cancel(client, stub, mark, tmp_path):
-    future = submit(sleep_for_ever, tmp_path, client=client, ranks=3, env=stub | mark)
+    future = submit(sleep_for_ever, tmp_path, client=client, ranks=3, options=RankOptions(env=stub | mark))
     pids(tmp_path, 3)
     start = time.monotonic()
     assert future.cancel()
@@ -317,12 +340,12 @@ def test_cancel(client, stub, mark, tmp_path):
     print(f"cancelled after {time.monotonic() - start:.2f} s")
     assert marked(mark["TEST_MARK"]) == []
     assert (future.status, future.cancelled(), future.cancel()) == ("cancelled", True, True)
-    assert run(rank, client=client, ranks=4, env=stub | mark) == [0, 1, 2, 3]
+    assert run(rank, client=client, ranks=4, options=RankOptions(env=stub | mark)) == [0, 1, 2, 3]
 
 
 def test_cancel_while_waiting_for_slots(client, stub, mark):
     said = []
-    future = submit(rank, client=client, ranks=9, env=stub | mark, on_status=said.append)
+    future = submit(rank, client=client, ranks=9, options=RankOptions(env=stub | mark, on_status=said.append))
     until(lambda: said, 10)
     future.cancel()
     with pytest.raises(CancelledError):
@@ -343,7 +366,8 @@ TERMINAL = """
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         try:
             with clusters.connect({"workers": 2, "dashboard_port": 0}) as client:
-                distributed.run(work, client=client, ranks=2, env={"PYTHONPATH": sys.argv[1]})
+                options = distributed.RankOptions(env={"PYTHONPATH": sys.argv[1]})
+                distributed.run(work, client=client, ranks=2, options=options)
         except KeyboardInterrupt:
             print("interrupted", flush=True)
 """
@@ -430,9 +454,14 @@ def test_horovod_learning_curve_of_a_run_that_lost_a_worker(horovod, mark, tmp_p
     ):
         threading.Thread(target=lose_one).start()
         found = run(
-            learn, tmp_path, client=client, ranks=3, env=mark, checkpoint=tmp_path / "checkpoint", restarts=1,
-            min_ranks=1, regroup_timeout=0,
-        )  # fmt: skip
+            learn,
+            tmp_path,
+            client=client,
+            ranks=3,
+            options=RankOptions(
+                env=mark, checkpoint=tmp_path / "checkpoint", restarts=1, min_ranks=1, regroup_timeout=0
+            ),
+        )
     assert [size for _, size in found] == [2, 2]
     for losses, _ in found:
         assert len(losses) == EPOCHS * STEPS

@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster
 from helpers.ranks import BOUND, Clock, held, marked, pids
 from helpers.waiting import until
 
-from hepdask.distributed import RankFailed, local_allreduce, run
+from hepdask.distributed import RankFailed, RankOptions, local_allreduce, run
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -85,7 +85,7 @@ def cycle_time():
     ],
 )
 def test_horovod_looks_for_work_as_often_as_wanted(client, stub, more, found):
-    assert run(cycle_time, client=client, ranks=2, env=stub | more) == [found, found]
+    assert run(cycle_time, client=client, ranks=2, options=RankOptions(env=stub | more)) == [found, found]
 
 
 def endless(folder):
@@ -104,7 +104,7 @@ def endless(folder):
 def test_a_rank_that_goes_is_blamed(client, tmp_path, number, how):
     mark = secrets.token_hex(8)
     env = {"TEST_MARK": mark, "HOROVOD_GLOO_TIMEOUT_SECONDS": "3"}
-    clock = Clock(lambda: run(endless, tmp_path, client=client, ranks=2, env=env))
+    clock = Clock(lambda: run(endless, tmp_path, client=client, ranks=2, options=RankOptions(env=env)))
     os.kill(pids(tmp_path, 2)[number], how)
     clock.thread.join(60)
     assert isinstance(clock.error, RankFailed)

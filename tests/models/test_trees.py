@@ -18,7 +18,7 @@ from helpers.waiting import until
 from hepdask import evaluate, open_store, prepare, train
 from hepdask.config import Config, XGBoost
 from hepdask.config.feature_names import HIGH_LEVEL
-from hepdask.distributed import RankFailed
+from hepdask.distributed import RankFailed, RankOptions
 from hepdask.distributed.gpu_claims import NoDriver, host_devices
 from hepdask.errors import ConfigError, TrainingError
 from hepdask.models.trees import boosted, load_rows, load_trees
@@ -203,11 +203,15 @@ def test_a_lost_rank_or_worker_ends_xgboost(tmp_path, when, victim):
         closing(ThreadPool(1)) as pool,
     ):
         workers = set(client.run(os.getpid).values())
-        options = {"env": {"TEST_MARK": str(tmp_path)}, "on_output": lambda rank, line: lines.append(line)}
+        options = RankOptions(
+            env={"TEST_MARK": str(tmp_path)},
+            silence_timeout=30.0,
+            on_output=lambda rank, line: lines.append(line),
+        )
 
         def boosted(load, rounds):
             settings = XGBoost(rounds=rounds, early_stopping=None)
-            return boost_over(client, load, runs, 2, settings, 1, silence_timeout=30.0, **options)
+            return boost_over(client, load, runs, 2, settings, 1, options)
 
         ended = pool.apply_async(boosted, (load, 1_000_000))
         if when == "training":
@@ -246,9 +250,8 @@ def test_xgboost_starts_again(client, tmp_path):
     require(has_xgboost(), "XGBoost is not installed (pip install 'hepdask[trees]')")
     settings, runs, said = XGBoost(rounds=3, early_stopping=None), {"fit": [[1], [2]], "validation": []}, []
     load = partial(rows_that_kill_once, flag=tmp_path / "killed")
-    found, undisturbed = (
-        boost_over(client, load, runs, 2, settings, 1, restarts=1, on_status=said.append) for _ in range(2)
-    )
+    options = RankOptions(restarts=1, on_status=said.append)
+    found, undisturbed = (boost_over(client, load, runs, 2, settings, 1, options) for _ in range(2))
     assert [line.partition("killed by SIGKILL; ")[2] for line in said] == [
         "starting again (1 restart(s) left)"
     ]

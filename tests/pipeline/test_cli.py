@@ -118,8 +118,8 @@ def test_simulated_files_do_not_depend_on_the_cluster(tmp_path):
     import uproot
 
     words = ("simulate", "--process", "ttbar", "--events", "230", "--seed", "9", "--out")
-    (tmp_path / "one.yaml").write_text("kind: local\nworkers: 1\ndashboard-port: 0\n")
-    (tmp_path / "two.yaml").write_text("kind: local\nworkers: 2\ndashboard-port: 0\n")
+    (tmp_path / "one.yaml").write_text("kind: local\nworkers: 1\ndashboard_port: 0\n")
+    (tmp_path / "two.yaml").write_text("kind: local\nworkers: 2\ndashboard_port: 0\n")
     for name in ("one", "two"):
         done = hepdask(*words, f"{name}.root", "--cluster", f"{name}.yaml", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -229,7 +229,7 @@ def test_a_single_class(document, sample_files):
 
 
 def test_a_cluster_that_stays_up_can_be_attached_to(document, tmp_path):
-    (tmp_path / "cluster.yaml").write_text("kind: local\nworkers: 1\ndashboard-port: 0\n")
+    (tmp_path / "cluster.yaml").write_text("kind: local\nworkers: 1\ndashboard_port: 0\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "hepdask", "cluster", "start", str(tmp_path / "cluster.yaml"), "--json"],
         stdout=subprocess.PIPE, text=True,

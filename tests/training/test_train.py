@@ -23,7 +23,7 @@ from hepdask.batches.batch import Batches
 from hepdask.batches.padding import padded
 from hepdask.batches.reading import Reading
 from hepdask.config.feature_names import PARTICLE
-from hepdask.distributed import Checkpoint
+from hepdask.distributed import Checkpoint, NotEnoughSlots
 from hepdask.errors import ConfigError, StoreError, TrainingError
 from hepdask.training.loop import train_rank
 
@@ -302,6 +302,16 @@ def test_evaluate_reports_what_was_trained(config, client):
     assert table[0].startswith("epoch,loss,accuracy,val_loss")
     assert len(table) == 1 + both.models.hlf.epochs
     assert not evaluate(both, client).fresh
+
+
+def test_ranks_that_train_or_score_have_the_bounds_of_the_configuration(config, client):
+    hlf = with_training(config, models=("hlf",))
+    wide = with_training(hlf, cores_per_rank=1000, start_timeout=0.5)
+    with pytest.raises(NotEnoughSlots, match=r"not enough slots after 0\.5 s: 1 of 1000 core"):
+        train(wide, client=client)
+    train(hlf, client=client)
+    with pytest.raises(NotEnoughSlots, match=r"not enough slots after 0\.5 s: 1 of 1000 core"):
+        evaluate(wide, client)
 
 
 def test_a_network_takes_the_features_it_is_told(config, client):

@@ -17,7 +17,8 @@ from distributed import Client
 
 from hepdask import distributed, logs
 from hepdask.config import Forest, XGBoost
-from hepdask.distributed import rank_addresses
+from hepdask.distributed import RankOptions, rank_addresses
+from hepdask.distributed.options import DEFAULTS
 from hepdask.errors import HepdaskError, TrainingError
 from hepdask.models.trees import devices
 from hepdask.models.trees.fitted import Fitted, xgboost
@@ -97,7 +98,7 @@ def boost_over(
     classes: int,
     settings: XGBoost | Forest,
     seed: int,
-    **options: Any,
+    options: RankOptions = DEFAULTS,
 ) -> Fitted:
     """Train over the workers of a cluster, a rank on each, which loads its own events.
 
@@ -118,8 +119,9 @@ def boost_over(
         Section of the configuration.
     seed : int
         Of subsampling. The same seed, events and number of ranks give the same trees.
-    **options
-        Of `hepdask.distributed.run`: its bounds in time, ports and interface.
+    options : RankOptions
+        Of `hepdask.distributed.run`. Cores are those of the smallest worker and GPUs one where there are any, whatever
+        the options say; an error of hepdask is always final.
 
     Raises
     ------
@@ -138,7 +140,10 @@ def boost_over(
     threads = min(worker["nthreads"] for worker in workers.values())
     results = distributed.run(
         _boost_rank, load, runs, classes, settings, seed, threads, _patience(settings, len(runs["validation"])),
-        client=client, ranks=ranks, cores_per_rank=threads, backend="tf.distribute", give_up_on=HepdaskError, **options,
+        client=client, ranks=ranks,
+        options=replace(
+            options, cores_per_rank=threads, gpus_per_rank=None, backend="tf.distribute", give_up_on=HepdaskError,
+        ),
     )  # fmt: skip
     engine_name = f"XGBoost on {ranks} Dask worker{'s' * (ranks > 1)}"
     return replace(results[0], engine_name=engine_name, cpu_s=sum(one.cpu_s for one in results))
@@ -235,11 +240,13 @@ def _patience(settings: XGBoost | Forest, watched: int) -> int | None:
 
 @contextmanager
 def _said() -> Iterator[None]:
-    """Give XGBoost's errors in one line, without its stack of C++ functions; but those of a lost rank as they are."""
+    """Raise XGBoost's errors in one line, without its stack of C++ functions; but those of a lost rank as they are."""
+    from xgboost.core import XGBoostError
+
     try:
         yield
-    except Exception as error:
-        if not isinstance(error, xgboost().core.XGBoostError) or _is_of_lost_rank(error):
+    except XGBoostError as error:
+        if _is_of_lost_rank(error):
             raise
         words = str(error).split("Stack trace")[0].strip().splitlines()[-1]
         raise TrainingError(f"XGBoost: {words.rpartition(': ')[2]}") from error
