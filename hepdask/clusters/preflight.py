@@ -21,7 +21,7 @@ from distributed import Client
 
 from hepdask.clusters import local_gpu
 from hepdask.clusters.batch_cluster import BatchCluster
-from hepdask.clusters.connect import start, wait_for_workers
+from hepdask.clusters.connection import start, wait_for_workers
 from hepdask.clusters.ports import free_port
 from hepdask.clusters.settings import GPU, BatchSettings
 from hepdask.clusters.tls import make_folder

@@ -20,6 +20,7 @@ from hepdask.analysis.topology import Extracted, extract
 from hepdask.config import Config, Topology, load_config
 from hepdask.config.user_functions import Code, UserFunction, read_code
 from hepdask.errors import ConfigError, InputError
+from hepdask.extras import require
 from hepdask.files.paths import local_path
 from hepdask.inference.tree_scorer import SavedTrees
 from hepdask.models.record import CODE, RECORD, ModelRecord, read_model, read_record
@@ -38,12 +39,8 @@ class Scorer(Protocol):
 
 
 def _network(content: bytes, record: ModelRecord, file: Path) -> Scorer:
-    try:
-        from hepdask.inference.network_scorer import SavedNetwork
-    except ImportError as error:
-        raise InputError(
-            f"{file}: a network needs TensorFlow ({error}): pip install 'hepdask[train]'"
-        ) from None
+    from hepdask.inference.network_scorer import SavedNetwork
+
     return SavedNetwork(content, record, file)
 
 
@@ -55,6 +52,21 @@ def _trees(content: bytes, record: ModelRecord, file: Path) -> Scorer:
 _SCORERS: dict[str, Callable[[bytes, ModelRecord, Path], Scorer]] = {
     "model.keras": _network, "model.ubj": _trees, "model.npz": _trees,
 }  # fmt: skip
+
+#: Name of a model's file to the extra that reads it; the core reads the others.
+_EXTRAS = {"model.keras": "train", "model.ubj": "trees"}
+
+
+def require_library(record: ModelRecord, folder: Path) -> None:
+    """Refuse a model whose library is not installed.
+
+    Raises
+    ------
+    MissingDependency
+        The message names the extra.
+    """
+    if record.file in _EXTRAS:
+        require(_EXTRAS[record.file], str(folder / record.file))
 
 
 class Classifier:
@@ -86,6 +98,7 @@ class Classifier:
                 f"{folder}: trained on imported events, and nobody knows how those were scaled, so it cannot score "
                 "others; train on a store that hepdask prepare made"
             )
+        require_library(record, folder)
         self._scorer = _SCORERS[record.file](read_model(folder, record), record, folder / record.file)
         self._turn = threading.Lock()
 
@@ -189,6 +202,8 @@ def load_model(
     ------
     InputError
         There is no trained model.
+    MissingDependency
+        The library of the model is not installed.
     HepdaskError
         The folder is damaged, or what is in it does not fit together.
     ConfigError

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from hepdask.config import Config, Dataset, File, XRootD
 from hepdask.errors import ConfigError, InputError
+from hepdask.extras import require_for_addresses
 from hepdask.files.paths import is_url
 from hepdask.input.root_files import InputFile, look
 from hepdask.input.xrootd import is_xrootd, list_directory
@@ -23,7 +24,10 @@ def input_files(config: Config) -> list[InputFile]:
         There is no fileset, or one file stands in it twice.
     InputError
         A pattern matches nothing, or a directory cannot be listed.
+    MissingDependency
+        As in `require_readers`.
     """
+    require_readers(config)
     if not config.fileset:
         raise ConfigError("fileset: no dataset is given; name the ROOT files and their class")
     classes = config.analysis.classes
@@ -44,6 +48,19 @@ def input_files(config: Config) -> list[InputFile]:
     ]
     _refuse_twice(files)
     return sorted(files, key=lambda file: (file.dataset, file.path, file.steps or ()))
+
+
+def require_readers(config: Config) -> None:
+    """Refuse files and routes whose protocol cannot be read here.
+
+    Raises
+    ------
+    MissingDependency
+        The message names the address, and the extra that reads it.
+    """
+    require_for_addresses(config.input.routes)
+    for dataset in config.fileset.values():
+        require_for_addresses(path for path, _, _ in dataset.trees)
 
 
 def _refuse_twice(files: list[InputFile]) -> None:

@@ -9,6 +9,7 @@ import collections.abc
 import difflib
 from typing import TYPE_CHECKING, Any
 
+from hepdask._face import listing
 from hepdask.config import HLF, Forest, Inclusive, Models, Sequence, XGBoost
 from hepdask.config.feature_names import PARTICLE
 from hepdask.errors import ConfigError
@@ -17,6 +18,9 @@ from hepdask.models.networks import hlf, inclusive, sequence
 if TYPE_CHECKING:
     import keras
 
+__all__ = ["NETWORKS", "TREES", "build", "inputs", "settings"]
+
+__dir__ = listing(__name__, __all__)
 
 #: Models that are trained by Horovod ranks, and those that are not.
 NETWORKS = ("hlf", "sequence", "inclusive")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 import shutil
@@ -21,7 +20,7 @@ from hepdask import clusters, distributed, models
 from hepdask._version import versions
 from hepdask.config import Config, Topology
 from hepdask.config.user_functions import codes
-from hepdask.errors import HepdaskError, MissingDependency, TrainingError
+from hepdask.errors import HepdaskError, TrainingError
 from hepdask.files import atomic
 from hepdask.models.record import (
     CODE,
@@ -39,6 +38,7 @@ from hepdask.pipeline import train_trees
 from hepdask.pipeline.outcome import Outcome
 from hepdask.pipeline.owned_output import owns_output
 from hepdask.pipeline.prepare import identity, open_prepared
+from hepdask.pipeline.required_extras import require_for_models
 from hepdask.pipeline.tune import tuned
 from hepdask.progress import Tracker, say, track
 from hepdask.store import Store
@@ -110,6 +110,8 @@ def train(config: Config, model: str | None = None, client: Client | None = None
 
     Raises
     ------
+    MissingDependency
+        The library of a model, or Horovod for more than one rank, is not installed.
     StoreError
         There is no complete store.
     TrainingError
@@ -123,8 +125,7 @@ def train(config: Config, model: str | None = None, client: Client | None = None
     and when the same training is asked for again after a kill, it goes on from there.
     """
     names: Sequence[str] = (model,) if model else config.training.models
-    if set(names) & set(models.NETWORKS):
-        require_horovod(config)
+    require_for_models(config, names)
     store = open_prepared(config)
     studies = tuned(config, store, names) if config.training.from_study else {}
     for name, parameters in studies.items():
@@ -146,16 +147,6 @@ def train(config: Config, model: str | None = None, client: Client | None = None
             else _train_one(name, key, store, config, client, studies.get(name))
             for name, key, old in zip(names, wanted, found, strict=True)
         ]
-
-
-def require_horovod(config: Config) -> None:
-    """Refuse more than one rank where Horovod is not installed, before anything else is done."""
-    if config.training.ranks > 1 and importlib.util.find_spec("horovod") is None:
-        raise MissingDependency(
-            f"training.ranks is {config.training.ranks}, and more than one rank needs Horovod, which is not "
-            "installed: install a C++ compiler, cmake and make (on Debian and Ubuntu: apt install g++ cmake "
-            "make), then say: make horovod; or train on one rank: --set training.ranks=1"
-        )
 
 
 def load_trained(config: Config, name: str) -> Trained | None:
