@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hepdask.config import Config, Forest
 from hepdask.errors import MissingDependency
-from hepdask.extras import require
+from hepdask.extras import require, require_for_addresses
 from hepdask.input.fileset import require_readers
 from hepdask.models import NETWORKS, settings
 
@@ -23,6 +23,7 @@ def require_for_run(config: Config) -> None:
     if config.simulation:
         require("simulate", "simulation")
     require_readers(config)
+    require_for_addresses([config.store.path] if config.store.path else [])
     require_for_models(config, config.training.models)
 
 
