@@ -128,4 +128,5 @@ lock:
 	@$(RESOLVE) --fork-strategy fewest $(RUNNING:%=--extra=%) pyproject.toml -o requirements.lock
 	@$(RESOLVE) --fork-strategy fewest $(RUNNING:%=--extra=%) --extra=dev --extra=docs --extra=test -c requirements.lock \
 		pyproject.toml -o requirements-dev.lock
-	@echo horovod==0.28.1 | $(RESOLVE) --no-deps --no-annotate - -o horovod.lock
+	@echo "horovod==0.28.1 ; python_full_version < '3.13' and platform_machine == 'x86_64' and sys_platform == 'linux'" \
+		| $(RESOLVE) --no-config --no-deps --no-annotate - -o horovod.lock
