@@ -17,8 +17,6 @@ from hepdask import extras
 from hepdask.errors import MissingDependency
 from hepdask.extras import EXTRAS
 
-pytestmark = pytest.mark.unit
-
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -81,6 +79,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_missing_is_told_before_work(case, without):
     modules, words, extra = REFUSED[case]
@@ -91,6 +90,7 @@ def test_what_is_missing_is_told_before_work(case, without):
     assert "dashboard" not in told.stderr, "a cluster was started first"
 
 
+@pytest.mark.unit
 def test_a_message_names_the_work_the_modules_and_the_line():
     before = dict(EXTRAS)
     try:
@@ -106,12 +106,14 @@ def test_a_message_names_the_work_the_modules_and_the_line():
     )
 
 
+@pytest.mark.unit
 def test_addresses_that_the_core_reads_need_nothing():
     extras.require_for_addresses(
         ["/data/x.root", "{url}", "http://x.example/a.root", "https://x.example/a.root"]
     )
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_each_extra_brings_its_modules(extra):
     """The lists here and in pyproject.toml are about the same packages."""
@@ -127,6 +129,7 @@ def test_each_extra_brings_its_modules(extra):
         )
 
 
+@pytest.mark.unit
 def test_users_of_the_core_are_not_bound_by_tensorflow():
     core = [line for line in PROJECT["dependencies"] if line.startswith("numpy")]
     assert core == ["numpy>=2"]
