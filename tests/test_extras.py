@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import site
 import subprocess
@@ -32,62 +33,79 @@ tuning: {model: hlf, parameters: {batch_size: [32, 64]}}
 """
 
 
-@pytest.fixture
-def without(tmp_path):
-    """Run hepdask in an environment with everything that is installed here but some modules."""
+#: Runs commands one after another in one process, and tells of each its exit code and what it said on standard error.
+RUNNER = """
+import json, os, sys, tempfile
+from hepdask.cli import main
 
-    def run(modules: tuple[str, ...], *words: str) -> subprocess.CompletedProcess[str]:
-        packages = tmp_path / "packages"
-        packages.mkdir(exist_ok=True)
-        for folder in {*site.getsitepackages(), sysconfig.get_path("purelib")}:
-            for entry in Path(folder).iterdir():
-                there = packages / entry.name
-                if (
-                    entry.name.partition(".")[0] not in modules
-                    and entry.suffix != ".pth"
-                    and not there.exists()
-                ):
-                    there.symlink_to(entry)
-        (tmp_path / "config.yaml").write_text(CONFIG)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(packages), str(ROOT)])}
-        command = [sys.executable, "-S", "-m", "hepdask", *words]
-        return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-        )
+for words in json.loads(sys.argv[1]):
+    sys.argv, code = ["hepdask", *words.split()], 0
+    with tempfile.TemporaryFile("w+") as said:
+        kept = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+        said.seek(0)
+        print(json.dumps([code, said.read()]), flush=True)
+"""
 
-    return run
-
-
-#: What is left out, what is asked for, and the extra that has to be named.
+#: Modules that are left out together, then what is asked for, and the extra that has to be named.
 REFUSED = {
-    "simulate": (("pythia8mc",), "simulate --process ttbar --events 10 --seed 1 --out x.root", "simulate"),
-    "jets": (("fastjet",), "simulate --process ttbar --events 10 --seed 1 --out x.root", "simulate"),
-    "train": (("tensorflow",), "train config.yaml", "train"),
-    "evaluate": (("tensorflow",), "evaluate config.yaml", "train"),
-    "run": (("keras",), "run config.yaml", "train"),
-    "run after simulation": (("pythia8mc",), "run config.yaml --set simulation.a.root.process=qcd", "simulate"),
-    "boosted trees": (("xgboost",), "train config.yaml --model xgboost", "trees"),
-    "forest of XGBoost": (
-        ("xgboost",), "train config.yaml --model forest --set models.forest.library=xgboost", "trees",
-    ),
-    "tune": (("optuna",), "tune config.yaml", "tune"),
-    "tune a network": (("tensorflow",), "tune config.yaml --set tuning.model=sequence", "train"),
-    "route": (("XRootD",), "prepare config.yaml --set input.routes=[root://x.example/{path}]", "xrootd"),
-    "inspect": (("fsspec_xrootd",), "inspect root://x.example//a.root", "xrootd"),
-    "store on S3": (("s3fs",), "prepare config.yaml --set store.path=s3://bucket/x", "s3"),
-    "run to S3": (("s3fs",), "run config.yaml --set store.path=s3://bucket/x", "s3"),
-}  # fmt: skip
+    ("pythia8mc", "tensorflow", "xgboost", "optuna", "XRootD", "s3fs"): {
+        "simulate --process ttbar --events 10 --seed 1 --out x.root": "simulate",
+        "train config.yaml": "train",
+        "train config.yaml --model xgboost": "trees",
+        "train config.yaml --model forest --set models.forest.library=xgboost": "trees",
+        "evaluate config.yaml": "train",
+        "run config.yaml": "train",
+        "tune config.yaml": "tune",
+        "prepare config.yaml --set input.routes=[root://x.example/{path}]": "xrootd",
+        "prepare config.yaml --set store.path=s3://bucket/x": "s3",
+        "run config.yaml --set store.path=s3://bucket/x": "s3",
+        "inspect s3://bucket/a.root": "s3",
+    },
+    ("fastjet", "keras", "fsspec_xrootd"): {
+        "simulate --process ttbar --events 10 --seed 1 --out x.root": "simulate",
+        "run config.yaml": "train",
+        "tune config.yaml --set tuning.model=sequence": "train",
+        "inspect root://x.example//a.root": "xrootd",
+    },
+}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_missing_is_told_before_work(case, without):
-    modules, words, extra = REFUSED[case]
-    told = without(modules, *words.split())
-    assert told.returncode == 1, told.stderr
-    assert f"pip install 'hepdask[{extra}]'" in told.stderr
-    assert "Traceback" not in told.stderr
-    assert "dashboard" not in told.stderr, "a cluster was started first"
+def packages_without(modules: tuple[str, ...], packages: Path) -> Path:
+    """Fill a folder with links to everything that is installed here but some modules."""
+    packages.mkdir()
+    for folder in {*site.getsitepackages(), sysconfig.get_path("purelib")}:
+        for entry in Path(folder).iterdir():
+            there = packages / entry.name
+            if entry.name.partition(".")[0] not in modules and entry.suffix != ".pth" and not there.exists():
+                there.symlink_to(entry)
+    return packages
+
+
+@pytest.mark.parametrize("modules", REFUSED, ids=" ".join)
+def test_what_is_missing_is_told_before_work(modules, tmp_path):
+    packages = packages_without(modules, tmp_path / "packages")
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    commands = REFUSED[modules]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", RUNNER, json.dumps(list(commands))],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(packages), str(ROOT)])},
+        capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(commands), done.stderr
+    for (words, extra), (code, said) in zip(commands.items(), answers, strict=True):
+        assert code == 1, (words, said)
+        assert f"pip install 'hepdask[{extra}]'" in said, (words, said)
+        assert "Traceback" not in said, words
+        assert "dashboard" not in said, f"{words}: a cluster was started first"
 
 
 @pytest.mark.unit
