@@ -45,8 +45,10 @@ paper: $(INSTALLED)
 test: $(DEVELOPING)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not farms"
 
+# only files that have such tests: others import TensorFlow
+UNIT = -m unit $$(grep -rl --include='test_*.py' 'pytest.mark.unit' tests)
 unit: $(DEVELOPING)
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m unit
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(UNIT)
 
 test-farms: $(DEVELOPING)
 	@$(BIN)/python -m pytest tests/clusters/test_farms.py
@@ -55,7 +57,7 @@ test-faults: $(DEVELOPING)
 	@$(BIN)/python -m pytest -m faults --repeat 10 tests/distributed/test_distributed.py tests/distributed/test_distributed_restarts.py \
 		tests/distributed/test_distributed_hosts.py
 
-TESTS ?= -m unit
+TESTS ?= $(UNIT)
 coverage: $(DEVELOPING)
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(TESTS) --cov=hepdask --cov-report=term:skip-covered --cov-report=html:coverage
 

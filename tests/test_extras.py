@@ -64,7 +64,7 @@ REFUSED = {
         "evaluate config.yaml": "train",
         "run config.yaml": "train",
         "tune config.yaml": "tune",
-        "prepare config.yaml --set input.routes=[root://x.example/{path}]": "xrootd",
+        'prepare config.yaml --set input.routes=["root://x.example/{path}"]': "xrootd",
         "prepare config.yaml --set store.path=s3://bucket/x": "s3",
         "run config.yaml --set store.path=s3://bucket/x": "s3",
         "inspect s3://bucket/a.root": "s3",
