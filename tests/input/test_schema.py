@@ -10,8 +10,6 @@ from hepdask import DelphesSchema
 from hepdask.analysis import topology
 from hepdask.config import Topology, feature_names
 
-pytestmark = pytest.mark.unit
-
 EVENTS = made.random_events(40, seed=21)
 
 
