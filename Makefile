@@ -1,15 +1,18 @@
-# make demo    set up what is missing, then simulate, prepare, train and evaluate: runs/demo/report.html
+# make demo    set up what running needs, then simulate, prepare, train and evaluate: runs/demo/report.html
 # make paper   the published study from nothing: docs/results.md; hours, most of them simulation (PUBLISHED=folder of its networks)
-# make test    set up what is missing, then the test suite
+# make test    set up what developing needs, then the test suite
+# make unit    the tests of pure functions: under a minute
 # make test-farms    all that can happen on real Slurm and HTCondor daemons, which must be installed (.ci/farms does that)
 # make test-faults   every way for ranks, workers, drivers and schedulers to die, ten times each
-# make check   ruff and mypy
+# make coverage    the quick tests and the lines they miss: coverage/index.html (TESTS=... for others)
+# make check   ruff, mypy and codespell
 # make docs    the documentation as a site: site/index.html
-# make lock    resolve requirements.lock and horovod.lock anew
+# make install    what running needs, into .venv; make develop: and what testing, checking and writing documentation need
+# make lock    resolve requirements.lock, requirements-dev.lock and horovod.lock anew
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo paper test test-farms test-faults check docs install horovod lock
+.PHONY: help demo paper test unit test-farms test-faults coverage check docs install develop horovod lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,6 +20,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv --system-certs
 UV_VERSION := 0.13.9
 INSTALLED := $(VENV)/.installed
+DEVELOPING := $(VENV)/.developing
 
 # the first Python from 3.11 to 3.12; say make PYTHON=... for another
 PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
@@ -38,24 +42,40 @@ paper: $(INSTALLED)
 	@$(BIN)/hepdask run configs/paper.yaml
 	@$(BIN)/python reproduction/paper.py configs/paper.yaml $(if $(PUBLISHED),--published $(PUBLISHED))
 
-test: $(INSTALLED)
+test: $(DEVELOPING)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not farms"
 
-test-farms: $(INSTALLED)
+# only files that have such tests: others import TensorFlow
+UNIT = -m unit $$(grep -rl --include='test_*.py' 'pytest.mark.unit' tests)
+unit: $(DEVELOPING)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(UNIT)
+
+test-farms: $(DEVELOPING)
 	@$(BIN)/python -m pytest tests/clusters/test_farms.py
 
-test-faults: $(INSTALLED)
+test-faults: $(DEVELOPING)
 	@$(BIN)/python -m pytest -m faults --repeat 10 tests/distributed/test_distributed.py tests/distributed/test_distributed_restarts.py \
 		tests/distributed/test_distributed_hosts.py
 
-check: $(INSTALLED)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && \
+TESTS ?= $(UNIT)
+coverage: $(DEVELOPING)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(TESTS) --cov=hepdask --cov-report=term:skip-covered --cov-report=html:coverage
+
+check: $(DEVELOPING)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/codespell && $(BIN)/mypy && \
 		for folder in benchmarks reproduction; do (cd $$folder && $(abspath $(BIN))/mypy --config-file ../pyproject.toml .) || exit 1; done
 
-docs: $(INSTALLED)
+docs: $(DEVELOPING)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --clean
 
 install: $(INSTALLED)
+
+develop: $(DEVELOPING)
+
+$(DEVELOPING): $(INSTALLED) requirements-dev.lock
+	@echo "installing what tests, checks and documentation need into $(VENV)"
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock
+	@touch $@
 
 $(INSTALLED): requirements.lock horovod.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "hepdask needs Python 3.11 or 3.12; none was found (or say: make PYTHON=/path/to/python)"; exit 1; }
@@ -101,11 +121,14 @@ horovod:
 	fi; \
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --reinstall $$wheels/*.whl
 
-# all extras but those of GPUs: they bring other builds of TensorFlow and XGBoost, and the Dask that RAPIDS wants
-EXTRAS = $(shell $(BIN)/python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
-	print(*(f"--extra={name}" for name in extras if name not in ("gpu", "cuml")))')
+# Extras of those who run, and all but those of GPUs, which bring other builds of TensorFlow and XGBoost and the Dask that
+# RAPIDS requires. The second file is resolved with the first as a constraint: what both hold has one version.
+RUNNING := metrics onnx s3 simulate train trees tune xrootd
+RESOLVE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 lock:
-	@$(UV) pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 $(EXTRAS) --generate-hashes \
-		--no-header pyproject.toml -o requirements.lock
-	@echo horovod==0.28.1 | $(UV) pip compile --quiet --no-deps --universal --python-version 3.11 --generate-hashes \
-		--no-header --no-annotate - -o horovod.lock
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); }
+	@$(RESOLVE) --fork-strategy fewest $(RUNNING:%=--extra=%) pyproject.toml -o requirements.lock
+	@$(RESOLVE) --fork-strategy fewest $(RUNNING:%=--extra=%) --extra=dev --extra=docs --extra=test -c requirements.lock \
+		pyproject.toml -o requirements-dev.lock
+	@echo "horovod==0.28.1 ; python_full_version < '3.13' and platform_machine == 'x86_64' and sys_platform == 'linux'" \
+		| $(RESOLVE) --no-config --no-deps --no-annotate - -o horovod.lock

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from hepdask import user_environment
+from hepdask._face import listing
 from hepdask._version import __version__ as __version__
 
 _HOMES = {
@@ -33,12 +34,17 @@ _HOMES = {
 }
 
 __all__ = [
-    "DelphesSchema",
-    "evaluate", "export", "import_published", "inspect", "load_config", "load_model", "new", "open_store", "predict",
-    "prepare", "run", "session", "simulate", "submit", "train", "tune",
+    "DelphesSchema", "distributed", "evaluate", "export", "import_published", "inspect", "load_config", "load_model",
+    "new", "open_store", "predict", "prepare", "run", "session", "simulate", "submit", "topology", "train", "tune",
 ]  # fmt: skip
 
+_PACKAGES = {"distributed": "hepdask.distributed", "topology": "hepdask.analysis.topology"}
+
+__dir__ = listing(__name__, __all__)
+
 if TYPE_CHECKING:
+    from hepdask import distributed
+    from hepdask.analysis import topology
     from hepdask.config import load_config
     from hepdask.inference.classifier import load_model
     from hepdask.input.schemas import DelphesSchema
@@ -65,8 +71,6 @@ user_environment.settle()  # before any library is loaded that would stumble ove
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name == "topology":
-        return importlib.import_module("hepdask.analysis.topology")
-    if name == "distributed":
-        return importlib.import_module("hepdask.distributed")
+    if name in _PACKAGES:
+        return importlib.import_module(_PACKAGES[name])
     raise AttributeError(f"module 'hepdask' has no attribute {name!r}")

@@ -41,6 +41,24 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("repetition", range(times))
 
 
+#: What a test with the marker `unit` may not have: other markers, and fixtures that start something.
+NOT_IN_UNIT = {"slow", "faults", "farms", "gpu"}, {"client", "mark", "horovod", "xrootd"}
+
+
+def pytest_collection_modifyitems(items):
+    """Refuse tests whose markers contradict each other: `make unit` starts nothing, and takes a minute."""
+    markers, fixtures = NOT_IN_UNIT
+    wrong = []
+    for item in items:
+        if item.get_closest_marker("unit"):
+            contradict = {mark.name for mark in item.iter_markers()} & markers
+            contradict |= set(getattr(item, "fixturenames", ())) & fixtures
+            if contradict:
+                wrong.append(f"{item.nodeid}: marked unit, and has {', '.join(sorted(contradict))}")
+    if wrong:
+        raise pytest.UsageError("\n".join(wrong))
+
+
 @pytest.fixture(scope="session")
 def sample_files(tmp_path_factory):
     """Three small files of random events, one a class, two of them with leptons in most events."""

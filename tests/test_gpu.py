@@ -17,6 +17,8 @@ from hepdask.config import Forest, XGBoost
 from hepdask.distributed import RankOptions, run
 from hepdask.distributed.gpu_claims import NoDriver, host_devices, visible
 
+pytestmark = pytest.mark.gpu
+
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 

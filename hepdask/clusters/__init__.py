@@ -1,6 +1,7 @@
 """Dask clusters from a name, a file, settings, or the address of a running scheduler."""
 
-from hepdask.clusters.connect import (
+from hepdask._face import listing
+from hepdask.clusters.connection import (
     announced,
     connect,
     cpu_seconds,
@@ -19,3 +20,5 @@ __all__ = [
     "GPU", "BatchSettings", "HTCondor", "Slurm", "announced", "connect", "cpu_seconds", "differences",
     "load_cluster", "reserved", "standing", "start", "wait_for_workers",
 ]  # fmt: skip
+
+__dir__ = listing(__name__, __all__)

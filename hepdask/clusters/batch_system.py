@@ -1,7 +1,7 @@
 """What hepdask asks of a batch system, and what is said of a job, in words that all of them share.
 
-A batch system is one file beside this one, with its settings and a `BatchSystem`; `settings_of_kind` in `load_cluster`
-names its settings. Nothing else branches on the kind of a cluster.
+A batch system is one file beside this one, with its settings and a `BatchSystem`; `KINDS` in `kinds` names its
+settings. Nothing else branches on the kind of a cluster.
 """
 
 from __future__ import annotations
@@ -87,9 +87,12 @@ class BatchSystem(ABC):
     ----------
     dask_job : type
         The class of dask-jobqueue for its jobs, loaded by name: ``module:class``.
+    commands : tuple of str
+        The programs of the batch system that hepdask calls.
     """
 
     dask_job: ClassVar[str]
+    commands: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def worker_options(self) -> Mapping[str, Any]:

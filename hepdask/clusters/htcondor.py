@@ -46,6 +46,7 @@ class HTCondorSystem(BatchSystem):
     """HTCondor by its commands; the queue knows the living, the history those that have left it."""
 
     dask_job = "dask_jobqueue.htcondor:HTCondorJob"
+    commands = ("condor_submit", "condor_q", "condor_history", "condor_rm", "condor_status")
 
     def __init__(self, settings: HTCondor) -> None:
         self.settings = settings

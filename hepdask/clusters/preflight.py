@@ -21,7 +21,7 @@ from distributed import Client
 
 from hepdask.clusters import local_gpu
 from hepdask.clusters.batch_cluster import BatchCluster
-from hepdask.clusters.connect import start, wait_for_workers
+from hepdask.clusters.connection import start, wait_for_workers
 from hepdask.clusters.ports import free_port
 from hepdask.clusters.settings import GPU, BatchSettings
 from hepdask.clusters.tls import make_folder
@@ -47,10 +47,6 @@ _OF_RANK = (
     ),
     ("nccl", "NCCL in Horovod", "build Horovod with HOROVOD_GPU_OPERATIONS=NCCL (docs/howto.md, A GPU node)"),
 )
-_COMMANDS = {
-    "slurm": ("sbatch", "squeue", "scancel"),
-    "htcondor": ("condor_submit", "condor_q", "condor_history", "condor_rm", "condor_status"),
-}
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ def _of_this_machine(settings: GPU, read: str | None) -> Iterator[Check]:
 
 
 def _from_here(settings: BatchSettings) -> Iterator[Check]:
-    missing = [name for name in _COMMANDS[settings.kind] if shutil.which(name) is None]
+    missing = [name for name in settings.system().commands if shutil.which(name) is None]
     yield Check(
         "commands of the batch system", not missing, f"missing: {', '.join(missing)}" if missing else "all there",
         "go to a machine that submits to the farm, or put them on the PATH",

@@ -44,6 +44,7 @@ class SlurmSystem(BatchSystem):
     """Slurm by its commands; squeue knows the living and the lately ended, sacct those before, if it is there."""
 
     dask_job = "dask_jobqueue.slurm:SLURMJob"
+    commands = ("sbatch", "squeue", "scancel")
 
     def __init__(self, settings: Slurm) -> None:
         self.settings = settings

@@ -1,5 +1,6 @@
 """The configuration: one YAML document, one file a section; `run` holds the whole and reads it."""
 
+from hepdask._face import listing
 from hepdask.config.base import Section
 from hepdask.config.input import DEFAULT_TREE, Dataset, File, Input, XRootD
 from hepdask.config.models import (
@@ -26,3 +27,5 @@ __all__ = [
     "Models", "Optimised", "OptimizerName", "Range", "Sample", "Section", "Sequence", "Split", "Store", "Topology",
     "Training", "Tuning", "XGBoost", "XRootD", "load_config",
 ]  # fmt: skip
+
+__dir__ = listing(__name__, __all__)

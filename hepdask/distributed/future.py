@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class RunFuture(concurrent.futures.Future[T]):
-    """The results of a run that is under way; made by :func:`hepdask.distributed.submit`.
+    """The results of a run that is under way; made by `hepdask.distributed.submit`.
 
     ``result(timeout)``, ``exception(timeout)``, ``done()`` and ``add_done_callback`` are those of every future;
     ``concurrent.futures.wait`` and ``as_completed`` take it, and ``await`` does in a coroutine.

@@ -181,7 +181,7 @@ class Synchronise(keras.callbacks.Callback):
     At the start all ranks get the weights and the optimizer's variables of rank 0. After each epoch the metrics
     in ``logs`` become their averages over the ranks, for the callbacks after this one and for the history, and a
     difference between the ranks' trainable variables or optimizers raises
-    :class:`~hepdask.distributed.NotSynchronised`. Statistics that layers gather by themselves, such as those of
+    `hepdask.distributed.NotSynchronised`. Statistics that layers gather by themselves, such as those of
     batch normalisation, are each rank's own.
     """
 
@@ -203,12 +203,12 @@ class Synchronise(keras.callbacks.Callback):
 
 
 def get_values(variables: Iterable[Any]) -> list[np.ndarray]:
-    """Return the values of variables, as a :class:`~hepdask.distributed.Checkpoint` can keep them."""
+    """Return the values of variables, as a `hepdask.distributed.Checkpoint` can keep them."""
     return [_value(variable) for variable in variables]
 
 
 def set_values(variables: Iterable[Any], values: Iterable[np.ndarray]) -> None:
-    """Give variables the values that :func:`get_values` returned; ValueError if there are more or fewer."""
+    """Give variables the values that `get_values` returned; ValueError if there are more or fewer."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 

@@ -6,7 +6,10 @@ both compiled kernels; `keras_padded` is plain Keras on padded batches, for GPUs
 picks one.
 """
 
+from hepdask._face import listing
 from hepdask.engines.choice import choose_engine
 from hepdask.engines.engine import Engine, Particles, Result
 
 __all__ = ["Engine", "Particles", "Result", "choose_engine"]
+
+__dir__ = listing(__name__, __all__)

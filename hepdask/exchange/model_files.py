@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from hepdask.analysis.scaling import Scaler
 from hepdask.config.feature_names import PARTICLE
-from hepdask.errors import ConfigError, HepdaskError, MissingDependency
+from hepdask.errors import ConfigError, HepdaskError
 from hepdask.exchange.onnx import onnx_model
+from hepdask.extras import require
 from hepdask.files.atomic import renamed_to, write_bytes
 from hepdask.models.network_file import load_network
 from hepdask.models.record import ModelRecord, read_model
@@ -67,7 +68,7 @@ def write_network(folder: Path, record: ModelRecord, format: str, out: Path) -> 
     ConfigError
         `out` is there already, the model is no network, or has a layer that cannot be written in this format.
     MissingDependency
-        onnx or onnxruntime is not installed.
+        TensorFlow, or onnx and onnxruntime for that format, is not installed.
     HepdaskError
         The scores differ from those of Keras. Nothing is left behind then.
     """
@@ -76,6 +77,9 @@ def write_network(folder: Path, record: ModelRecord, format: str, out: Path) -> 
     file = folder / record.file
     if file.suffix != ".keras":
         raise ConfigError(f"{file}: is not a network; only networks can be written as {format}")
+    require("train", str(file))
+    if format == "onnx":
+        require("onnx", "--format onnx")
     model = load_network(read_model(folder, record), file)
     physical, lengths, ready = _events(record)
     expected = np.asarray(model(ready, training=False))
@@ -121,12 +125,8 @@ def _physical(scaled: NDArray, scaler: Scaler) -> NDArray[np.float32]:
 
 
 def _run_onnx(content: bytes, physical: Inputs, lengths: NDArray[np.int32]) -> NDArray:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingDependency(
-            "the check of the scores needs onnxruntime: pip install 'hepdask[onnx]'"
-        ) from None
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     given = {**physical, "lengths": lengths} if "particles" in physical else physical
     return session.run(["scores"], given)[0]

@@ -20,6 +20,7 @@ from hepdask.analysis.topology import Extracted, extract
 from hepdask.config import Config, Topology, load_config
 from hepdask.config.user_functions import Code, UserFunction, read_code
 from hepdask.errors import ConfigError, InputError, InputNotFound
+from hepdask.extras import require
 from hepdask.files.paths import local_path
 from hepdask.inference.scorer import Scorer
 from hepdask.inference.tree_scorer import TreeScorer
@@ -32,12 +33,8 @@ _CHANGEABLE = ("analysis.branches", "analysis.collections")
 
 
 def _network(content: bytes, record: ModelRecord, file: Path) -> Scorer:
-    try:
-        from hepdask.inference.network_scorer import NetworkScorer
-    except ImportError as error:
-        raise InputError(
-            f"{file}: a network needs TensorFlow ({error}): pip install 'hepdask[train]'"
-        ) from None
+    from hepdask.inference.network_scorer import NetworkScorer
+
     return NetworkScorer(content, record, file)
 
 
@@ -49,6 +46,21 @@ def _trees(content: bytes, record: ModelRecord, file: Path) -> Scorer:
 _SCORERS: dict[str, Callable[[bytes, ModelRecord, Path], Scorer]] = {
     "model.keras": _network, "model.ubj": _trees, "model.npz": _trees,
 }  # fmt: skip
+
+#: Name of a model's file to the extra that reads it; the core reads the others.
+_EXTRAS = {"model.keras": "train", "model.ubj": "trees"}
+
+
+def require_library(record: ModelRecord, folder: Path) -> None:
+    """Refuse a model whose library is not installed.
+
+    Raises
+    ------
+    MissingDependency
+        The message names the extra.
+    """
+    if record.file in _EXTRAS:
+        require(_EXTRAS[record.file], str(folder / record.file))
 
 
 class Classifier:
@@ -80,6 +92,7 @@ class Classifier:
                 f"{folder}: trained on imported events, whose scaling is unknown, so it cannot score "
                 "others; train on a store that hepdask prepare made"
             )
+        require_library(record, folder)
         self._scorer = _SCORERS[record.file](read_model(folder, record), record, folder / record.file)
         self._turn = threading.Lock()
 
@@ -183,6 +196,8 @@ def load_model(
     ------
     InputError
         There is no trained model.
+    MissingDependency
+        The library of the model is not installed.
     HepdaskError
         The folder is damaged, or what is in it does not fit together.
     ConfigError

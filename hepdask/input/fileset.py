@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from hepdask.config import Config, Dataset, File, XRootD
 from hepdask.errors import ConfigError, InputNotFound
+from hepdask.extras import require_for_addresses
 from hepdask.files.paths import is_url
 from hepdask.input.identity import look
 from hepdask.input.input_file import InputFile
@@ -24,7 +25,10 @@ def input_files(config: Config) -> list[InputFile]:
         There is no fileset, or one file stands in it twice.
     InputError
         A pattern matches nothing, or a directory cannot be listed.
+    MissingDependency
+        As in `require_readers`.
     """
+    require_readers(config)
     if not config.fileset:
         raise ConfigError("fileset: no dataset is given; name the ROOT files and their class")
     classes = config.analysis.classes
@@ -45,6 +49,19 @@ def input_files(config: Config) -> list[InputFile]:
     ]
     _refuse_twice(files)
     return sorted(files, key=lambda file: (file.dataset, file.path, file.steps or ()))
+
+
+def require_readers(config: Config) -> None:
+    """Refuse files and routes whose protocol cannot be read here.
+
+    Raises
+    ------
+    MissingDependency
+        The message names the address, and the extra that reads it.
+    """
+    require_for_addresses(config.input.routes)
+    for dataset in config.fileset.values():
+        require_for_addresses(path for path, _, _ in dataset.trees)
 
 
 def _refuse_twice(files: list[InputFile]) -> None:

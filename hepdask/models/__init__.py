@@ -10,6 +10,7 @@ import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hepdask._face import listing
 from hepdask.config import Models
 from hepdask.config.feature_names import PARTICLE
 from hepdask.errors import ConfigError
@@ -18,8 +19,9 @@ from hepdask.models.kinds import NETWORKS, TREES, takes
 if TYPE_CHECKING:
     import keras
 
-
 __all__ = ["NETWORKS", "TREES", "build", "inputs", "settings"]
+
+__dir__ = listing(__name__, __all__)
 
 
 def settings(name: str, models: Models) -> Any:

@@ -27,6 +27,7 @@ from hepdask.pipeline import train_trees
 from hepdask.pipeline.owned_output import owns_output
 from hepdask.pipeline.prepare import identity, open_prepared
 from hepdask.pipeline.rank_options import rank_options
+from hepdask.pipeline.required_extras import require_for_models
 from hepdask.pipeline.train import Trained, load_trained
 from hepdask.pipeline.training_key import training_key
 from hepdask.report import ModelResult, RunFacts, write_report
@@ -82,6 +83,8 @@ def evaluate(config: Config, client: Client | None = None) -> Evaluated:
         There is no complete store.
     TrainingError
         A model of `training.models` is not trained yet, or there is no event to test on.
+    MissingDependency
+        The library of a model, or Horovod for more than one rank, is not installed.
     """
     return evaluate_recorded(config, client, None)
 
@@ -90,6 +93,7 @@ def evaluate(config: Config, client: Client | None = None) -> Evaluated:
 def evaluate_recorded(config: Config, client: Client | None, recording: Recording | None) -> Evaluated:
     """Evaluate as `evaluate`; the performance report begins with a recording that was started before."""
     begin = time.monotonic()
+    require_for_models(config, config.training.models)
     store = open_prepared(config)
     trained = [_require(config, store, name) for name in config.training.models]
     if not len(store.labels("test")):

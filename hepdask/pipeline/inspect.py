@@ -10,6 +10,7 @@ import uproot
 from hepdask.analysis.topology import branches
 from hepdask.config import Topology
 from hepdask.errors import FieldNotFound, HepdaskError, InputError, InputNotFound
+from hepdask.extras import require_for_addresses
 from hepdask.files import atomic
 from hepdask.files.folders import folder
 from hepdask.files.paths import address, split_tree
@@ -39,6 +40,8 @@ def inspect(path: str | Path, deep: bool = False) -> dict[str, Any]:
         It is none of the three, or cannot be read.
     StoreError
         The store is not complete.
+    MissingDependency
+        What reads the address is not installed.
     """
     named, tree = split_tree(address(path))
     if tree is None and not named.endswith(".root"):
@@ -56,6 +59,7 @@ def describe(facts: dict[str, Any]) -> list[str]:
 
 
 def _file(path: str, wanted_tree: str | None = None) -> dict[str, Any]:
+    require_for_addresses([path])
     wanted = branches(Topology())
     found_trees: list[dict[str, Any]] = []
     try:

@@ -20,6 +20,7 @@ from hepdask.analysis import cutflow, topology
 from hepdask.clusters.task_pool import completed
 from hepdask.config import DEFAULT_TREE, Config
 from hepdask.errors import ConfigError, InputError
+from hepdask.extras import require_for_addresses
 from hepdask.files.outputs import require_folder
 from hepdask.files.paths import address, is_url, local_path, split_tree
 from hepdask.inference import classifier
@@ -108,6 +109,8 @@ def predict(
     ConfigError
         An override is not allowed, code is needed that `code` does not name, or is another, or two output files would
         have one name, or that of an input file.
+    MissingDependency
+        The library of the model, or what reads the files, is not installed.
     OutputError
         The scores cannot be written; said before any file is read.
     ClusterError
@@ -117,6 +120,7 @@ def predict(
     begin = time.monotonic()
     folder, record = classifier.find(model)
     config = classifier.configuration(folder, record, overrides, code)
+    classifier.require_library(record, folder)
     read_model(folder, record)  # a damaged file is told before a cluster starts
     inputs = _inputs([files] if isinstance(files, str | Path) else files, tree, config)
     targets = _targets(list(inputs), local_path(out), format)
@@ -233,6 +237,7 @@ class _Outputs:
 
 def _inputs(patterns: Sequence[str | Path], tree: str | None, config: Config) -> dict[str, str]:
     """List the files and the tree of each, each once, in the order in which they are named."""
+    require_for_addresses([*map(str, patterns), *config.input.routes])
     inputs: dict[str, str] = {}
     for named in patterns:
         pattern, own = split_tree(address(named))

@@ -7,13 +7,13 @@ from distributed import Client
 from hepdask import clusters
 from hepdask.config import Config
 from hepdask.files import atomic
-from hepdask.models import NETWORKS
 from hepdask.monitoring.performance_report import Recording
 from hepdask.pipeline.evaluate import Evaluated, evaluate_recorded
 from hepdask.pipeline.owned_output import owns_output
 from hepdask.pipeline.prepare import prepare
+from hepdask.pipeline.required_extras import require_for_run
 from hepdask.pipeline.simulate import simulate_samples
-from hepdask.pipeline.train import require_horovod, train
+from hepdask.pipeline.train import train
 
 
 def run(config: Config, client: Client | None = None) -> Evaluated:
@@ -36,8 +36,7 @@ def run(config: Config, client: Client | None = None) -> Evaluated:
     HepdaskError
         What the steps raise.
     """
-    if set(config.training.models) & set(NETWORKS):
-        require_horovod(config)
+    require_for_run(config)
     return _steps(config, client)
 
 

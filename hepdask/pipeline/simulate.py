@@ -17,6 +17,7 @@ from hepdask import clusters, logs, simulation
 from hepdask.clusters.task_pool import completed
 from hepdask.config import Config, Sample
 from hepdask.errors import ConfigError, InputError
+from hepdask.extras import require
 from hepdask.files.atomic import digest
 from hepdask.files.outputs import require_folder
 from hepdask.files.paths import local_path
@@ -114,6 +115,7 @@ def simulate(
     if _is_up_to_date(out, settings):
         logger.info(f"{out}: up to date, {events:,} {process} events")
         return Simulated(out, events, False, time.monotonic() - begin, 0.0)
+    require("simulate", "simulation")
     require_folder(out.parent)
     with clusters.connect(cluster, client) as client:
         cpu_before = clusters.cpu_seconds(client)

@@ -18,6 +18,7 @@ from hepdask.config import Config
 from hepdask.errors import ClusterError, ConfigError
 from hepdask.files import atomic
 from hepdask.logs import show
+from hepdask.pipeline.required_extras import require_for_run
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ def submit(config: Config) -> Submitted:
         The batch system rejects the job, or the last one is not over.
     ConfigError
         The cluster is not made of batch jobs.
+    MissingDependency
+        Something that the run needs is not installed.
     """
     settings = _site(config)
     if (last := _read(config)) and not (seen := driver_status(settings, last.number)).state.is_over:
@@ -70,6 +73,8 @@ def submit(config: Config) -> Submitted:
             f"job {last.number} of {config.output} is still {seen.state.value}: look at it with hepdask status, end "
             "it with hepdask cancel"
         )
+    if settings.python is None:  # else the driver has another environment than this one
+        require_for_run(config)
     folder = driver_folder(config.folder.absolute() / "submit")
     document, log = folder / "config.yaml", folder / "driver.log"
     atomic.write_bytes(document, config.to_yaml().encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import shutil
 import time
@@ -18,7 +17,7 @@ from distributed import Client
 from hepdask import clusters, distributed, models
 from hepdask.config import Config, Topology
 from hepdask.config.user_functions import codes
-from hepdask.errors import MissingDependency, TrainingError
+from hepdask.errors import TrainingError
 from hepdask.files import atomic
 from hepdask.models.record import (
     CODE,
@@ -37,6 +36,7 @@ from hepdask.pipeline.outcome import Outcome
 from hepdask.pipeline.owned_output import owns_output
 from hepdask.pipeline.prepare import open_prepared
 from hepdask.pipeline.rank_options import rank_options
+from hepdask.pipeline.required_extras import require_for_models
 from hepdask.pipeline.training_key import training_key
 from hepdask.pipeline.training_listener import TrainingListener
 from hepdask.pipeline.tune import tuned
@@ -95,6 +95,8 @@ def train(config: Config, model: str | None = None, client: Client | None = None
 
     Raises
     ------
+    MissingDependency
+        The library of a model, or Horovod for more than one rank, is not installed.
     StoreError
         There is no complete store.
     TrainingError
@@ -108,8 +110,7 @@ def train(config: Config, model: str | None = None, client: Client | None = None
     and when the same training is asked for again after a kill, it goes on from there.
     """
     names: Sequence[str] = (model,) if model else config.training.models
-    if set(names) & set(models.NETWORKS):
-        require_horovod(config)
+    require_for_models(config, names)
     store = open_prepared(config)
     studies = tuned(config, store, names) if config.training.from_study else {}
     for name, parameters in studies.items():
@@ -158,16 +159,6 @@ def _differing(section: str, before: Mapping[str, Any], now: Mapping[str, Any]) 
     return [
         f"{section}.{key}" for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
     ]
-
-
-def require_horovod(config: Config) -> None:
-    """Refuse more than one rank where Horovod is not installed, before anything else is done."""
-    if config.training.ranks > 1 and importlib.util.find_spec("horovod") is None:
-        raise MissingDependency(
-            f"training.ranks is {config.training.ranks}, and more than one rank needs Horovod, which is not "
-            "installed: install a C++ compiler, cmake and make (on Debian and Ubuntu: apt install g++ cmake "
-            "make), then run: make horovod; or train on one rank: --set training.ranks=1"
-        )
 
 
 def load_trained(config: Config, name: str) -> Trained | None:

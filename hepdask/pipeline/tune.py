@@ -24,11 +24,13 @@ from hepdask.config import Config
 from hepdask.distributed.future import RunFuture
 from hepdask.distributed.launch import run_until
 from hepdask.errors import ClusterError, ConfigError, TrainingError
+from hepdask.extras import require
 from hepdask.files import atomic
 from hepdask.kernels.build import KernelMissing, library
 from hepdask.pipeline.owned_output import owns_output
 from hepdask.pipeline.prepare import open_prepared
 from hepdask.pipeline.rank_options import rank_options
+from hepdask.pipeline.required_extras import require_for_models
 from hepdask.pipeline.training_key import events_key, study_key
 from hepdask.progress import track
 from hepdask.store import Store
@@ -87,6 +89,8 @@ def tune(config: Config, client: Client | None = None) -> Tuned:
     ------
     ConfigError
         There is nothing to try, or something that cannot be.
+    MissingDependency
+        Optuna or the library of the model is not installed.
     StoreError
         There is no complete store.
     TrainingError
@@ -100,6 +104,9 @@ def tune(config: Config, client: Client | None = None) -> Tuned:
     was when it is started again; with more `tuning.trials`, it is extended.
     """
     search_space.check(config)
+    require("tune", "hepdask tune")
+    if config.tuning.model != "hlf":  # which the compiled kernel trains where it can be built
+        require_for_models(config, [config.tuning.model])
     return search(config, open_prepared(config), client)
 
 
@@ -239,6 +246,7 @@ def _runner(config: Config, store: Store, client: Client) -> Iterator[_Runner]:
     if name in models.TREES or (name == "hlf" and missing is None):
         yield _InTasks(store, client)
         return
+    require_for_models(config, [name])
     if missing is not None:
         logger.warning(f"every fold runs in its own process, many times slower: {missing}")
     ranks = _InRanks(config, store, client)

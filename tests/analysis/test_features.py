@@ -19,6 +19,8 @@ from hepdask.analysis.topology.reference_sequences import published_sequences
 from hepdask.config import Topology, feature_names
 from hepdask.errors import ConfigError
 
+pytestmark = pytest.mark.unit
+
 
 def assert_like_naive(plain, analysis=None, caps=(450, 150, 200)):
     """Compare every number of every event with the plain implementation."""

@@ -22,6 +22,8 @@ from hepdask.report import alt_text, plots
 from hepdask.report.gallery import Gallery
 from hepdask.store import Store
 
+pytestmark = pytest.mark.unit
+
 PHYSICS = Topology()
 
 

@@ -11,6 +11,8 @@ from hepdask.clusters import load_cluster
 from hepdask.config.document import read_document, read_value
 from hepdask.errors import ConfigError
 
+pytestmark = pytest.mark.unit
+
 FILESET = "fileset: {a: {files: [x.root], metadata: {label: qcd}}}\n"
 
 

@@ -20,6 +20,8 @@ from hepdask.config import Config
 from hepdask.config.document import read_value
 from hepdask.errors import ConfigError, HepdaskError
 
+pytestmark = pytest.mark.unit
+
 FUZZ = settings(
     derandomize=True, max_examples=150, deadline=None, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

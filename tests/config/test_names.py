@@ -19,6 +19,7 @@ def fileset(*names):
     return {name: {"files": ["x.root"], "metadata": {"label": "qcd"}} for name in names}
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "name", ["MET", "ht", "lep_pt", "Energy", "kind", "hlf", "label", *HIGH_LEVEL[2:4], *PARTICLE[-2:]]
 )
@@ -33,6 +34,7 @@ def test_a_feature_of_ours_is_no_feature_of_yours(name):
         load_config(None, {"analysis.features": {name: "a.py:b"}})
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("one", "other"),
     [("signal", "Signal"), ("tt bar", "tt-bar"), ("a+", "a-"), ("ﬁt", "fit"), ("a.b", "a_b")],
@@ -51,6 +53,7 @@ def test_two_names_that_are_one_in_files(one, other):
         )
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -86,6 +89,7 @@ def test_a_name_of_the_longest_kind_can_be_written(make_config, client, sample_f
 class TestKeysWithDots:
     """Below a mapping with the user's keys, the rest is one key."""
 
+    @pytest.mark.unit
     @pytest.mark.parametrize(
         ("key", "value", "found"),
         [
@@ -115,6 +119,7 @@ class TestKeysWithDots:
         assert config.analysis.branches["Jet.PT"] == "jet_pt", "the others stay"
         assert len(config.models.hlf.learning_rate_drops) == 1
 
+    @pytest.mark.unit
     @pytest.mark.parametrize(
         ("key", "expected"),
         [

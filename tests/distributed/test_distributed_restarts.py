@@ -439,6 +439,7 @@ def learn(folder=None, checkpoint=None):
     return losses, collective.size()
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_horovod_learning_curve_of_a_run_that_lost_a_worker(horovod, mark, tmp_path):
     alone, _ = learn()

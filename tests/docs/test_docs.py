@@ -139,6 +139,7 @@ def shell(text, folder):
     return done
 
 
+@pytest.mark.slow
 def test_readme_alone_leads_to_scores(tmp_path):
     """Who types what README says, in its order, has scores of the own files in the end."""
     for label, seed in (("signal", 1), ("background", 2)):

@@ -69,6 +69,7 @@ def test_nothing_changes_on_the_way(exported, tmp_path):
         import_published(importing(tmp_path), files)
 
 
+@pytest.mark.slow
 def test_networks_train_on_it_as_on_the_store_it_came_from(exported, tmp_path, client):
     before, files = exported
     config = importing(tmp_path)

@@ -19,6 +19,7 @@ from hepdask.files.paths import resolved, split_tree
 from hepdask.input.fileset import input_files
 
 
+@pytest.mark.unit
 def test_what_is_expanded(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
@@ -52,6 +53,7 @@ def test_what_is_expanded(monkeypatch, tmp_path):
             resolved(typed)
 
 
+@pytest.mark.unit
 def test_a_working_directory_that_looks_like_a_pattern(tmp_path, monkeypatch):
     folder = tmp_path / "[run]"
     folder.mkdir()
@@ -63,6 +65,7 @@ def test_a_working_directory_that_looks_like_a_pattern(tmp_path, monkeypatch):
     assert [file.path for file in found] == [f"{folder}/a.root", f"{folder}/b.root"]
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("document", "place"),
     [
@@ -82,6 +85,7 @@ def test_a_variable_that_is_not_set_is_named_with_its_line(tmp_path, document, p
     assert "the environment variable NONE is not set" in str(caught.value)
 
 
+@pytest.mark.unit
 def test_everything_local_is_absolute(tmp_path, monkeypatch):
     """Once read, a configuration means the same from anywhere."""
     monkeypatch.chdir(tmp_path)
@@ -108,6 +112,7 @@ def test_everything_local_is_absolute(tmp_path, monkeypatch):
 class TestTrees:
     """`file.root:Tree`, as uproot and coffea have it."""
 
+    @pytest.mark.unit
     def test_where_it_is_split(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         Path("odd.root:name").touch()
@@ -121,6 +126,7 @@ class TestTrees:
         ):
             assert split_tree(address) == expected
 
+    @pytest.mark.unit
     @pytest.mark.parametrize(
         "files",
         [["{}:Events"], {"{}:Events": None}, {"{}:Events": "Events"}, {"{}:Events": {}}, {"{}": "Events"}],
@@ -135,11 +141,13 @@ class TestTrees:
         config = Config.model_validate({"fileset": {"a": {"files": files, "metadata": {"label": "qcd"}}}})
         assert [(file.path, file.tree) for file in input_files(config)] == [(path, "Events")]
 
+    @pytest.mark.unit
     def test_two_trees_of_one_file(self, sample_files):
         files = [f"{sample_files['qcd']}:one", f"{sample_files['qcd']}:other"]
         config = Config.model_validate({"fileset": {"a": {"files": files, "metadata": {"label": "qcd"}}}})
         assert [file.tree for file in input_files(config)] == ["one", "other"]
 
+    @pytest.mark.unit
     @pytest.mark.parametrize("behind", ["Other", {"object_path": "Other"}])
     def test_two_names_for_one_tree(self, behind):
         with pytest.raises(ValueError, match="the tree is Events in the path, and Other behind it"):

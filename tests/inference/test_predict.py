@@ -68,6 +68,7 @@ def read_events(path, analysis=None):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_are_those_of_evaluate(trained, sample_files, client, name):
     model = load_model(trained.folder / "models" / name)

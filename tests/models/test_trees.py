@@ -107,6 +107,7 @@ def one_worker():
         yield client
 
 
+@pytest.mark.slow
 def test_one_worker_grows_what_two_do(config, client, one_worker):
     """Trees of both libraries; the first watches for early stopping, the second does not."""
     over_all = changed(config, models__forest__library="xgboost")
@@ -147,6 +148,7 @@ def test_a_forest_is_that_of_scikit_learn(config, client):
     assert right > 0.4, "better than guessing one of three"
 
 
+@pytest.mark.slow
 def test_trees_are_evaluated_like_networks(config, client):
     first = train(config, client=client)
     assert not any(model.fresh for model in train(config, client=client))
@@ -186,6 +188,7 @@ def slow_rows(sample, parts, path, seconds, when):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("when", "victim"),
@@ -245,6 +248,7 @@ def rows_that_kill_once(sample, parts, flag):
     return slow_rows(sample, parts, flag, 0, None)
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_xgboost_starts_again(client, tmp_path):
     require(has_xgboost(), "XGBoost is not installed (pip install 'hepdask[trees]')")

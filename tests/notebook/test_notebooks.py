@@ -8,6 +8,7 @@ from helpers.notebooks import FOLDER, NOTEBOOKS
 WATCH = "import faulthandler; faulthandler.dump_traceback_later(100, repeat=True, file=open({stacks!r}, 'w'))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_runs(name, folder, request, monkeypatch):
     if name.startswith("5"):

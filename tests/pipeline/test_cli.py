@@ -35,6 +35,7 @@ def document(make_config, tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_run_end_to_end(tmp_path):
     """Simulate, prepare, train both networks on two ranks, and report; then again, with nothing to do."""
     require(has_horovod(), "Horovod is not built (make horovod)")

@@ -39,6 +39,7 @@ def write_dijets(path, n, seed, hardest):
     )
 
 
+@pytest.mark.slow
 def test_a_new_project_with_other_classes_and_branches(tmp_path):
     project = tmp_path / "deep" / "resonances"
     made_it = hepdask("new", project)

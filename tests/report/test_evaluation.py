@@ -118,6 +118,7 @@ def area_by_counting(positives: np.ndarray, negatives: np.ndarray) -> float:
     return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
 
 
+@pytest.mark.unit
 @given(samples())
 @settings(deadline=None, max_examples=150)
 def test_metrics_agree_with_counting_and_with_scikit_learn(sample):
@@ -144,6 +145,7 @@ def test_metrics_agree_with_counting_and_with_scikit_learn(sample):
     json.dumps(result, allow_nan=False)
 
 
+@pytest.mark.unit
 @given(samples())
 @settings(deadline=None, max_examples=100)
 def test_working_points_are_the_highest_thresholds_that_keep_enough(sample):
@@ -161,6 +163,7 @@ def test_working_points_are_the_highest_thresholds_that_keep_enough(sample):
             assert point["rate_reduction"] == (pytest.approx(1 / rate) if rate else None)
 
 
+@pytest.mark.unit
 def test_metrics_by_hand():
     labels = np.array([0, 0, 1, 1])
     scores = np.array([[0.8, 0.2], [0.5, 0.5], [0.6, 0.4], [0.1, 0.9]])
@@ -179,6 +182,7 @@ def test_metrics_by_hand():
     }
 
 
+@pytest.mark.unit
 def test_scores_that_are_no_probabilities_have_no_log_loss():
     labels = np.array([0, 1, 1])
     logits = np.array([[2.0, -1.0], [0.0, 3.0], [1.0, 0.5]])
@@ -190,6 +194,7 @@ def test_scores_that_are_no_probabilities_have_no_log_loss():
     assert result["classes"]["a"]["auc"] is not None
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("labels", "scores", "message"),
     [
@@ -211,6 +216,7 @@ def test_bad_input_is_refused(labels, scores, message):
         classification_metrics(labels, scores, ["a", "b"])
 
 
+@pytest.mark.unit
 def test_class_names_must_differ_and_be_two():
     with pytest.raises(ValueError, match="must differ"):
         classification_metrics([0, 1], [[0.5, 0.5]] * 2, ["a", "a"])
@@ -218,6 +224,7 @@ def test_class_names_must_differ_and_be_two():
         classification_metrics([0], [[1.0]], ["a"])
 
 
+@pytest.mark.unit
 @given(samples())
 @settings(deadline=None, max_examples=60)
 def test_roc_agrees_with_scikit_learn(sample):
@@ -232,11 +239,13 @@ def test_roc_agrees_with_scikit_learn(sample):
         assert sk.auc(fpr, tpr) == pytest.approx(sk.roc_auc_score(labels == k, scores[:, k]))
 
 
+@pytest.mark.unit
 def test_roc_refuses_a_class_that_is_none():
     with pytest.raises(ValueError, match="class 2 is not one"):
         roc([0, 1], [[0.5, 0.5]] * 2, 2)
 
 
+@pytest.mark.unit
 def test_delong_by_hand():
     # Pairs won by each positive: 1 and 1/2; by each negative: 1/2 and 1. Both variances are 1/8.
     assert auc_standard_error(np.array([3.0, 1.0]), np.array([2.0, 0.0])) == pytest.approx(np.sqrt(1 / 8))
@@ -244,6 +253,7 @@ def test_delong_by_hand():
     assert auc_standard_error(np.array([3.0]), np.array([1.0, 0.0])) is None
 
 
+@pytest.mark.unit
 @given(
     hnp.arrays(np.float64, st.integers(2, 15), elements=st.integers(0, 5).map(float)),
     hnp.arrays(np.float64, st.integers(2, 15), elements=st.integers(0, 5).map(float)),
@@ -294,6 +304,7 @@ def test_delong_and_the_bootstrap_agree_with_the_exact_variance():
     assert spread[0] < spread[1], "the bootstrap adds chance of its own"
 
 
+@pytest.mark.unit
 def test_midranks_share_ties():
     assert midranks(np.array([5.0, 1.0, 5.0, 7.0])).tolist() == [2.5, 1.0, 2.5, 4.0]
 
@@ -301,6 +312,7 @@ def test_midranks_share_ties():
 # --- beyond the test events ---
 
 
+@pytest.mark.unit
 @given(samples())
 @settings(deadline=None, max_examples=60)
 def test_calibration_agrees_with_scikit_learn(sample):
@@ -320,6 +332,7 @@ def test_calibration_agrees_with_scikit_learn(sample):
             assert mine.score == pytest.approx(mean)
 
 
+@pytest.mark.unit
 def test_a_model_that_learnt_its_events_by_heart_is_found():
     rng = np.random.default_rng(2)
     labels, train_labels = rng.integers(0, 2, 2000), rng.integers(0, 2, 3000)
@@ -336,6 +349,7 @@ def test_a_model_that_learnt_its_events_by_heart_is_found():
     assert alone["b"] == {"statistic": None, "p_value": None}
 
 
+@pytest.mark.unit
 def test_importance_finds_the_feature_that_matters():
     """A model that looks at one column of events, or at the pT of particles alone."""
     rng = np.random.default_rng(4)
@@ -390,6 +404,7 @@ def test_two_runs_side_by_side(report, tmp_path):
         compare(tmp_path / "figures", tmp_path)
 
 
+@pytest.mark.unit
 def test_runs_of_other_classes_are_not_compared(tmp_path):
     for name, classes in (("one", ["qcd", "ttbar"]), ("other", ["ttbar", "higgs"])):
         (tmp_path / f"{name}.json").write_text(json.dumps({"classes": classes, "models": {"hlf": {}}}))
@@ -400,6 +415,7 @@ def test_runs_of_other_classes_are_not_compared(tmp_path):
 # --- figures ---
 
 
+@pytest.mark.unit
 def test_numbers_are_written_for_people():
     assert percent(0.00123) == "0.123\u202f%"
     assert percent(None) == "–"
@@ -456,6 +472,7 @@ def bare(name):
     return re.sub(r"\s", "", name)
 
 
+@pytest.mark.unit
 def test_thinning_keeps_the_curve():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 30_000)
@@ -467,6 +484,7 @@ def test_thinning_keeps_the_curve():
     assert thin_fpr[thin_fpr > 0].min() < 10 / len(labels)
 
 
+@pytest.mark.unit
 def test_a_class_keeps_its_colour_and_its_line_in_every_figure():
     values = {"wjets": np.arange(5.0), "ttbar": np.arange(5.0)}
     with style.applied():

@@ -142,6 +142,7 @@ def test_ranks_get_equal_work():
         assert work.max() < 1.25 * work.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "optimizer"),
     [("hlf", "sgd"), ("inclusive", "adam")],
@@ -283,6 +284,7 @@ def test_trained_models_are_up_to_date_until_something_changes(config, client):
     assert train(config.model_copy(update={"models": longer}), "hlf", client)[0].fresh
 
 
+@pytest.mark.slow
 def test_evaluate_reports_what_was_trained(config, client):
     both = with_training(config, models=("hlf", "inclusive"))
     with pytest.raises(TrainingError, match="model hlf is not trained"):
@@ -314,6 +316,7 @@ def test_ranks_that_train_or_score_have_the_bounds_of_the_configuration(config, 
         evaluate(wide, client)
 
 
+@pytest.mark.slow
 def test_a_network_takes_the_features_it_is_told(config, client):
     few = config.models.hlf.model_copy(update={"features": ("MET", "HT")})
     chosen = config.model_copy(update={"models": config.models.model_copy(update={"hlf": few})})
@@ -390,6 +393,7 @@ def test_a_loss_that_is_no_number_names_the_events(config):
         train_rank("hlf", config.model_copy(update={"models": wild}), config.store_path)
 
 
+@pytest.mark.slow
 def test_a_training_that_lost_a_rank_joins_up(config, client, tmp_path):
     """Kill a rank, then the driver, of a real `hepdask train`: the curve is that of an undisturbed run."""
     require(has_horovod(), "Horovod is not built (make horovod)")

@@ -233,6 +233,7 @@ def test_importances_find_what_matters_among_many_choices(tmp_path):
     assert sum(found.values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_tune_finds_what_was_planted_and_train_uses_it(planted, client):
     """Rates range over nine powers of ten, and few of them learn anything in ten epochs."""
     config = planted(parameters={"learning_rate": RATES, "batch_size": [8, 64]}, trials=24, prune_after=1)
@@ -306,6 +307,7 @@ def recurrent(config, epochs, **tuning):
     return changed(config.model_copy(update={"models": models}), model="inclusive", folds=2, **tuning)
 
 
+@pytest.mark.slow
 def test_recurrent_networks_are_tuned(planted, lone, monkeypatch):
     """One setting learns, one does not and is given up after a fold, one fails; each fold is a run of ranks."""
     monkeypatch.setattr(study, "_BEFORE_PRUNING", 1)
@@ -327,6 +329,7 @@ def test_recurrent_networks_are_tuned(planted, lone, monkeypatch):
     assert best.folds[1] == pytest.approx(alone.history[-1]["val_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_started_again_and_a_late_setting_is_ended(planted, lone):
     client, ranks = lone
     config = recurrent(planted(), 1, parameters={"units": [3]}, sampler="grid")
@@ -346,6 +349,7 @@ def test_a_killed_rank_is_started_again_and_a_late_setting_is_ended(planted, lon
     assert ranks() == []
 
 
+@pytest.mark.slow
 def test_killing_a_worker_and_the_driver_loses_nothing_that_was_finished(planted, tmp_path):
     """Kill a worker of a real `hepdask tune`, then the driver; the next one goes on."""
     config = planted(parameters={"learning_rate": RATES}, sampler="random", trials=16)

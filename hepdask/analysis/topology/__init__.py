@@ -4,6 +4,7 @@ Three functions for people (`select`, `particles`, `high_level`), and `extract`,
 `prepare`.
 """
 
+from hepdask._face import listing
 from hepdask.analysis.topology.features import (
     Extracted,
     branches,
@@ -19,3 +20,5 @@ from hepdask.analysis.topology.features import (
 __all__ = [
     "Extracted", "branches", "expand_columns", "extract", "high_level", "particles", "select", "sequences", "warm_up",
 ]  # fmt: skip
+
+__dir__ = listing(__name__, __all__)
