@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from hepdask._face import listing, modules_on_demand
 
-__all__ = ["batch", "batch_order", "prefetch"]
+__all__ = ["batch", "batch_order", "padding", "prefetch", "reading"]
 
 __dir__ = listing(__name__, __all__)
 if not TYPE_CHECKING:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from hepdask.analysis.scaling import Scaler
 from hepdask.batches import batch_order
+from hepdask.batches.prefetch import ahead
 from hepdask.batches.reading import Reading
-from hepdask.prefetch import ahead
 from hepdask.store import Events
 
 

@@ -1,8 +1,8 @@
 """Run any function as the ranks of a Horovod job on the workers of a Dask cluster.
 
-:func:`run` is all that a driver needs, or :func:`submit` to leave it running; :class:`RankOptions` says how, and a
-:class:`Checkpoint` lets a run go on after a failure. Inside the ranks, :mod:`hepdask.distributed.keras` makes a Keras 3
-optimizer average its gradients, and :mod:`hepdask.distributed.collective` holds the few collectives that work the same
+`run` is all that a driver needs, or `submit` to leave it running; `RankOptions` says how, and a
+`Checkpoint` lets a run go on after a failure. Inside the ranks, `hepdask.distributed.keras` makes a Keras 3
+optimizer average its gradients, and `hepdask.distributed.collective` holds the few collectives that work the same
 with one rank and no Horovod at all.
 """
 

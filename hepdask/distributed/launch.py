@@ -78,17 +78,17 @@ def submit(
     options: RankOptions = DEFAULTS,
     **kwargs: Any,
 ) -> RunFuture[list[Any]]:
-    """Start :func:`run` in the background and return at once.
+    """Start `run` in the background and return at once.
 
     Parameters
     ----------
     fn, *args, client, ranks, options, **kwargs
-        As for :func:`run`; ``options.on_output`` and ``options.on_status`` are called in another thread.
+        As for `run`; ``options.on_output`` and ``options.on_status`` are called in another thread.
 
     Returns
     -------
     RunFuture
-        A :class:`concurrent.futures.Future` of the list of results. The run goes on without it, as long as
+        A `concurrent.futures.Future` of the list of results. The run goes on without it, as long as
         the driver lives.
     """
     stop = threading.Event()
@@ -104,7 +104,7 @@ def run_until(
     ranks: int,
     options: RankOptions,
 ) -> list[Any]:
-    """Do what :func:`run` does, until another thread sets ``stop``: then all ranks are ended, as on Ctrl-C.
+    """Do what `run` does, until another thread sets ``stop``: then all ranks are ended, as on Ctrl-C.
 
     Raises
     ------

@@ -25,7 +25,7 @@ def print_status(sentence: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RankOptions:
-    """How :func:`hepdask.distributed.run` places, bounds, restarts and reports the ranks of a function.
+    """How `hepdask.distributed.run` places, bounds, restarts and reports the ranks of a function.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class RankOptions:
         Exceptions of the function after which starting again is of no use.
     checkpoint : path or None
         Folder on a file system that driver and workers share. The function is then given a
-        :class:`~hepdask.distributed.Checkpoint` on it as keyword argument ``checkpoint``. What is in the
+        `hepdask.distributed.Checkpoint` on it as keyword argument ``checkpoint``. What is in the
         folder from an earlier run is gone on from.
     log_dir : path or None
         Folder for ``rank-0.log`` and so on, written by the caller's process.
@@ -164,5 +164,5 @@ def _are_ports(given: Any) -> bool:
         return False
 
 
-#: What :func:`hepdask.distributed.run` does where it is told nothing else.
+#: What `hepdask.distributed.run` does where it is told nothing else.
 DEFAULTS = RankOptions()

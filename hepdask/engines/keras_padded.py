@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from hepdask.batches.batch import Batch, Batches
 from hepdask.batches.padding import padded, padded_length
+from hepdask.batches.prefetch import ahead
 from hepdask.engines.device_batches import DeviceBatches
 from hepdask.engines.engine import Particles, Result
 from hepdask.engines.losses import loss, n_correct
 from hepdask.engines.supported_layers import recurrent_layer
 from hepdask.models.networks.recurrence import forward, plain
-from hepdask.prefetch import ahead
 from hepdask.store import Events
 
 logger = logging.getLogger(__name__)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from hepdask.batches.batch import Batch, Batches
 from hepdask.batches.padding import padded
+from hepdask.batches.prefetch import ahead
 from hepdask.distributed import collective
 from hepdask.engines.engine import Particles, Result
 from hepdask.engines.kernel_weights import KernelWeights
 from hepdask.engines.supported_layers import Chain
 from hepdask.kernels import recurrent
 from hepdask.kernels.dense import Rows
-from hepdask.prefetch import ahead
 
 Source = tuple[recurrent.Particles, NDArray[np.int64], NDArray[np.int64]]
 

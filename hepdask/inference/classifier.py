@@ -134,7 +134,7 @@ class Classifier:
         scores : float32 (n_events, n_classes)
             As in `predict`; NaN also where a value is bad.
         reason : int16 (n_events,)
-            Places in `reasons`; 0 for an event with scores.
+            Places in `cutflow.words`; 0 for an event with scores.
 
         Raises
         ------

@@ -4,7 +4,18 @@ from typing import TYPE_CHECKING
 
 from hepdask._face import listing, modules_on_demand
 
-__all__ = ["fileset", "lost", "read_bytes", "root_files", "routes", "schemas", "xrootd"]
+__all__ = [
+    "contents",
+    "fileset",
+    "identity",
+    "input_file",
+    "lost",
+    "opening",
+    "read_chunk",
+    "routes",
+    "schemas",
+    "xrootd",
+]
 
 __dir__ = listing(__name__, __all__)
 if not TYPE_CHECKING:

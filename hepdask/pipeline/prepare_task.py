@@ -18,6 +18,7 @@ from hepdask.analysis.fingerprint import fingerprints
 from hepdask.analysis.scaling import Moments
 from hepdask.analysis.topology import Extracted, branches, extract
 from hepdask.analysis.topology.expand import expand
+from hepdask.batches.prefetch import ahead
 from hepdask.config import Config
 from hepdask.config.feature_names import PARTICLE, STORED
 from hepdask.errors import InputError
@@ -28,7 +29,6 @@ from hepdask.input.lost import Lost
 from hepdask.input.opening import final_errors
 from hepdask.input.read_chunk import read
 from hepdask.input.routes import read_with_retries
-from hepdask.prefetch import ahead
 from hepdask.store import writer
 from hepdask.store.split import is_test
 

@@ -16,14 +16,14 @@ def expand(stored: Mapping[str, NDArray], dtype: DTypeLike = np.float32) -> NDAr
     Parameters
     ----------
     stored : mapping
-        The columns `names.STORED`, (n,) each.
+        The columns `feature_names.STORED`, (n,) each.
     dtype : dtype
         Of the result.
 
     Returns
     -------
     dtype (19, n)
-        In the order of `names.PARTICLE`. Energy = pT cosh eta, Px = pT cos phi, Py = pT sin phi,
+        In the order of `feature_names.PARTICLE`. Energy = pT cosh eta, Px = pT cos phi, Py = pT sin phi,
         Pz = pT sinh eta, and one-hots of the kind.
     """
     out = np.empty((len(feature_names.PARTICLE), len(stored["Pt"])), dtype)

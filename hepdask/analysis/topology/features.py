@@ -32,11 +32,11 @@ class Extracted:
     Attributes
     ----------
     reason : int16 (n_events,)
-        Why an event was not selected, see `reasons`; the rest has one entry for each event that was.
+        Why an event was not selected, see `cutflow`; the rest has one entry for each event that was.
     particles : Columns
-        The columns `names.STORED`, in sequence order: the lepton last; float32, `kind` and `Charge` int8.
+        The columns `feature_names.STORED`, in sequence order: the lepton last; float32, `kind` and `Charge` int8.
     high_level : float64 (n_selected, 14 or more)
-        In the order of ``analysis.high_level_features``: `names.HIGH_LEVEL`, then the user's own.
+        In the order of ``analysis.high_level_features``: `feature_names.HIGH_LEVEL`, then the user's own.
     """
 
     reason: NDArray[np.int16]
@@ -150,7 +150,7 @@ def particles(events: ak.Array, settings: Topology | None = None) -> ak.Array:
     Returns
     -------
     ak.Array
-        One variable-length list an event of records with the 19 features `names.PARTICLE` (float64; GeV,
+        One variable-length list an event of records with the 19 features `feature_names.PARTICLE` (float64; GeV,
         mm, rad): the lepton, then tracks, photons and neutral hadrons.
 
     Raises
@@ -181,7 +181,7 @@ def high_level(events: ak.Array, settings: Topology | None = None) -> ak.Array:
     Returns
     -------
     ak.Array
-        One record an event with the 14 features `names.HIGH_LEVEL` and the user's own (float64).
+        One record an event with the 14 features `feature_names.HIGH_LEVEL` and the user's own (float64).
 
     Raises
     ------
@@ -205,14 +205,14 @@ def sequences(
     Parameters
     ----------
     stored : dict
-        The columns `names.STORED`, in sequence order: the lepton last. Or all of `names.PARTICLE`, the rows of
+        The columns `feature_names.STORED`, in sequence order: the lepton last. Or all of `feature_names.PARTICLE`, the rows of
         finished sequences, which are given back as they are.
     offsets : int64 (n + 1,)
         Particles of event ``i`` are ``offsets[i]:offsets[i + 1]``.
     length : int
         Rows of a sequence; no event has more particles.
     scaler : Scaler or None
-        Scaling of the 19 features; None for the published form, see `published`.
+        Scaling of the 19 features; None for the published form, see `reference_sequences`.
 
     Returns
     -------

@@ -46,7 +46,7 @@ def high_level_features(
     Returns
     -------
     float64 (n_selected, 14)
-        In the order of `names.HIGH_LEVEL`. HT is the scalar pT sum of the jets [GeV], nBjets counts jets
+        In the order of `feature_names.HIGH_LEVEL`. HT is the scalar pT sum of the jets [GeV], nBjets counts jets
         with BTag > 0, and MT = sqrt(2 MET pT (1 - cos dphi)) of lepton and missing ET [GeV]
         (Particle Data Group, Review of Particle Topology, Kinematics).
     """

@@ -28,7 +28,7 @@ class Leptons:
     Attributes
     ----------
     reason : int16 (n_events,)
-        Why an event was not selected, see `reasons`. The other arrays have one entry for each event that was.
+        Why an event was not selected, see `cutflow`. The other arrays have one entry for each event that was.
     pt, eta, phi, charge : float64 (n_selected,)
         pT [GeV], pseudorapidity, azimuth [rad], charge.
     isolation : float64 (n_selected, 3)

@@ -21,7 +21,7 @@ _CODES = (feature_names.CHARGED_HADRON, feature_names.PHOTON, feature_names.NEUT
 
 
 class _Rows(NamedTuple):
-    """The stored columns, in the order of `names.STORED`."""
+    """The stored columns, in the order of `feature_names.STORED`."""
 
     pt: NDArray
     eta: NDArray
@@ -67,7 +67,7 @@ def particle_lists(
     Returns
     -------
     Columns
-        The columns `names.STORED` of the selected events; `kind` and `Charge` are int8.
+        The columns `feature_names.STORED` of the selected events; `kind` and `Charge` are int8.
     """
     events = np.flatnonzero(leptons.selected)
     most = 1 + settings.max_tracks + settings.max_photons + settings.max_neutrals

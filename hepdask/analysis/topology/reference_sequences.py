@@ -26,7 +26,7 @@ def published_sequences(
     Parameters
     ----------
     features : float (19, n_particles)
-        In the order of `names.PARTICLE`, the particles of an event in any order.
+        In the order of `feature_names.PARTICLE`, the particles of an event in any order.
     offsets : int64 (n + 1,)
         Particles of event ``i`` are ``offsets[i]:offsets[i + 1]``.
     lepton : int64 (n,)

@@ -8,7 +8,7 @@ import weakref
 import pytest
 from helpers.waiting import until
 
-from hepdask.prefetch import ahead
+from hepdask.batches.prefetch import ahead
 
 
 class Item:
