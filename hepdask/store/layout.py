@@ -15,7 +15,8 @@
         high_level   float32 (n, 14 or more)   names.HIGH_LEVEL, then the user's own
         Pt, Eta, ... float32 (particles,) and kind, Charge int8: names.STORED
 
-A store of imported events keeps in place of the last ones the rows of sequences as they were given, `feature_names.PARTICLE`.
+A store of imported events keeps in place of the last ones the rows of sequences as they were given:
+`feature_names.PARTICLE`.
 """
 
 from __future__ import annotations

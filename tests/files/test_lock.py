@@ -109,6 +109,7 @@ def no_flock(request, monkeypatch):
 
 
 def test_without_flock_a_renewed_file_stands_for_it(no_flock, tmp_path, caplog):
+    caplog.set_level("INFO", "hepdask")
     folder = tmp_path / "new" / "output"
     with locked(folder, "training in this output"):
         assert f"{folder / LOCK}: " in caplog.text

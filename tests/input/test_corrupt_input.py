@@ -251,7 +251,7 @@ class TestOtherLayout:
             return ak.values_astype(ak.Array(lists), ak.to_numpy(ak.flatten(array)).dtype)
 
         path = write(tmp_path / "unequal.root", plain, None, replaced(**{branch.replace(".", "__"): shorter}))
-        with pytest.raises(InputError, match=rf"unequal\.root.*{branch}.*equally many"):
+        with pytest.raises(InputError, match=rf"unequal\.root.*{branch}.*same number of entries"):
             prepare(one_file(path), client)
 
 

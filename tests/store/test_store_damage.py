@@ -185,7 +185,7 @@ def test_what_prepare_finds_damaged_is_made_again(original, tmp_path, client, ca
     first.write_bytes(content[: len(content) // 2])
     place = second.read_bytes().rindex(b'"uuid"') + 10  # what it says of itself
     second.write_bytes(second.read_bytes()[:place] + b"?" + second.read_bytes()[place + 1 :])
-    caplog.clear()
+    caplog.set_level("INFO", "hepdask")
     again = prepare(config, client)
     said = caplog.text
     assert again.tasks == 2

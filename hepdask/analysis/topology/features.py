@@ -205,8 +205,8 @@ def sequences(
     Parameters
     ----------
     stored : dict
-        The columns `feature_names.STORED`, in sequence order: the lepton last. Or all of `feature_names.PARTICLE`, the rows of
-        finished sequences, which are given back as they are.
+        The columns `feature_names.STORED`, in sequence order: the lepton last. Or all of
+        `feature_names.PARTICLE`, the rows of finished sequences, which are returned as they are.
     offsets : int64 (n + 1,)
         Particles of event ``i`` are ``offsets[i]:offsets[i + 1]``.
     length : int
