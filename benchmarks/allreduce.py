@@ -21,6 +21,7 @@ from distributed import Client, LocalCluster
 from measure import Row
 
 from hepdask.distributed import RankOptions, run
+from hepdask.distributed.options import Backend
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def main() -> None:
     with _client(options) as client:
         for _ in range(size.turns):
             for name, function in ((OURS, horovod_ring), (PEER, tensorflow_ring), (ARRAYS, sums_of_arrays)):
-                backend = PEER if name == PEER else OURS
+                backend: Backend = "tf.distribute" if name == PEER else "horovod"
                 ranks = run(
                     function,
                     numbers,

@@ -28,16 +28,18 @@ from measure import Row, Task
 from numpy.typing import NDArray
 
 from hepdask import prepare
+from hepdask.analysis.fingerprint import fingerprints
 from hepdask.analysis.topology import Extracted, branches, extract
 from hepdask.analysis.topology.expand import expand
 from hepdask.analysis.topology.reference_sequences import published_sequences
 from hepdask.clusters.task_pool import completed
 from hepdask.config import Config, Topology
+from hepdask.config.feature_names import STORED
 from hepdask.input.contents import FileContent, inspect_file
 from hepdask.input.input_file import InputFile
 from hepdask.input.read_chunk import read
 from hepdask.pipeline.prepare_task import prepare_chunks
-from hepdask.store import writer
+from hepdask.store.writer import StoreWriter
 
 CANDIDATES = 310
 PHYSICS = Topology()
@@ -86,8 +88,9 @@ def _stages(folder: Path, count: int, runs: int) -> list[Row]:
 
     def whole(content: FileContent) -> None:
         shutil.rmtree(folder / "whole", ignore_errors=True)
-        writer.start_store(folder / "whole", {})
-        prepare_chunks(content.chunks, config, folder / "whole")
+        writer = StoreWriter(folder / "whole")
+        writer.start({})
+        prepare_chunks(content.chunks, config, writer)
 
     def inflate(one: Callable[[bytes, int], object]) -> None:
         for block, size in blocks:
@@ -168,14 +171,18 @@ def _blocks_and_events(content: FileContent) -> tuple[list[tuple[bytes, int]], l
 
 def _write(path: Path, extracted: Sequence[Extracted], codec: str, bits: int) -> None:
     shutil.rmtree(path, ignore_errors=True)
-    writer.start_store(path, {})
+    writer = StoreWriter(path, codec, bits)
+    writer.start({})
     for i, some in enumerate(extracted):
         entry = np.arange(len(some.high_level))
         arrays = {
-            "offsets": some.particles.offsets, "entry": entry, "group": entry,
-            "high_level": some.high_level, **some.particles.values,
+            "offsets": some.particles.offsets, "entry": entry, "group": entry, "high_level": some.high_level,
+            "fingerprint": fingerprints(
+                some.particles.offsets, (some.particles[name] for name in STORED), some.high_level
+            ),
+            **some.particles.values,
         }  # fmt: skip
-        writer.write_part(path, f"part-{i}", arrays, {}, codec, bits)
+        writer.write_part(f"part-{i}", arrays, {})
 
 
 def _write_padded(path: Path, extracted: Sequence[Extracted]) -> None:

@@ -16,7 +16,9 @@ from hepdask.analysis.fingerprint import fingerprints
 from hepdask.analysis.scaling import Moments
 from hepdask.analysis.topology import expand_columns
 from hepdask.config import Config, feature_names
-from hepdask.store import Store, open_store, writer
+from hepdask.store import Store, open_store
+from hepdask.store.layout import SCHEMA
+from hepdask.store.writer import StoreWriter
 
 MOST = 801
 
@@ -47,7 +49,8 @@ def make_store(path: Path, particles: NDArray[np.int64], seed: int = 1, parts: i
         {"split": {"test_fraction": 0.0, "validation_fraction": 0.0, "balance": False}}
     )
     classes = list(config.analysis.classes)
-    writer.start_store(path, {"benchmark": "synthetic"})
+    writer = StoreWriter(path)
+    writer.start({"benchmark": "synthetic"})
     rng = np.random.default_rng(seed)
     attributes = []
     for index, mine in enumerate(np.array_split(particles, parts)):
@@ -59,14 +62,13 @@ def make_store(path: Path, particles: NDArray[np.int64], seed: int = 1, parts: i
             "start": 0, "stop": len(mine), "events": len(mine), "particles": int(mine.sum()),
             "moments": _moments(arrays),
         }  # fmt: skip
-        writer.write_part(path, about["name"], arrays, about)
-        attributes.append(writer.part_attributes(path, about["name"]) | {"label": label})
+        writer.write_part(about["name"], arrays, about)
+        attributes.append({**about, **(writer.part(about["name"]) or {}), "label": label})
     kinds = attributes[0]["moments"]
     merged = {kind: _merge([part["moments"][kind] for part in attributes]) for kind in kinds}
-    writer.write_manifest(
-        path,
+    writer.finish(
         {
-            "schema": writer.SCHEMA, "classes": classes, "high_level_features": list(feature_names.HIGH_LEVEL),
+            "schema": SCHEMA, "classes": classes, "high_level_features": list(feature_names.HIGH_LEVEL),
             "max_particles": MOST, "split": config.split.model_dump(mode="json"),
             "analysis": config.analysis.model_dump(mode="json"), "moments": merged, "selection": [], "notes": [],
             "lost": [], "parts": attributes, "versions": {}, "written": "",

@@ -287,14 +287,15 @@ def _reading(measured: Measured) -> Iterator[Row]:
     everything = Reading(store, "fit", 2**40)
     batches = _batches(store, memory=1.9 * everything.bytes)
     assert not batches.reading.fits
-    assert store.particle_scaler is not None
+    scaler = store.particle_scaler
+    assert scaler is not None
 
     def once() -> None:
         seen = None
         for batch in batches.shuffled(1, 0):
             if batch.source is not seen:
                 seen = batch.source
-                expand(Stored(seen.particles, store.particle_scaler, range(19)))
+                expand(Stored(seen.particles, scaler, range(19)))
 
     runs = measured.size.runs
     taken = measure.interleave({"reading": measure.Task(once, len(everything))}, runs)["reading"]

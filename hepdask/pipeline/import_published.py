@@ -26,10 +26,11 @@ from hepdask.files.paths import local_path
 from hepdask.input.input_file import InputFile
 from hepdask.pipeline.prepare import Prepared, identity, summary
 from hepdask.progress import track
-from hepdask.store import open_store, writer
+from hepdask.store import open_store
 from hepdask.store.layout import MANIFEST
 from hepdask.store.manifest import manifest
 from hepdask.store.split import is_test
+from hepdask.store.writer import StoreWriter, refuse_strangers
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +67,13 @@ def import_published(config: Config, files: Sequence[str | Path]) -> Prepared:
     _check(config)
     paths = _found(files)
     path = config.store_path
-    writer.refuse_strangers(path)
+    refuse_strangers(path)
+    writer = StoreWriter(path, config.store.codec)  # what is imported is not rounded
     with locked(path, "writing this store", StoreError):
         if (path / MANIFEST).exists():
             raise StoreError(f"{path}: there is a complete store; remove it, or give another store.path")
-        writer.start_store(path, identity(config))
-        parts, made = _import(paths, config)
+        writer.start(identity(config))
+        parts, made = _import(paths, config, writer)
         labels = {name: Dataset(files=[], metadata={"label": name}) for name in config.analysis.classes}
         inputs = [
             InputFile(name, place, str(file), "") for place, name in enumerate(labels) for file in paths
@@ -79,9 +81,7 @@ def import_published(config: Config, files: Sequence[str | Path]) -> Prepared:
         summed = manifest(config.model_copy(update={"fileset": labels}), parts, inputs, [])
         written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         wall, cpu = time.monotonic() - begin, time.process_time() - cpu
-        writer.write_manifest(
-            path, summed | {"imported": True, "written": written, "wall_s": wall, "cpu_s": cpu}
-        )
+        writer.finish(summed | {"imported": True, "written": written, "wall_s": wall, "cpu_s": cpu})
     store = open_store(path)
     for line in summary(store):
         logger.info(line)
@@ -119,9 +119,9 @@ def _found(files: Sequence[str | Path]) -> dict[Path, str]:
     return paths
 
 
-def _import(paths: dict[Path, str], config: Config) -> tuple[list[dict[str, Any]], int]:
+def _import(paths: dict[Path, str], config: Config, writer: StoreWriter) -> tuple[list[dict[str, Any]], int]:
     """Write all blocks of all files, and give the attributes of the parts and how many are new."""
-    there = writer.parts(config.store_path)
+    there = writer.parts()
     parts: list[dict[str, Any]] = []
     made = 0
     total = sum(pq.read_metadata(path).num_rows for path in paths)
@@ -134,7 +134,7 @@ def _import(paths: dict[Path, str], config: Config) -> tuple[list[dict[str, Any]
                 path, len(HIGH_LEVEL), analysis.max_particles, len(analysis.classes)
             )
             for block in blocks:
-                for attributes, fresh in _write(block, path, digest, config, there):
+                for attributes, fresh in _write(block, path, digest, config, there, writer):
                     parts.append(attributes)
                     made += fresh
                 tracker.advance(len(block.label))
@@ -142,7 +142,12 @@ def _import(paths: dict[Path, str], config: Config) -> tuple[list[dict[str, Any]
 
 
 def _write(
-    block: published_reader.Block, path: Path, digest: str, config: Config, there: dict[str, dict[str, Any]]
+    block: published_reader.Block,
+    path: Path,
+    digest: str,
+    config: Config,
+    there: dict[str, dict[str, Any]],
+    writer: StoreWriter,
 ) -> Iterator[tuple[dict[str, Any], bool]]:
     """Write the events of each class of a block as a part, where it is not there yet."""
     for label, dataset in enumerate(config.analysis.classes):
@@ -176,5 +181,4 @@ def _write(
             },
             "histograms": {},
         }  # fmt: skip
-        store = config.store
-        yield writer.write_part(config.store_path, name, arrays, attributes, store.codec), True
+        yield writer.write_part(name, arrays, attributes), True

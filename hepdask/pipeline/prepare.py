@@ -32,10 +32,11 @@ from hepdask.pipeline import prepare_task
 from hepdask.pipeline.lost_input import Ledger
 from hepdask.pipeline.open_inputs import inputs_known, open_all, refuse_copies
 from hepdask.progress import track
-from hepdask.store import Store, open_store, writer
+from hepdask.store import Store, open_store
 from hepdask.store.duplicates import Shared, refuse_shared, shared_events
 from hepdask.store.layout import INPUTS, LEDGER, MANIFEST
 from hepdask.store.manifest import manifest
+from hepdask.store.writer import StoreWriter, refuse_others, refuse_strangers
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +98,10 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
     files = input_files(config)
     with ExitStack() as stack:
         cluster = _Cluster(config, client, stack)
-        writer.refuse_strangers(path)
+        refuse_strangers(path)
         stack.enter_context(locked(path, "writing this store", StoreError))
-        writer.start_store(path, identity(config))
+        writer = StoreWriter.of(config)
+        writer.start(identity(config))
         before = _manifest_before(path)
         accepted = [] if retry_lost else [Lost(**item) for item in before.get("lost", [])]
         contents, unopened = open_all(files, config, cluster.client, inputs_known(path), accepted)
@@ -107,7 +109,7 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
         write_sealed(path / INPUTS, {"files": [asdict(content) for content in contents if content.stamp]})
 
         plan = [chunk for content in contents for chunk in content.chunks]
-        there = writer.parts(path)
+        there = writer.parts()
         _tell_changed(contents, there)
         given_up = {item.key: item for item in accepted if item.version}
         absent = [chunk for chunk in plan if chunk.name not in there]
@@ -120,8 +122,8 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
                 ledger.add_bad(there[chunk.name])
         ledger.check()
         if missing:
-            there |= _process(missing, config, cluster.client_when_compiled(), ledger)
-            writer.tidy(path)
+            there |= _process(missing, config, writer, cluster.client_when_compiled(), ledger)
+            writer.tidy()
         parts = [there[chunk.name] for chunk in plan if chunk.name in there]
         if not any(part["events"] for part in parts):
             raise InputError(
@@ -143,7 +145,7 @@ def prepare(config: Config, client: Client | None = None, retry_lost: bool = Fal
             return Prepared(store, len(missing), time.monotonic() - begin, cpu)
         written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         cost = {"written": written, "wall_s": time.monotonic() - begin, "cpu_s": cpu}
-        writer.write_manifest(path, summed | cost)
+        writer.finish(summed | cost)
         (path / LEDGER).unlink(missing_ok=True)
     store = open_store(path)
     for line in summary(store):
@@ -220,7 +222,7 @@ def open_prepared(config: Config) -> Store:
         There is no complete store, or it was made with other settings or datasets.
     """
     store = open_store(config.store_path)
-    writer.refuse_others(config.store_path, identity(config))
+    refuse_others(config.store_path, identity(config))
     expected = [[name, dataset.metadata["label"]] for name, dataset in config.fileset.items()]
     found = [[row["dataset"], row["label"]] for row in store.manifest["selection"]]
     if (
@@ -275,7 +277,7 @@ def _tell_changed(contents: list[FileContent], there: dict[str, dict[str, Any]])
 
 
 def _process(
-    missing: list[Chunk], config: Config, client: Client, ledger: Ledger
+    missing: list[Chunk], config: Config, writer: StoreWriter, client: Client, ledger: Ledger
 ) -> dict[str, dict[str, Any]]:
     """Bring the missing chunks into the store; give the attributes of their parts by name."""
     done: dict[str, dict[str, Any]] = {}
@@ -285,7 +287,7 @@ def _process(
     metrics.serve(client)
     with track("prepare", sum(chunk.stop - chunk.start for chunk in missing), "events") as tracker:
         tasks = completed(
-            client, _prepare_and_count, tasks_of, config, config.store_path.absolute(),
+            client, _prepare_and_count, tasks_of, config, writer,
             name="prepare", worker_timeout=config.store.worker_timeout,
         )  # fmt: skip
         with closing(tasks):
@@ -303,10 +305,10 @@ def _process(
 
 
 def _prepare_and_count(
-    chunks: list[Chunk], config: Config, store: Path
+    chunks: list[Chunk], config: Config, writer: StoreWriter
 ) -> tuple[list[dict[str, Any] | Lost], dict[str, int]]:
     """Prepare chunks on a worker; give the results, and the bytes read by server."""
-    return prepare_task.prepare_chunks(chunks, config, store), read_bytes.take()
+    return prepare_task.prepare_chunks(chunks, config, writer), read_bytes.take()
 
 
 def _changes(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import awkward as ak
@@ -29,8 +28,8 @@ from hepdask.input.lost import Lost
 from hepdask.input.opening import final_errors
 from hepdask.input.read_chunk import read
 from hepdask.input.routes import read_with_retries
-from hepdask.store import writer
 from hepdask.store.split import is_test
+from hepdask.store.writer import StoreWriter
 
 #: Bad events of a file that are named for each reason; the others are counted.
 BAD_NAMED = 5
@@ -71,7 +70,9 @@ def describe(file: InputFile, config: Config, known: Mapping[InputFile, FileCont
         return Lost.file(file, str(error))
 
 
-def prepare_chunks(chunks: Sequence[Chunk], config: Config, store: Path) -> list[dict[str, Any] | Lost]:
+def prepare_chunks(
+    chunks: Sequence[Chunk], config: Config, writer: StoreWriter
+) -> list[dict[str, Any] | Lost]:
     """Bring chunks into the store; the next is read while one is worked on.
 
     Parameters
@@ -80,8 +81,8 @@ def prepare_chunks(chunks: Sequence[Chunk], config: Config, store: Path) -> list
         Which entries of which files.
     config : Config
         Topology, split and reading.
-    store : Path
-        A store that `writer.start_store` has made.
+    writer : StoreWriter
+        Of a store that was started.
 
     Returns
     -------
@@ -92,9 +93,9 @@ def prepare_chunks(chunks: Sequence[Chunk], config: Config, store: Path) -> list
     results: list[dict[str, Any] | Lost] = []
     for chunk, events in ahead(((chunk, _read(chunk, config)) for chunk in chunks), depth=0):
         # a worker that died may have done some of its chunks
-        done = writer.part_attributes(store, chunk.name)
+        done = writer.part(chunk.name)
         results.append(
-            done or (events if isinstance(events, Lost) else _prepare(chunk, events, config, store))
+            done or (events if isinstance(events, Lost) else _prepare(chunk, events, config, writer))
         )
         del events  # before the next is waited for
     return results
@@ -113,7 +114,7 @@ def _read(chunk: Chunk, config: Config) -> ak.Array | Lost:
         return Lost.chunk(chunk, str(error))
 
 
-def _prepare(chunk: Chunk, events: ak.Array, config: Config, store: Path) -> dict[str, Any]:
+def _prepare(chunk: Chunk, events: ak.Array, config: Config, writer: StoreWriter) -> dict[str, Any]:
     analysis = config.analysis
     (parents, extracted), usable, dropped = on_usable(
         lambda some: (_parents(some, analysis.collections.generator), extract(some, analysis)), events
@@ -147,9 +148,7 @@ def _prepare(chunk: Chunk, events: ak.Array, config: Config, store: Path) -> dic
         "moments": _moments(extracted, training),
         "histograms": histograms.fill(extracted, config.analysis),
     }
-    return writer.write_part(
-        store, chunk.name, arrays, attributes, config.store.codec, config.store.mantissa_bits
-    )
+    return writer.write_part(chunk.name, arrays, attributes)
 
 
 def _bad(chunk: Chunk, dropped: Dropped) -> dict[str, Any]:

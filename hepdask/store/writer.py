@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import zarr.storage
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
+from hepdask.config import Config
 from hepdask.errors import HepdaskError, OutputError, StoreError
 from hepdask.files.atomic import TEMPORARY, read_json, renamed_to, sealed, unsealed, write_json, write_sealed
 from hepdask.files.folders import is_local
@@ -41,36 +43,145 @@ _ZSTD_BLOCK = 1 << 20
 _READERS = 16
 
 
-def start_store(path: Path, identity: Mapping[str, Any]) -> None:
-    """Create a store, or go on with one of the same identity.
+@dataclass(frozen=True)
+class StoreWriter:
+    """Writes a store: `start`, then parts in any order and from any process, then `finish`.
 
-    Parameters
+    It holds no open file, and travels to workers.
+
+    Attributes
     ----------
     path : Path
-        Folder of the store.
-    identity : mapping
-        JSON-ready, flat: the settings all parts must share.
-
-    Raises
-    ------
-    StoreError
-        The store was made with other settings (each is named).
+        Folder of the store, or a prefix of an object store.
+    codec : {"lz4", "zstd"}
+        Compressor; ``"zstd"`` makes parts smaller and takes more time.
+    mantissa_bits : int
+        Bits kept of the particles' floating-point columns, see `round_mantissa`.
     """
-    if not (path / ROOT).exists():
-        about = sealed({"schema": SCHEMA, "identity": dict(identity)})
-        write_json(path / ROOT, {"zarr_format": 3, "node_type": "group", "attributes": {"hepdask": about}})
-        return
-    refuse_others(path, identity)
-    tidy(path)
 
+    path: Path
+    codec: str = "lz4"
+    mantissa_bits: int = 23
 
-def tidy(path: Path) -> None:
-    """Remove what tasks that died have left; one that only seemed dead finds that its file is gone, and says so."""
-    if not is_local(path):
-        return
-    for leftover in (path / PARTS).glob(TEMPORARY + "*"):
-        with suppress(FileNotFoundError):
-            leftover.unlink()
+    @classmethod
+    def of(cls, config: Config) -> StoreWriter:
+        """Return the writer of the store of a configuration."""
+        return cls(config.store_path, config.store.codec, config.store.mantissa_bits)
+
+    def start(self, identity: Mapping[str, Any]) -> None:
+        """Create the store, or go on with one of the same identity.
+
+        Parameters
+        ----------
+        identity : mapping
+            JSON-ready, flat: the settings all parts must share.
+
+        Raises
+        ------
+        StoreError
+            The store was made with other settings (each is named).
+        """
+        if not (self.path / ROOT).exists():
+            about = sealed({"schema": SCHEMA, "identity": dict(identity)})
+            root = {"zarr_format": 3, "node_type": "group", "attributes": {"hepdask": about}}
+            write_json(self.path / ROOT, root)
+            return
+        refuse_others(self.path, identity)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what tasks that died have left; one that only seemed dead finds that its file is gone, and says so."""
+        if not is_local(self.path):
+            return
+        for leftover in (self.path / PARTS).glob(TEMPORARY + "*"):
+            with suppress(FileNotFoundError):
+                leftover.unlink()
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """Read what all parts say of themselves, by name; those that are damaged are reported and left out."""
+        folder = self.path / PARTS
+        if not folder.exists():
+            return {}
+        names = sorted(
+            part.name.removesuffix(SUFFIX)
+            for part in folder.iterdir()
+            if part.name.endswith(SUFFIX) and not part.name.startswith(TEMPORARY)
+        )
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = zip(names, pool.map(lambda name: self.part(name, report=True), names), strict=True)
+            return {name: attributes for name, attributes in found if attributes is not None}
+
+    def part(self, name: str, report: bool = False) -> dict[str, Any] | None:
+        """Read what a part says of itself; None where it is not there, or damaged, and has to be made again.
+
+        The driver will `report` damage to the person; workers, which look again, need not.
+        """
+        place = part_file(self.path, name)
+        try:
+            with PartFile(place) as part:
+                attributes = part.attributes()
+                if attributes.get("name", name) == name and "checksums" in attributes:
+                    return attributes
+            raise BadPart("does not say what it is")
+        except FileNotFoundError:
+            return None
+        except BadPart as error:
+            if report:
+                logger.warning(f"{place}: {error}; it is made again")
+            return None
+
+    def write_part(
+        self, name: str, arrays: Mapping[str, NDArray], attributes: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Write a part under a temporary name and move it into place.
+
+        Parameters
+        ----------
+        name : str
+            Name of the part.
+        arrays : mapping
+            The arrays of `layout.DTYPES`, or those of `layout.IMPORTED_DTYPES`.
+        attributes : mapping
+            JSON-ready provenance; checksums are added.
+
+        Returns
+        -------
+        dict
+            The attributes as written.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written; nothing is left behind.
+        StoreError
+            Another driver removed it while it was written.
+
+        Notes
+        -----
+        A part that is there already is replaced: by the same bytes, or it was damaged. An object store cannot rename;
+        there an object appears whole by itself.
+        """
+        members, written = _members(arrays, attributes, self.codec, self.mantissa_bits)
+        place = part_file(self.path, name)
+        if not is_local(self.path):
+            content = io.BytesIO()
+            write_archive(content, members)
+            place.write_bytes(content.getvalue())
+            return written
+        with writing(place):
+            place.parent.mkdir(exist_ok=True)
+            try:
+                with renamed_to(place) as temporary, temporary.open("xb") as file:
+                    write_archive(file, members)
+            except OutputError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                raise StoreError(f"{place}: removed by another driver while it was written") from None
+        return written
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Put the manifest in place: from now on the store is complete."""
+        write_sealed(self.path / MANIFEST, dict(manifest))
 
 
 def refuse_strangers(path: Path) -> None:
@@ -120,95 +231,6 @@ def _again(path: Path) -> str:
     return f"remove {path} and make it again: hepdask prepare CONFIG, or hepdask import CONFIG FILE"
 
 
-def parts(path: Path) -> dict[str, dict[str, Any]]:
-    """Read what all parts of a store say of themselves, by name; those that are damaged are told and left out."""
-    folder = path / PARTS
-    if not folder.exists():
-        return {}
-    names = sorted(
-        part.name.removesuffix(SUFFIX)
-        for part in folder.iterdir()
-        if part.name.endswith(SUFFIX) and not part.name.startswith(TEMPORARY)
-    )
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = zip(names, pool.map(lambda name: part_attributes(path, name, tell=True), names), strict=True)
-        return {name: attributes for name, attributes in found if attributes is not None}
-
-
-def part_attributes(path: Path, name: str, tell: bool = False) -> dict[str, Any] | None:
-    """Read what a part says of itself; None where it is not there, or damaged, and has to be made again.
-
-    The driver will `tell` the person of damage; workers, which look again, need not.
-    """
-    place = part_file(path, name)
-    try:
-        with PartFile(place) as part:
-            attributes = part.attributes()
-            if attributes.get("name", name) == name and "checksums" in attributes:
-                return attributes
-        raise BadPart("does not say what it is")
-    except FileNotFoundError:
-        return None
-    except BadPart as error:
-        if tell:
-            logger.warning(f"{place}: {error}; it is made again")
-        return None
-
-
-def write_part(
-    path: Path,
-    name: str,
-    arrays: Mapping[str, NDArray],
-    attributes: Mapping[str, Any],
-    codec: str = "lz4",
-    mantissa_bits: int = 23,
-) -> dict[str, Any]:
-    """Write a part under a temporary name and move it into place.
-
-    Parameters
-    ----------
-    path : Path
-        The store.
-    name : str
-        Name of the part.
-    arrays : mapping
-        The arrays of `layout.DTYPES`, or those of `layout.IMPORTED_DTYPES`.
-    attributes : mapping
-        JSON-ready provenance; checksums are added.
-    codec : str
-        Compressor: ``"lz4"``, or ``"zstd"`` for smaller parts that cost more time.
-    mantissa_bits : int
-        Bits kept of the particles' floating-point columns, see `round_mantissa`.
-
-    Returns
-    -------
-    dict
-        The attributes as written.
-
-    Notes
-    -----
-    A part that is there already is replaced: by the same bytes, or it was damaged. An object store cannot rename;
-    there an object appears whole by itself.
-    """
-    members, written = _members(arrays, attributes, codec, mantissa_bits)
-    place = part_file(path, name)
-    if not is_local(path):
-        content = io.BytesIO()
-        write_archive(content, members)
-        place.write_bytes(content.getvalue())
-        return written
-    with writing(place):
-        place.parent.mkdir(exist_ok=True)
-        try:
-            with renamed_to(place) as temporary, temporary.open("xb") as file:
-                write_archive(file, members)
-        except OutputError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                raise
-            raise StoreError(f"{place}: removed by another driver while it was written") from None
-    return written
-
-
 def _members(
     arrays: Mapping[str, NDArray], attributes: Mapping[str, Any], codec: str, mantissa_bits: int
 ) -> tuple[dict[str, memoryview], dict[str, Any]]:
@@ -242,11 +264,6 @@ def round_mantissa(values: NDArray[np.float32], bits: int) -> NDArray[np.float32
     half = np.uint32((1 << (drop - 1)) - 1)
     rounded = raw + half + ((raw >> np.uint32(drop)) & np.uint32(1))
     return (rounded & ~np.uint32((1 << drop) - 1)).view(np.float32)
-
-
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Put the manifest in place: from now on the store is complete."""
-    write_sealed(path / MANIFEST, dict(manifest))
 
 
 def _write_array(group: zarr.Group, name: str, values: NDArray, codec: str) -> None:
