@@ -4,7 +4,7 @@
     python docs/examples/digits.py --ranks 8 --scheduler tcp://...     # on yours, with a folder that all hosts see:
                                    --checkpoint /shared/digits
 
-Kill a rank while it runs (`kill -9`, of a process `rank.py`): training goes on from the last epoch. Kill the
+Kill a rank while it runs (`kill -9`, of a process `rank_process.py`): training goes on from the last epoch. Kill the
 whole program and start it again: the same.
 """
 

@@ -32,7 +32,7 @@ NOBODY = 65534
 ATTACK = """
 import asyncio, json, ssl, sys
 from distributed.core import connect
-from hepdask.clusters.security import make_certificate, security_of
+from hepdask.clusters.tls import make_certificate, security_of
 
 async def attack(port, way):
     scheme, how = ("tcp", {}) if way == "clear" else ("tls", dict(require_encryption=True))

@@ -144,7 +144,7 @@ def test_nothing_is_overwritten(store, tmp_path):
     (tmp_path / "out").mkdir()
     export(store.path, "parquet", tmp_path / "out", "test")
     before = sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir())
-    with pytest.raises(ConfigError, match="something already"):
+    with pytest.raises(ConfigError, match="is not empty"):
         export(store.path, "tfrecord", tmp_path / "out")
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir()) == before
 

@@ -296,7 +296,7 @@ def test_wrong_use_is_refused(trained, sample_files, client, tmp_path):
     for words, error, message in (
         ((trained.folder, path, "out"), InputError, "there are: .*models/hlf, .*models/inclusive"),
         ((model, str(tmp_path / "*.nothing"), "out"), InputError, "matches no ROOT file"),
-        ((model, [path, twin], "out"), ConfigError, "have one name"),
+        ((model, [path, twin], "out"), ConfigError, "have the same name"),
         ((model, [path, sample_files["ttbar"]], "out.root"), ConfigError, "2 input files need a folder"),
         ((model, path, path), ConfigError, "would replace an input file"),
         ((model, path, "out.root", "parquet"), ConfigError, "the format is parquet, the name says root"),

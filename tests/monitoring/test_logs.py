@@ -144,7 +144,7 @@ def test_a_curious_person_learns_of_files_parts_clusters_and_trainings(document,
 
     trained = hepdask("train", document, "-v").stderr.splitlines()
     assert "[pipeline.train] hlf: not trained yet" in trained
-    chosen = re.compile(r"\[hlf rank 0\] hlf: \d+ events, the compiled dense kernel")
+    chosen = re.compile(r"hlf: \d+ events, the compiled dense kernel")
     assert sum(bool(chosen.fullmatch(line)) for line in trained) == 1, trained
     assert any(line.startswith("[hlf rank 0] [engines.choice] engine of ") for line in trained)
     other = hepdask("train", document, "-v", "--set", "models.hlf.dropout=0.25").stderr

@@ -3,14 +3,14 @@
 import nbclient
 import nbformat
 import pytest
-from helpers.notebooks import FOLDER, NOTEBOOKS
+from helpers.notebooks import FOLDER, NOTEBOOKS, folder  # noqa: F401
 
 WATCH = "import faulthandler; faulthandler.dump_traceback_later(100, repeat=True, file=open({stacks!r}, 'w'))"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebook_runs(name, folder, request, monkeypatch):
+def test_notebook_runs(name, folder, request, monkeypatch):  # noqa: F811
     if name.startswith("5"):
         request.getfixturevalue("horovod")
     monkeypatch.setenv("MPLBACKEND", "agg")

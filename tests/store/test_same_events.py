@@ -132,7 +132,7 @@ class TestRefused:
                 assert line not in str(refused.value)
 
 
-def test_a_few_are_said(make_config, client, tmp_path, plain, capfd):
+def test_a_few_are_said(make_config, client, tmp_path, plain, caplog):
     """By chance or by mistake, less than 1 %: the run goes on, and says which."""
     crowd = made.random_events(160, seed=62, candidates=5)
     good = passing(plain)
@@ -143,10 +143,11 @@ def test_a_few_are_said(make_config, client, tmp_path, plain, capfd):
         "wjets": [write(tmp_path / "b.root", [*crowd, plain[twin], *made.random_events(40, seed=63, candidates=5)])],
     }  # fmt: skip
     config = make_config(files=files)
+    caplog.set_level("INFO", "hepdask")
     result = prepare(config, client)
     (a,), (b,) = files.values()
     (note,) = result.store.manifest["notes"]
     assert note.startswith(f"{a} and {b} share 1 selected event (")
     assert note.endswith(f"for example entry {twin} of the first is entry 160 of the second")
-    assert note in "".join(capfd.readouterr())
+    assert note in caplog.text
     assert prepare(config, client).tasks == 0

@@ -289,7 +289,7 @@ def lone(monkeypatch):
         found = []
         for process in marked(mark):
             with contextlib.suppress(psutil.Error):  # it has just ended
-                found += [process] if "rank.py" in " ".join(process.cmdline()) else []
+                found += [process] if "rank_process.py" in " ".join(process.cmdline()) else []
         return found
 
     with (
