@@ -131,15 +131,15 @@ def moved_over(path, plain):
 
 class TestChanged:
     @pytest.mark.parametrize("change", [overwritten, updated, moved_over])
-    def test_old_events_do_not_stay(self, make_config, client, tmp_path, plain, change, capfd):
+    def test_old_events_do_not_stay(self, make_config, client, tmp_path, plain, change, caplog):
         path = write(tmp_path / "a.root", plain)
         config = make_config(files={"ttbar": [path]})
         assert prepare(config, client).store.arrays().entry.tolist() == selected(plain)
         assert prepare(config, client).tasks == 0
-        capfd.readouterr()
+        caplog.set_level("INFO", "hepdask")
         new = change(path, plain)
         store = prepare(config, client).store
-        assert f"{path}: changed since" in "".join(capfd.readouterr())
+        assert f"{path}: changed since" in caplog.text
         assert store.arrays().entry.tolist() == selected(new)
         expected = [naive.event_features(new[entry])[0]["MET"] for entry in selected(new)]
         assert store.arrays().hlf.MET.tolist() == pytest.approx(expected, rel=1e-5)
