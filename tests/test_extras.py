@@ -81,7 +81,7 @@ REFUSED = {
 def packages_without(modules: tuple[str, ...], packages: Path) -> Path:
     """Fill a folder with links to everything that is installed here but some modules."""
     packages.mkdir()
-    for folder in {*site.getsitepackages(), sysconfig.get_path("purelib")}:
+    for folder in filter(os.path.isdir, {*site.getsitepackages(), sysconfig.get_path("purelib")}):
         for entry in Path(folder).iterdir():
             there = packages / entry.name
             if entry.name.partition(".")[0] not in modules and entry.suffix != ".pth" and not there.exists():

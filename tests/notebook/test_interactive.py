@@ -91,7 +91,7 @@ def test_link_goes_through_the_proxy_of_a_hub_where_dask_does_not_say_otherwise(
         assert dashboard_link.dashboard_link(client) == f"https://site.example/{port}"
 
 
-def test_other_packages_on_a_worker_are_named_once(tmp_path, capfd):
+def test_other_packages_on_a_worker_are_named_once(tmp_path, caplog):
     """A worker whose path holds another `hist` first."""
     fake = tmp_path / "hist-0.1.dist-info"
     fake.mkdir()
@@ -109,13 +109,13 @@ def test_other_packages_on_a_worker_are_named_once(tmp_path, capfd):
         )  # fmt: skip
         try:
             own.wait_for_workers(1, timeout=60)
-            capfd.readouterr()
+            caplog.set_level("INFO", "hepdask")
             with hepdask.session(client=own) as here:
                 assert "hist 2" in here.warning
                 assert "0.1 there" in here.warning
                 assert "awkward" not in here.warning
                 assert here.warning in repr(here)
-            assert capfd.readouterr().err.count("0.1 there") == 1
+            assert caplog.text.count("0.1 there") == 1
         finally:
             worker.terminate()
             worker.wait(30)
