@@ -6,6 +6,7 @@ Settings of single batch systems stand in the files of these.
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
 from dask.utils import parse_bytes
@@ -293,9 +294,9 @@ class BatchSettings(_Document):
             )
         return self
 
+    @abstractmethod
     def system(self) -> BatchSystem:
         """Return the batch system that runs the jobs."""
-        raise NotImplementedError
 
     @property
     def threads(self) -> int:
