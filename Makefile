@@ -89,7 +89,7 @@ $(INSTALLED): requirements.lock horovod.lock pyproject.toml
 	@touch $@
 
 # Horovod is built once for each Python and TensorFlow; gloo alone, so that neither MPI nor NCCL is needed.
-# One word of 0.28.1 is mended: where it makes the ring it forgets the chosen network interface and takes whatever address the
+# One word of 0.28.1 is changed: where it makes the ring it forgets the chosen network interface and takes whatever address the
 # host's name has, and crashes where the name has none.
 HOROVOD_MENDED := horovod/common/gloo/gloo_context.cc
 HOROVOD_MEND := /::InitializeForProcessSet/,/CreateDevice/s/iface = gloo_iface_;/iface = global_context.gloo_iface_;/

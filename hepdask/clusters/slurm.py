@@ -18,7 +18,7 @@ from hepdask.files import atomic
 
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "SPECIAL_EXIT"}
-# reasons that no amount of waiting mends; those of single limits end in PerJob or PerJobLimit
+# reasons that waiting does not change; those of single limits end in PerJob or PerJobLimit
 _NEVER = {
     "BadConstraints", "PartitionNodeLimit", "PartitionTimeLimit", "PartitionInactive", "InvalidAccount", "InvalidQOS",
     "AccountNotAllowed", "QOSNotAllowed", "DependencyNeverSatisfied",

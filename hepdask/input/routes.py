@@ -65,7 +65,7 @@ def read_with_retries(attempt: Callable[[str], T], url: str, reading: Input) -> 
                 _preferred[reading.routes] = template
                 return result
         if all(isinstance(error, InputError) for _, error in problems):
-            break  # wrong content will not mend itself
+            break  # wrong content stays wrong
     kinds = {type(error) if isinstance(error, InputError) else InputError for _, error in problems}
     raise (kinds.pop() if len(kinds) == 1 else InputError)(_explain(url, problems, round_ + 1))
 

@@ -213,7 +213,7 @@ def open_study(path: Path, name: str, tuning: Tuning, seed: int) -> Iterator[Stu
     except ImportError:
         raise MissingDependency("Optuna is not installed: pip install 'hepdask[tune]'") from None
     with locked(path.parent, "working on this study"), path.open("a+b") as journal, _quiet(optuna):
-        _mend(journal)
+        _repair(journal)
         path.with_name(path.name + ".lock").unlink(missing_ok=True)  # of a driver that was killed
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(
@@ -245,7 +245,7 @@ def _sampler(optuna: Any, tuning: Tuning, seed: int) -> Any:
         return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
 
-def _mend(journal: Any) -> None:
+def _repair(journal: Any) -> None:
     """Cut off a line that a killed driver had begun."""
     journal.seek(0)
     content = journal.read()
