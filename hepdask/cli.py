@@ -565,6 +565,7 @@ def _farm(name: str) -> BatchSettings:
     settings = clusters.load_cluster(name)
     if not isinstance(settings, clusters.BatchSettings):
         raise ConfigError(
-            f"{name}: a cluster of kind {settings.kind} has no batch jobs; name a cluster of kind slurm or htcondor"
+            f"{name}: a cluster of kind {settings.kind} has no batch jobs; name one of these kinds: "
+            f"{', '.join(clusters.BATCH_KINDS)}"
         )
     return settings

@@ -11,13 +11,13 @@ from hepdask.clusters.connection import (
     wait_for_workers,
 )
 from hepdask.clusters.htcondor import HTCondor
-from hepdask.clusters.kinds import load_cluster
+from hepdask.clusters.kinds import BATCH_KINDS, load_cluster
 from hepdask.clusters.settings import GPU, BatchSettings
 from hepdask.clusters.slurm import Slurm
 from hepdask.clusters.version_check import differences
 
 __all__ = [
-    "GPU", "BatchSettings", "HTCondor", "Slurm", "announced", "connect", "cpu_seconds", "differences",
+    "BATCH_KINDS", "GPU", "BatchSettings", "HTCondor", "Slurm", "announced", "connect", "cpu_seconds", "differences",
     "load_cluster", "reserved", "standing", "start", "wait_for_workers",
 ]  # fmt: skip
 

@@ -25,6 +25,10 @@ KINDS: dict[str, type[Settings]] = {
 }  # fmt: skip
 
 
+#: Those whose workers are batch jobs.
+BATCH_KINDS = tuple(kind for kind, settings in KINDS.items() if issubclass(settings, BatchSettings))
+
+
 def load_cluster(cluster: str | Mapping[str, Any]) -> Settings:
     """Resolve what a configuration or ``--cluster`` says.
 
@@ -36,7 +40,7 @@ def load_cluster(cluster: str | Mapping[str, Any]) -> Settings:
 
     Returns
     -------
-    Local, GPU, Slurm, HTCondor or Attached
+    Local, GPU, Attached or BatchSettings
         Settings of a cluster to start, or to attach to.
 
     Raises

@@ -12,7 +12,7 @@ from typing import Any
 
 from hepdask.clusters.batch_system import JobStatus
 from hepdask.clusters.driver_job import cancel_driver, driver_folder, driver_status, submit_driver
-from hepdask.clusters.kinds import load_cluster
+from hepdask.clusters.kinds import BATCH_KINDS, load_cluster
 from hepdask.clusters.settings import BatchSettings
 from hepdask.config import Config
 from hepdask.errors import ClusterError, ConfigError
@@ -149,8 +149,8 @@ def _site(config: Config) -> BatchSettings:
     if isinstance(settings, BatchSettings):
         return settings
     raise ConfigError(
-        f"cluster: kind {settings.kind} has no batch system to submit to; use --cluster slurm, htcondor, or a file of "
-        "that kind"
+        f"cluster: kind {settings.kind} has no batch system to submit to; use --cluster with one of these kinds, or a "
+        f"file of one: {', '.join(BATCH_KINDS)}"
     )
 
 

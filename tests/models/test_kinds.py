@@ -12,8 +12,9 @@ BOTH = {"high_level", "particles"}
 
 def test_every_model_has_a_name_and_settings():
     assert get_args(ModelName) == tuple(Models.model_fields)
-    assert NETWORKS == ("hlf", "sequence", "inclusive")
+    assert set(NETWORKS) >= {"hlf", "sequence", "inclusive"}
     assert TREES == ("xgboost", "forest")
+    assert not set(NETWORKS) & set(TREES)
 
 
 @pytest.mark.parametrize(

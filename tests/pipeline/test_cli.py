@@ -279,7 +279,7 @@ def test_shipped_configurations_are_valid(name):
 
 def test_every_key_is_written_down():
     assert reference() in (ROOT / "docs/configuration.md").read_text(), (
-        "docs/configuration.md is behind: put in what hepdask.config.reference() gives"
+        "docs/configuration.md is behind: put in what hepdask.config.reference.reference() returns"
     )
 
 

@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 from hepdask._face import listing, modules_on_demand
+from hepdask.models.kinds import NETWORKS
 
-__all__ = ["hlf", "inclusive", "sequence"]
+__all__ = list(NETWORKS)
 
 __dir__ = listing(__name__, __all__)
 if not TYPE_CHECKING:
