@@ -25,7 +25,8 @@ def listener(client, tmp_path):
         yield listener
 
 
-def test_messages_are_shown_and_output_is_passed_on(listener, capsys):
+def test_messages_are_shown_and_output_is_passed_on(listener, caplog):
+    caplog.set_level("INFO", "hepdask")
     for rank, line in [
         (0, line_of(STARTED)),
         (1, "something else"),
@@ -35,8 +36,7 @@ def test_messages_are_shown_and_output_is_passed_on(listener, capsys):
         (1, '{"hepdask": "EpochDone", "epoch": 3}'),
     ]:
         listener(rank, line)
-    said = capsys.readouterr().err.splitlines()
-    assert [line.partition("hlf")[2] for line in said if "hlf" in line] == [
+    assert [line.partition("hlf")[2] for line in caplog.messages if "hlf" in line] == [
         ": 1,000 events, by hand",
         " rank 1] something else",
         " epoch 2/3: loss 0.5000, accuracy 0.5000, val_loss 0.2500, val_accuracy 0.7500, 2,000 events/s",
@@ -44,17 +44,16 @@ def test_messages_are_shown_and_output_is_passed_on(listener, capsys):
     ]
 
 
-def test_the_table_holds_each_epoch_once(client, tmp_path, capsys):
+def test_the_table_holds_each_epoch_once(client, tmp_path, caplog):
     """Also where a driver was killed, and the next one's ranks do an epoch again."""
+    caplog.set_level("INFO", "hepdask")
     table = tmp_path / "history.csv"
     for epochs in ([epoch(1), epoch(2)], [epoch(2), epoch(3)]):
         with TrainingListener("hlf", table, client) as listener:
             listener.take(STARTED)
             for one in epochs:
                 listener.take(one)
-    assert (
-        "hlf epoch 3/3: loss 0.3333, accuracy 0.5000, 2,000 events/s" in capsys.readouterr().err.splitlines()
-    )
+    assert "hlf epoch 3/3: loss 0.3333, accuracy 0.5000, 2,000 events/s" in caplog.messages
     rows = read_table(table)
     assert list(rows) == [1, 2, 3]
     assert [float(row["loss"]) for row in rows.values()] == [1, 1 / 2, 1 / 3]
