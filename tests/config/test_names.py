@@ -136,3 +136,11 @@ class TestKeysWithDots:
         with pytest.raises(ConfigError, match=rf"^--set {key}: ") as caught:
             load_config(tmp_path / "c.yaml", {key: "x"})
         assert expected in str(caught.value)
+
+
+@pytest.mark.unit
+def test_a_new_key_with_dots_ends_where_a_key_of_the_program_follows():
+    found = load_config(
+        None, {"simulation./d/new.x.root.process": "qcd", "simulation./d/new.x.root.events": 5}
+    ).simulation
+    assert {path: (one.process, one.events) for path, one in found.items()} == {"/d/new.x.root": ("qcd", 5)}
